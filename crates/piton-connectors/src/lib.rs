@@ -1,0 +1,11 @@
+//! Sources and sinks: one folder per system.
+//!
+//! Data flows one way: a [`Reader`](source::Reader) fills a [`Batch`](batch::Batch), transforms
+//! change it, and a sink takes it, either inside a transaction that also holds the checkpoint
+//! ([`TransactionalSink`](sink::TransactionalSink)) or plainly, promising durability later
+//! ([`PlainSink`](sink::PlainSink)). Connectors block: each runs on a thread of its own, and an
+//! asynchronous client lives behind its connector's door.
+
+pub mod batch;
+pub mod sink;
+pub mod source;

@@ -1,0 +1,237 @@
+//! Sinks: where records go, and when they are safe there.
+//!
+//! *Accepted* and *durable* are different types, because only the second may move a checkpoint.
+//! A transactional sink keeps its checkpoint in its own database, in the transaction of the rows:
+//! each record's effect is there exactly once. A plain sink promises durability when asked, and a
+//! crash repeats at most what lies between.
+
+use std::ops::Range;
+
+use piton_core::{Checkpoint, Epoch, Order};
+
+use crate::batch::Batch;
+
+/// A sink of either sort.
+pub enum Sink {
+    /// Keeps its own checkpoint.
+    Transactional(Box<dyn TransactionalSink>),
+    /// Its checkpoint is kept in the store.
+    Plain(Box<dyn PlainSink>),
+}
+
+/// What a sink promises, for `plan`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarantee {
+    /// `exactly once`, `at least once`, …
+    pub what: &'static str,
+    /// Why, and what is missing for more.
+    pub why: String,
+}
+
+/// What identifies the claim under which a sink is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The sink's name in the pipeline.
+    pub sink: String,
+    /// The epoch of the claim.
+    pub epoch: Epoch,
+    /// The claimed partitions that are known now.
+    pub partitions: Vec<String>,
+    /// Orders to apply in the same transaction, oldest first.
+    pub orders: Vec<Order>,
+}
+
+/// How far a partition's checkpoint advances with a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    /// The partition's name.
+    pub partition: String,
+    /// The new position.
+    pub position: piton_core::StoredPosition,
+    /// Records read up to there, over all runs.
+    pub records: u64,
+}
+
+/// A sink whose effects and checkpoint commit together.
+pub trait TransactionalSink: Send {
+    /// What it promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// Where it is, for people.
+    fn location(&self) -> String;
+
+    /// The checkpoints it holds of a pipeline's sink, verified, without writing or creating
+    /// anything. Empty if the target is not there yet.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] when they are damaged.
+    fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError>;
+
+    /// Takes over: in one transaction writes the epoch to the checkpoint rows of the claimed
+    /// partitions (creating them), applies orders, and only then reads what it holds. Waits for
+    /// the old owner's open transaction.
+    ///
+    /// # Errors
+    /// [`SinkError::Fenced`] when a row has a newer epoch.
+    fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError>;
+
+    /// Begins a transaction under the fence.
+    ///
+    /// # Errors
+    /// [`SinkError::Fenced`] when a newer claim has taken over.
+    fn begin(&mut self) -> Result<Box<dyn Transaction + '_>, SinkError>;
+
+    /// Removes the pipeline's checkpoints in a transaction of its own, under the fence.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    fn forget(&mut self) -> Result<(), SinkError>;
+}
+
+/// An open transaction of a sink. Dropped without a commit, it rolls back.
+pub trait Transaction {
+    /// Writes rows of a batch.
+    ///
+    /// # Errors
+    /// [`SinkError::BadRow`]: the rows before it in the range are written, it and those after are not.
+    fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<(), SinkError>;
+
+    /// Commits rows and checkpoints together, comparing the epoch inside the transaction.
+    ///
+    /// # Errors
+    /// [`SinkError::Fenced`]: nothing was written. [`SinkError::InDoubt`]: fence again, then read.
+    fn commit(self: Box<Self>, upto: &[Advance]) -> Result<Committed, SinkError>;
+}
+
+/// The checkpoints that a commit stored, as they now stand in the sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "the store mirrors what was committed"]
+pub struct Committed {
+    /// One for each advance.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// A sink whose checkpoint is kept in the store.
+pub trait PlainSink: Send {
+    /// What it promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// Where it is, for people.
+    fn location(&self) -> String;
+
+    /// Decides every refusal, changing nothing: whether the target is what the checkpoints say.
+    /// `resume` is what it is to be resumed from.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] with the choices; [`SinkError::Held`] when another process writes it.
+    fn inspect(&mut self, resume: &Resume) -> Result<(), SinkError>;
+
+    /// Opens it for writing at that place: a file is cut to its durable length. Returns the sink
+    /// state to store with the "begun" checkpoint before the first byte.
+    ///
+    /// # Errors
+    /// As [`inspect`](Self::inspect).
+    fn open(&mut self, resume: &Resume) -> Result<Durable, SinkError>;
+
+    /// Takes rows of a batch.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`]: none of the rows counts as taken, try again.
+    /// [`SinkError::BadRow`]: the rows before it in the range are taken, it and those after are not.
+    fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<Accepted, SinkError>;
+
+    /// Makes all that was accepted durable.
+    ///
+    /// # Errors
+    /// After a failed sync the sink is not used again: a second sync could lie.
+    fn durable(&mut self) -> Result<Durable, SinkError>;
+}
+
+/// From what a plain sink is resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resume {
+    /// The sink state of its newest checkpoint; `None` when there is none.
+    pub state: Option<String>,
+    /// Whether an operator asked to take over what is there.
+    pub adopt: bool,
+    /// A pending order's choice about output past the position.
+    pub output: Option<piton_core::Output>,
+}
+
+/// A sink has taken records; they may still be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "accepted is not durable"]
+pub struct Accepted {
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// All that was accepted survives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "only what is durable moves a checkpoint, and its state belongs into it"]
+pub struct Durable {
+    /// What the sink must find again, as JSON.
+    pub state: Option<String>,
+}
+
+/// Why a sink could not do what it was asked. Named by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// It does not answer now. Try again, with patience.
+    #[error("{what}")]
+    Unavailable {
+        /// What failed, where.
+        what: String,
+    },
+    /// One row cannot be taken; the others can.
+    #[error("row {row}: {reason}")]
+    BadRow {
+        /// Its index in the batch.
+        row: usize,
+        /// What is wrong, with column and value.
+        reason: String,
+    },
+    /// The settings cannot work. Exit code 2.
+    #[error("{what}")]
+    Settings {
+        /// What is wrong and how to mend it.
+        what: String,
+    },
+    /// What is there does not match or cannot be trusted. Exit code 3.
+    #[error("{what}")]
+    Refused {
+        /// What was found, and the choices.
+        what: String,
+    },
+    /// Another process holds it. Exit code 4.
+    #[error("{what}")]
+    Held {
+        /// What and, as far as known, who.
+        what: String,
+    },
+    /// A newer claim has taken over. Exit code 4.
+    #[error("a newer claim (epoch {epoch}) has taken over {at}")]
+    Fenced {
+        /// The newer epoch.
+        epoch: Epoch,
+        /// Which sink.
+        at: String,
+    },
+    /// It is not known whether a commit took effect. Fence, then read.
+    #[error("it is not known whether the last commit to {at} took effect: {what}")]
+    InDoubt {
+        /// Which sink.
+        at: String,
+        /// What failed.
+        what: String,
+    },
+    /// It failed for good: a full disk, a failed sync. Exit code 1.
+    #[error("{what}")]
+    Failed {
+        /// What failed, where, and what to do.
+        what: String,
+    },
+}
