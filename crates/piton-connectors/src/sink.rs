@@ -5,7 +5,7 @@
 //! each record's effect is there exactly once. A plain sink promises durability when asked, and a
 //! crash repeats at most what lies between.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use piton_core::{Checkpoint, Epoch, Order};
 
@@ -111,6 +111,8 @@ pub trait Transaction {
 pub struct Committed {
     /// One for each advance.
     pub checkpoints: Vec<Checkpoint>,
+    /// The part of the commit that keeping the checkpoint took.
+    pub checkpointing: Duration,
 }
 
 /// A sink whose checkpoint is kept in the store.
@@ -128,8 +130,14 @@ pub trait PlainSink: Send {
     /// [`SinkError::Refused`] with the choices; [`SinkError::Held`] when another process writes it.
     fn inspect(&mut self, resume: &Resume) -> Result<(), SinkError>;
 
-    /// Opens it for writing at that place: a file is cut to its durable length. Returns the sink
-    /// state to store with the "begun" checkpoint before the first byte.
+    /// The state of what is there now, changing nothing: what a "begun" checkpoint records before
+    /// the first byte.
+    ///
+    /// # Errors
+    /// What looking may fail with.
+    fn present(&mut self) -> Result<Durable, SinkError>;
+
+    /// Opens it for writing at that place: a file is cut to its durable length.
     ///
     /// # Errors
     /// As [`inspect`](Self::inspect).
@@ -172,7 +180,8 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "only what is durable moves a checkpoint, and its state belongs into it"]
 pub struct Durable {
-    /// What the sink must find again, as JSON.
+    /// What the sink must find again, as a JSON object. Where several checkpoints of a sink carry
+    /// one, the one with the largest `length` governs: a file only grows.
     pub state: Option<String>,
 }
 

@@ -94,6 +94,19 @@ impl Interval {
         }
     }
 
+    /// Whether to save now because nothing more is coming, this long after the first record that
+    /// is not saved: yes, if that keeps within the allowed overhead. A fixed interval stays fixed.
+    pub fn is_worth_it_idle(&self, since: Duration) -> bool {
+        match &self.policy {
+            Policy::Adaptive { max_overhead, .. } => {
+                let share = max_overhead.clamp(1e-6, 1.0);
+                self.cost.is_none_or(|cost| since >= seconds(cost * (1.0 - share) / share))
+            }
+            Policy::Fixed { every, .. } => every.is_none_or(|every| since >= every),
+            Policy::Off => false,
+        }
+    }
+
     /// How long after the last save the next is due, as far as time decides.
     pub fn target(&self) -> Duration {
         match &self.policy {
