@@ -46,7 +46,7 @@ pub trait Source: Send + Sync {
         let _ = (partition, position);
     }
 
-    /// The size of what there is to read and how far a position is into it, in the same unit
+    /// How far positions are into the source and how much there is in all, in the same unit
     /// (bytes, rows), where both are cheap to know. For progress and ETA only.
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)>;
 

@@ -235,7 +235,6 @@ fn begin_all(
 
 /// What a plain sink is resumed from.
 fn resume(checkpoints: &[Checkpoint], orders: &[Order], options: &RunOptions) -> Resume {
-    let states = checkpoints.iter().filter_map(|c| c.sink_state.clone());
     let order = orders.last();
     let state = match order {
         Some(order) if order.kind == OrderKind::Reset => match order.output {
@@ -243,9 +242,17 @@ fn resume(checkpoints: &[Checkpoint], orders: &[Order], options: &RunOptions) ->
             None => None,
             Some(_) => order.sink_state.clone(),
         },
-        _ => states.max_by_key(|state| length(state)),
+        _ => governing_state(checkpoints),
     };
     Resume { state, adopt: options.adopt, output: order.and_then(|order| order.output) }
+}
+
+/// The sink state that governs: a file only grows, so of several the longest.
+pub(crate) fn governing_state<'a>(
+    checkpoints: impl IntoIterator<Item = &'a Checkpoint>,
+) -> Option<String> {
+    let states = checkpoints.into_iter().filter_map(|c| c.sink_state.clone());
+    states.max_by_key(|state| length(state))
 }
 
 /// The `length` of a sink state; 0 if it has none.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use piton_core::{Event, PipelineRecord, Store};
 
 use super::{RunError, RunOptions};
-use crate::pipeline::Pipeline;
+use crate::{pipeline::Pipeline, steer::sinks_of};
 
 /// A change that is noted in history: what, and the sentence.
 pub(crate) type Notice = (&'static str, String);
@@ -50,8 +50,10 @@ pub(crate) fn compare(
 }
 
 fn compare_sinks(known: &PipelineRecord, now: &PipelineRecord) -> Vec<Notice> {
-    let names = |json: &str| -> Vec<String> { serde_json::from_str(json).unwrap_or_default() };
-    let (before, after) = (names(&known.sinks), names(&now.sinks));
+    let names = |record: &PipelineRecord| -> Vec<String> {
+        sinks_of(record).into_iter().map(|sink| sink.name).collect()
+    };
+    let (before, after) = (names(known), names(now));
     let new = after.iter().filter(|name| !before.contains(name)).map(|name| {
         ("sink_added", format!("sink '{name}' is new: it starts at the beginning"))
     });

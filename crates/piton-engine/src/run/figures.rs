@@ -17,9 +17,11 @@ pub struct Figures {
     began: Instant,
     /// Records read in this run by the reader that is furthest.
     pub read: AtomicU64,
+    /// How much of the source was read in this run, in the source's unit.
+    pub read_extent: AtomicU64,
     /// Records set aside in this run.
     pub set_aside: AtomicU64,
-    /// How much there is to read in all and how much was behind us at the start, in the source's unit.
+    /// How much was behind us at the start and how much there is in all, in the source's unit.
     pub extent: Mutex<Option<(u64, u64)>>,
     /// The sinks, in the order of the configuration.
     pub sinks: Vec<SinkFigures>,
@@ -81,10 +83,25 @@ impl Figures {
         Self {
             began: Instant::now(),
             read: AtomicU64::new(0),
+            read_extent: AtomicU64::new(0),
             set_aside: AtomicU64::new(0),
             extent: Mutex::new(None),
             sinks: sinks.into_iter().map(sink).collect(),
         }
+    }
+
+    /// The share of the source that is read, and the seconds that the rest will take at the
+    /// present rate; `None` where the source does not know its size.
+    pub fn left(&self) -> Option<(f64, f64)> {
+        let (done, all) = (*self.extent.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let read = self.read.load(Ordering::Relaxed) as f64;
+        let bytes = self.read_extent.load(Ordering::Relaxed) as f64;
+        if read < 1.0 || bytes < 1.0 || all == 0 {
+            return None;
+        }
+        let rest = (all as f64 - done as f64 - bytes).max(0.0);
+        let seconds = rest / bytes * self.began.elapsed().as_secs_f64();
+        Some((((done as f64 + bytes) / all as f64).min(1.0), seconds))
     }
 
     /// A picture of the figures, to be shown or stored.

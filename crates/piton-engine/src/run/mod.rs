@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
 
+pub(crate) use self::begin::governing_state;
 pub use self::{
     error::RunError,
     figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
@@ -99,6 +100,33 @@ pub fn run(
     // A claim that could not be given up is given up by the lock, when this process ends.
     let _ = block_on(store.release(&run.claim));
     result
+}
+
+/// Decides everything that a run would decide before it writes, and nothing more.
+pub(crate) fn foresee(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    options: &RunOptions,
+) -> Result<Vec<String>, RunError> {
+    let mut sinks = make_all(pipeline)?;
+    let notices = definition::compare(pipeline, store, options)?;
+    let found = begin::find(pipeline, store)?;
+    for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
+        begin::inspect(pipeline, &found, options, &spec.name, sink)?;
+    }
+    Ok(notices.into_iter().map(|(_, detail)| detail).collect())
+}
+
+/// The claim of a pipeline, for work on its sinks outside a run.
+pub(crate) fn claim_for(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    options: &RunOptions,
+    signal: &Signal,
+) -> Result<Claim, RunError> {
+    let mut sinks = make_all(pipeline)?;
+    let needed = begin::epoch_needed(pipeline, &mut sinks, store)?;
+    claiming::obtain(pipeline, store, options, signal, needed).map(|(claim, _)| claim)
 }
 
 fn make_all(pipeline: &Pipeline) -> Result<Vec<Sink>, RunError> {
