@@ -150,11 +150,12 @@ pub trait PlainSink: Send {
     /// [`SinkError::BadRow`]: the rows before it in the range are taken, it and those after are not.
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<Accepted, SinkError>;
 
-    /// Makes all that was accepted durable.
+    /// Promises that all that was accepted up to now will be durable. Writing may go on while the
+    /// promise is kept on another thread.
     ///
     /// # Errors
-    /// After a failed sync the sink is not used again: a second sync could lie.
-    fn durable(&mut self) -> Result<Durable, SinkError>;
+    /// What handing the data to the operating system may fail with.
+    fn promise(&mut self) -> Result<Promise, SinkError>;
 }
 
 /// From what a plain sink is resumed.
@@ -174,6 +175,30 @@ pub struct Resume {
 pub struct Accepted {
     /// How many rows.
     pub rows: u64,
+}
+
+/// A sink's word that what it had accepted will be durable. Only keeping it gives [`Durable`].
+#[must_use = "a promise that is not kept moves no checkpoint"]
+pub struct Promise(Box<dyn FnOnce() -> Result<Durable, SinkError> + Send>);
+
+impl Promise {
+    /// A promise that is kept by doing something, such as syncing a file.
+    pub fn by(keep: impl FnOnce() -> Result<Durable, SinkError> + Send + 'static) -> Self {
+        Self(Box::new(keep))
+    }
+
+    /// A promise of a sink for which accepted is durable.
+    pub fn kept(durable: Durable) -> Self {
+        Self::by(|| Ok(durable))
+    }
+
+    /// Makes it true.
+    ///
+    /// # Errors
+    /// After a failed sync the sink is not used again: a second sync could lie.
+    pub fn keep(self) -> Result<Durable, SinkError> {
+        (self.0)()
+    }
 }
 
 /// All that was accepted survives.

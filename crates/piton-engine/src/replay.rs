@@ -166,9 +166,9 @@ impl Replay<'_> {
             }
             Sink::Plain(sink) => {
                 let state = governing_state(known.iter().copied());
-                sink.open(&Resume { state, adopt: false, output: None })?;
+                let _ = sink.open(&Resume { state, adopt: false, output: None })?;
                 let _ = sink.write(batch, 0..batch.rows())?;
-                let durable = sink.durable()?;
+                let durable = sink.promise()?.keep()?;
                 self.note_length(name, known, durable.state)
             }
         }

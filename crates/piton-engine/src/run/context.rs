@@ -154,8 +154,10 @@ pub(crate) struct At {
     pub(crate) saved_records: u64,
     /// The position up to which records were taken, where that is further.
     pub(crate) taken: Option<StoredPosition>,
-    /// Records taken since the stored position.
+    /// Records taken since the stored position, or since the one that is being saved.
     pub(crate) taken_records: u64,
+    /// The position that is being saved, and the records up to there, while it is.
+    saving: Option<(StoredPosition, u64)>,
 }
 
 impl Held {
@@ -207,13 +209,22 @@ impl Held {
         self.partitions.values().map(|at| at.taken_records).sum()
     }
 
-    /// Notes that what was taken in a partition is now saved.
+    /// Notes that what was taken is now being saved; what is taken from here on is not part of it.
+    pub(crate) fn saving(&mut self) {
+        for at in self.partitions.values_mut() {
+            if let Some(taken) = at.taken.take() {
+                at.saving = Some((taken, std::mem::take(&mut at.taken_records)));
+            }
+        }
+    }
+
+    /// Notes that what was being saved in a partition is saved.
     pub(crate) fn saved(&mut self, partition: &str, version: u64) {
         if let Some(at) = self.partitions.get_mut(partition) {
             at.version = version;
-            at.saved_records += std::mem::take(&mut at.taken_records);
-            if let Some(taken) = at.taken.take() {
-                at.saved = Some(taken);
+            if let Some((position, records)) = at.saving.take() {
+                at.saved = Some(position);
+                at.saved_records += records;
             }
         }
     }

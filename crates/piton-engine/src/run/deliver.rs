@@ -195,6 +195,12 @@ impl<'a> Delivery<'a> {
         }
     }
 
+    /// Notes time that the work waited for a save.
+    pub(crate) fn note_waited(&self, time: Duration) {
+        let nanos = time.as_nanos() as u64;
+        self.figures().saving_nanos.fetch_add(nanos, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Notes a stored checkpoint.
     pub(crate) fn note_saved(&mut self, records: u64, counted: Duration) {
         self.figures().note_saved(records, counted, &self.interval);

@@ -98,6 +98,7 @@ fn commit(
     let Committed { checkpoints, checkpointing } =
         transaction.commit(&advances).map_err(|e| delivery.trouble(&e))?;
     delivery.interval.saved(began.elapsed());
+    delivery.held.saving();
     let partitions: Vec<String> = advances.into_iter().map(|a| a.partition).collect();
     for checkpoint in &checkpoints {
         delivery.held.saved(&checkpoint.key.partition, checkpoint.version);

@@ -13,11 +13,14 @@ use std::{
 use futures_executor::block_on;
 use piton_core::{Control, Run, Saved, StoreError, fault};
 
-use super::{RunError, context::Context};
+use super::{RunError, context::Context, figures::Report};
 
 const TICK: Duration = Duration::from_millis(100);
 const LISTEN: Duration = Duration::from_millis(250);
 const REPORT: Duration = Duration::from_secs(1);
+/// A renewal is also what tells a second run that the owner is at work, so that it need not wait
+/// for a whole lease.
+const RENEW: Duration = Duration::from_secs(2);
 
 /// Keeps the claim while the run works.
 pub(crate) struct Keeper {
@@ -46,7 +49,7 @@ impl Keeper {
         let mut reported = Instant::now();
         while !self.done.load(Ordering::Relaxed) {
             thread::sleep(TICK);
-            if renewed.elapsed() >= cx.claim.lease / 3 {
+            if renewed.elapsed() >= RENEW.min(cx.claim.lease / 3) {
                 renewed = Instant::now();
                 self.note(cx, renew(cx));
             }
@@ -96,7 +99,11 @@ fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
     if let Saved::Fenced { epoch } = cx.mirror.flush(cx.store, &cx.claim)? {
         return Err(cx.fenced(&format!("epoch {epoch}")));
     }
+    let before = run.progress.take();
     note_figures(cx, run);
+    if unchanged(before.as_deref(), run.progress.as_deref()) {
+        return Ok(());
+    }
     patient(block_on(cx.store.update_run(run.clone())))?;
     Ok(())
 }
@@ -106,6 +113,19 @@ pub(crate) fn note_figures(cx: &Context<'_>, run: &mut Run) {
     let report = cx.figures.report();
     run.records = report.records;
     run.progress = serde_json::to_string(&report).ok();
+}
+
+/// Whether only time has passed between two reports: an idle run writes nothing.
+fn unchanged(before: Option<&str>, now: Option<&str>) -> bool {
+    let timeless = |json: &str| -> Option<Report> {
+        let mut report: Report = serde_json::from_str(json).ok()?;
+        (report.seconds, report.rate) = (0.0, 0.0);
+        for sink in &mut report.sinks {
+            sink.checkpoint_age_seconds = None;
+        }
+        Some(report)
+    };
+    before.is_some() && before.and_then(timeless) == now.and_then(timeless)
 }
 
 /// A store that another process locks for a moment is no reason to stop.
