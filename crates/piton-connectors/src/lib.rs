@@ -7,5 +7,6 @@
 //! asynchronous client lives behind its connector's door.
 
 pub mod batch;
+pub mod settings;
 pub mod sink;
 pub mod source;
