@@ -104,8 +104,7 @@ pub struct Schema {
 impl Schema {
     /// A schema of columns of which only the names are known.
     pub fn named<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
-        let column =
-            |name: S| Column { name: Arc::from(name.as_ref()), kind: ColumnType::Unknown };
+        let column = |name: S| Column { name: Arc::from(name.as_ref()), kind: ColumnType::Unknown };
         Self { columns: names.into_iter().map(column).collect() }
     }
 
