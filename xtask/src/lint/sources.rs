@@ -25,16 +25,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("#[ig", "nore"), "a test that does not run proves nothing: mend or remove it"),
 ];
 
-/// What must not be in `piton-core`, which is told the time and has no chance in it.
-const AMBIENT: &[&str] = &[
-    concat!("SystemTime::", "now"),
-    concat!("Instant::", "now"),
-    concat!("Timestamp::", "now"),
-    concat!("Zoned::", "now"),
-    concat!("std::", "env::var"),
-    concat!("rand", "::"),
-];
-
 /// Checks every source file and folder of the workspace.
 pub(super) fn check(root: &Path) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
@@ -114,19 +104,11 @@ fn check_length(path: &str, text: &str, excepted: &[(&str, &str)]) -> Option<Fin
 
 fn check_text(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let core = path.starts_with("crates/piton-core/src/");
     for (number, line) in text.lines().enumerate() {
         let place = format!("{path}:{}", number + 1);
         for (forbidden, why) in FORBIDDEN {
             if line.contains(forbidden) {
                 findings.push(finding(&place, format!("'{forbidden}': {why}")));
-            }
-        }
-        for ambient in AMBIENT {
-            if core && line.contains(ambient) {
-                let what =
-                    format!("'{ambient}': piton-core is told the time and chance by callers");
-                findings.push(finding(&place, what));
             }
         }
     }
@@ -166,12 +148,6 @@ mod tests {
         let text = format!("fn a() {{\n    {})\n}}", FORBIDDEN[0].0);
         let found = check_text("a.rs", &text);
         assert_eq!(found.iter().map(|f| f.place.as_str()).collect::<Vec<_>>(), ["a.rs:2"]);
-    }
-
-    #[test]
-    fn only_the_core_has_no_clock() {
-        assert_eq!(check_text("crates/piton-core/src/a.rs", AMBIENT[1]).len(), 1);
-        assert_eq!(check_text("crates/piton-engine/src/a.rs", AMBIENT[1]).len(), 0);
     }
 
     #[test]
