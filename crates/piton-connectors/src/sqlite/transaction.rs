@@ -1,6 +1,6 @@
 //! An open transaction of the sink: rows, then the checkpoint, then `COMMIT`.
 
-use std::{mem, ops::Range};
+use std::{mem, ops::Range, time::Instant};
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, CheckpointKey, checksum::Manifest, fault};
@@ -55,11 +55,13 @@ impl Transaction for SqliteTransaction<'_> {
     }
 
     fn commit(mut self: Box<Self>, upto: &[Advance]) -> Result<Committed, SinkError> {
+        let began = Instant::now();
         let (checkpoints, manifest) = self.advance(upto)?;
+        let checkpointing = began.elapsed();
         self.open.commit(&self.target.path)?;
         self.open.ledger.accept(&checkpoints, manifest);
         self.is_committed = true;
-        Ok(Committed { checkpoints })
+        Ok(Committed { checkpoints, checkpointing })
     }
 }
 
