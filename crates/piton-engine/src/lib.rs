@@ -7,10 +7,10 @@
 //! slows its reader, and one that stands still is given a reader of its own.
 
 pub mod connect;
-pub mod dry_run;
+// pub mod dry_run;
 pub mod pipeline;
 pub mod plan;
-pub mod replay;
+// pub mod replay;
 pub mod run;
 pub mod steer;
 

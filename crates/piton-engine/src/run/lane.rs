@@ -1,9 +1,10 @@
 //! A lane: one reader, its transforms, and the sinks that take what it gives.
 //!
 //! Sinks that stand at the same place share a lane, so that the source is read once for all of
-//! them. A lane with several sinks never waits long for one: a sink that stands still is let go
-//! and goes on with a lane of its own, from its own checkpoint. That is how a slow or failing sink
-//! catches up without holding back the others, and why memory stays bounded.
+//! them. A lane with several sinks does not wait long for one of them: a sink for which the others
+//! starve, standing still or less than half as fast, is let go and goes on with a lane of its own,
+//! from its own checkpoint. That is how a slow or failing sink catches up without holding back the
+//! others, and why memory stays bounded.
 
 use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
@@ -25,8 +26,10 @@ use crate::pipeline::{Applied, Failed, Transform};
 const BATCH_RECORDS: usize = 1000;
 /// Batches that wait between a reader and a sink, at most.
 const WAITING: usize = 4;
-/// How long a lane of several sinks waits for one of them.
+/// How long the others may starve for one sink, at once.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The share of time that they may starve for it in the long run: for a sink half as fast.
+const TOLERATED: f64 = 0.5;
 
 /// What a lane hands to a sink.
 pub(crate) enum Parcel {
@@ -58,13 +61,16 @@ pub(crate) struct Inlet {
 pub(crate) struct Outlet {
     parcels: Sender<Parcel>,
     end: Arc<OnceLock<End>>,
+    /// How long the others may still starve for this sink, and since when it has been so.
+    patience: (Duration, Instant),
 }
 
 /// Joins a lane and a sink.
 pub(crate) fn join() -> (Outlet, Inlet) {
     let (send, receive) = bounded(WAITING);
     let end = Arc::new(OnceLock::new());
-    (Outlet { parcels: send, end: Arc::clone(&end) }, Inlet { parcels: receive, end })
+    let patience = (PATIENCE, Instant::now());
+    (Outlet { parcels: send, end: Arc::clone(&end), patience }, Inlet { parcels: receive, end })
 }
 
 /// What waiting at an inlet gave.
@@ -222,21 +228,39 @@ impl Lane<'_> {
     /// Hands a parcel to every sink; lets go of those that have gone or stand still.
     fn send(&mut self, parcel: &dyn Fn() -> Parcel) {
         let cx = self.context;
-        let mut kept = Vec::with_capacity(self.outlets.len());
-        let others = self.outlets.len() > 1;
-        for outlet in self.outlets.drain(..) {
-            let patience = others.then(|| Instant::now() + PATIENCE);
-            if outlet.send(parcel(), patience, &|| cx.signal.is_stopping()) {
-                kept.push(outlet);
+        let mut index = 0;
+        while index < self.outlets.len() {
+            let others = || {
+                let mut others = self.outlets.iter().enumerate().filter(|(i, _)| *i != index);
+                others.any(|(_, other)| other.parcels.is_empty())
+            };
+            let outlet = &self.outlets[index];
+            let alone = self.outlets.len() == 1;
+            let patience = if alone { Duration::MAX } else { outlet.patience() };
+            let began = Instant::now();
+            let sent = outlet.send(parcel(), patience, &|| cx.signal.is_stopping());
+            let starved = if !alone && others() { began.elapsed() } else { Duration::ZERO };
+            if sent {
+                let left = patience.min(PATIENCE).saturating_sub(starved);
+                self.outlets[index].patience = (left, Instant::now());
+                index += 1;
+            } else {
+                self.outlets.remove(index);
             }
         }
-        self.outlets = kept;
     }
 }
 
 impl Outlet {
+    /// How long the others may starve for this sink now.
+    fn patience(&self) -> Duration {
+        let (left, since) = self.patience;
+        (left + since.elapsed().mul_f64(TOLERATED)).min(PATIENCE)
+    }
+
     /// False when the sink has gone or was let go.
-    fn send(&self, parcel: Parcel, patience: Option<Instant>, stopping: &dyn Fn() -> bool) -> bool {
+    fn send(&self, parcel: Parcel, patience: Duration, stopping: &dyn Fn() -> bool) -> bool {
+        let began = Instant::now();
         let mut parcel = parcel;
         loop {
             match self.parcels.send_timeout(parcel, Duration::from_millis(50)) {
@@ -249,7 +273,7 @@ impl Outlet {
                 let _ = self.end.set(End::Stopped);
                 return false;
             }
-            if patience.is_some_and(|until| Instant::now() >= until) {
+            if began.elapsed() >= patience {
                 let _ = self.end.set(End::LetGo);
                 return false;
             }
