@@ -7,5 +7,8 @@
 //! asynchronous client lives behind its connector's door.
 
 pub mod batch;
+pub mod conformance;
+pub mod settings;
 pub mod sink;
 pub mod source;
+pub mod sqlite;
