@@ -7,5 +7,7 @@
 //! asynchronous client lives behind its connector's door.
 
 pub mod batch;
+pub mod file;
 pub mod sink;
 pub mod source;
+pub mod stdout;
