@@ -25,10 +25,8 @@ use super::{
     expression::{Reason, exact_number},
 };
 
-/// One record may become at most so many.
+/// What one record may become at most, so that none fills the memory: records, columns, values.
 const MOST_ITEMS: usize = 100_000;
-/// A part of a batch may get at most so many new columns; and a record that is spread over more
-/// cells than `MOST_CELLS` is bad, so that no record fills the memory.
 const MOST_COLUMNS: usize = 1_000;
 const MOST_CELLS: usize = 2_000_000;
 
@@ -105,10 +103,12 @@ struct Spread<'a> {
     pieces: Vec<Piece>,
     values: Vec<(Target, Cell)>,
     targets: HashMap<String, Target>,
-    /// The names of the new columns.
-    columns: Vec<Arc<str>>,
+    /// The new columns, each with the first row of the record that used it last.
+    columns: Vec<(Arc<str>, usize)>,
     /// How many cells the pieces will have.
     cells: usize,
+    /// The record that is being read: its first row, and how many new columns it uses.
+    record: (usize, usize),
 }
 
 impl<'a> Spread<'a> {
@@ -129,6 +129,7 @@ impl<'a> Spread<'a> {
             targets: HashMap::new(),
             columns: Vec::new(),
             cells: 0,
+            record: (0, 0),
         }
     }
 
@@ -138,7 +139,8 @@ impl<'a> Spread<'a> {
         let mut row = from;
         while row < self.batch.rows() {
             let size = self.made.size() + self.cells * size_of::<Cell>();
-            if row > from && size >= self.flatten.limit {
+            let full = size >= self.flatten.limit || self.columns.len() >= MOST_COLUMNS;
+            if row > from && full {
                 bad.reach(row, self.pieces.len());
                 return Some(row);
             }
@@ -156,20 +158,31 @@ impl<'a> Spread<'a> {
         let rows = first..next.unwrap_or(batch.rows());
         let numbers_anew =
             rows.clone().any(|row| opening(batch.get(row, self.column)) == Some(b'['));
+        self.record = (first, 0);
         let mut ordinal = 0;
         for row in rows.clone() {
             bad.reach(row, self.pieces.len());
             let (pieces, values, cells) = (self.pieces.len(), self.values.len(), self.cells);
+            let columns = self.columns.len();
             let start = if numbers_anew { ordinal } else { batch.origin(row).ordinal };
             if let Err(reason) = self.read_row(row, start) {
                 self.pieces.truncate(pieces);
                 self.values.truncate(values);
                 self.cells = cells;
+                self.forget_columns_from(columns);
                 bad.refuse(batch, row, pieces, &reason);
             }
             ordinal += (self.pieces.len() - pieces) as u32;
         }
         rows.end
+    }
+
+    /// No column is left behind by a record that is not.
+    fn forget_columns_from(&mut self, kept: usize) {
+        if self.columns.len() > kept {
+            self.columns.truncate(kept);
+            self.targets.retain(|_, target| !matches!(target, Target::New(n) if *n >= kept));
+        }
     }
 
     fn read_row(&mut self, row: usize, ordinal: u32) -> Result<(), Reason> {
@@ -243,22 +256,33 @@ impl<'a> Spread<'a> {
     }
 
     fn target(&mut self, name: &str) -> Result<Target, Reason> {
-        if let Some(target) = self.targets.get(name) {
-            return Ok(*target);
+        let target = match self.targets.get(name) {
+            Some(target) => *target,
+            None => self.new_target(name),
+        };
+        if let Target::New(column) = target {
+            let (first, used) = &mut self.record;
+            let last = &mut self.columns[column].1;
+            *used += usize::from(*last != *first);
+            *last = *first;
+            if *used > MOST_COLUMNS {
+                return Err(too_many(MOST_COLUMNS, "fields"));
+            }
         }
+        Ok(target)
+    }
+
+    fn new_target(&mut self, name: &str) -> Target {
         let full = format!("{}{name}", self.flatten.prefix);
         let target = match self.batch.schema.index_of(&full) {
             Some(column) => Target::Old(column),
-            None if self.columns.len() == MOST_COLUMNS => {
-                return Err(too_many(MOST_COLUMNS, "new fields in a batch"));
-            }
             None => {
-                self.columns.push(full.into());
+                self.columns.push((full.into(), usize::MAX));
                 Target::New(self.columns.len() - 1)
             }
         };
         self.targets.insert(name.to_owned(), target);
-        Ok(target)
+        target
     }
 
     /// Makes the rows: the input's columns, without the field if it was spread in all of them, and
@@ -266,11 +290,14 @@ impl<'a> Spread<'a> {
     fn write(mut self) -> Batch {
         let left = self.columns.is_empty()
             || self.pieces.iter().any(|piece| piece.whole != Cell::Absent);
-        let unknown = |name: &Arc<str>| Column { name: Arc::clone(name), kind: ColumnType::Unknown };
+        let new = |(name, _): &(Arc<str>, usize)| Column {
+            name: Arc::clone(name),
+            kind: ColumnType::Unknown,
+        };
         let mut columns = self.batch.schema.columns.clone();
         let width = columns.len();
         columns[self.column].kind = ColumnType::Unknown;
-        columns.extend(self.columns.iter().map(unknown));
+        columns.extend(self.columns.iter().map(new));
         if !left {
             columns.remove(self.column);
         }
@@ -342,8 +369,8 @@ fn unquote(json: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(json).ok().map(Cow::Owned)
 }
 
-fn too_many(most: usize, what: &str) -> Reason {
-    Reason::TooMany { what: format!("more than {most} {what}") }
+fn too_many(most: usize, what: &'static str) -> Reason {
+    Reason::TooMany { most, what }
 }
 
 type Fields<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;

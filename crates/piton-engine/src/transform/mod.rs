@@ -92,7 +92,7 @@ pub struct Applied {
 #[non_exhaustive]
 pub enum TransformError {
     /// A field is named that the records do not have.
-    #[error("{transform} names the field '{field}', which there is not{hint}")]
+    #[error("{transform} names the field '{field}', which the records do not have{hint}")]
     UnknownField {
         /// Which transform, for example `transform 2 (filter)`.
         transform: String,
@@ -329,8 +329,8 @@ impl About {
     fn unknown(&self, schema: &Schema, field: &str) -> TransformError {
         let names: Vec<&str> = schema.columns.iter().map(|column| &*column.name).collect();
         let nearest = crate::config::nearest(field, names.iter().copied());
-        let hint = nearest.map_or_else(String::new, |name| format!(": did you mean '{name}'?"));
-        let hint = format!("{hint}. There are: {}", names.join(", "));
+        let hint = nearest.map_or_else(|| ".".to_owned(), |name| format!(": did you mean '{name}'?"));
+        let hint = format!("{hint} Known: {}", names.join(", "));
         TransformError::UnknownField { transform: self.name.clone(), field: field.to_owned(), hint }
     }
 }

@@ -45,8 +45,8 @@ pub(crate) enum Reason {
     TooMuch,
     #[error("the record has two values for '{name}'")]
     TwoValues { name: String },
-    #[error("the list gives {what}, more than one record may become")]
-    TooMany { what: String },
+    #[error("it would become more than {most} {what}")]
+    TooMany { most: usize, what: &'static str },
 }
 
 impl Reason {
