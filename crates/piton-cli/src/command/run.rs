@@ -37,13 +37,13 @@ const TELL: Duration = Duration::from_secs(5);
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: Run) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
+    let pipeline = connect::pipeline(&config, args.accept_changes)?;
     if args.dry_run {
         let mut out = io::stdout().lock();
-        dry_run::dry_run(&config, args.limit, &mut out)?;
+        dry_run::dry_run(&pipeline, args.limit, &mut out)?;
         out.flush()?;
         return Ok(FINISHED);
     }
-    let pipeline = connect::pipeline(&config)?;
     let store = opening::store_of(&config, Mode::Create)?;
     let teller = Teller::new(&args, &pipeline);
     teller.started(&store.location());

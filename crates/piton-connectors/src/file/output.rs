@@ -9,6 +9,10 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use piton_core::{Output as Choice, fault};
@@ -28,9 +32,46 @@ pub(super) struct OutputFile {
     /// The length of the file with what was written.
     written: u64,
     /// The length of it that is known to be durable.
-    durable: u64,
-    /// Why it must not be written any more.
-    failed: Option<String>,
+    durable: Arc<AtomicU64>,
+    /// Why it must not be written any more, known to every thread that writes or syncs.
+    failed: Arc<OnceLock<String>>,
+}
+
+/// A sync that is still to be done.
+pub(super) struct Sync {
+    file: File,
+    length: u64,
+    path: PathBuf,
+    durable: Arc<AtomicU64>,
+    failed: Arc<OnceLock<String>>,
+}
+
+impl Sync {
+    /// Makes what was written durable.
+    pub(super) fn sync(self) -> Result<(), SinkError> {
+        if let Some(what) = self.failed.get() {
+            return Err(SinkError::Failed { what: what.clone() });
+        }
+        if self.durable.load(Ordering::Acquire) == self.length {
+            return Ok(());
+        }
+        let synced = if fault::known_bad("skip_fsync") {
+            Ok(())
+        } else {
+            fault::fail("file.sync").and_then(|()| self.file.sync_data())
+        };
+        match synced {
+            Ok(()) => {
+                self.durable.store(self.length, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                let durable = self.durable.load(Ordering::Acquire);
+                let what = told(&self.path, durable, "could not be made durable", &error);
+                Err(SinkError::Failed { what: self.failed.get_or_init(|| what).clone() })
+            }
+        }
+    }
 }
 
 /// Where writing is to begin.
@@ -46,11 +87,23 @@ pub(super) struct Begin {
 
 impl OutputFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, buffer: Vec::new(), written: 0, durable: 0, failed: None }
+        Self {
+            path,
+            file: None,
+            buffer: Vec::new(),
+            written: 0,
+            durable: Arc::default(),
+            failed: Arc::default(),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The length of what is there now; 0 if nothing is.
+    pub(super) fn present(&mut self) -> Result<u64, SinkError> {
+        Ok(self.lock_existing()?.unwrap_or(0))
     }
 
     /// Decides where to begin, or every refusal, and changes nothing. `known` is the length that
@@ -88,7 +141,7 @@ impl OutputFile {
             Err(error) => return Err(self.fail("could not be prepared", &error)),
         }
         self.written = begin.at;
-        self.durable = begin.at;
+        self.durable.store(begin.at, Ordering::Release);
         self.buffer.clear();
         if begin.half_line {
             self.buffer.push(b'\n');
@@ -122,25 +175,29 @@ impl OutputFile {
 
     /// Refuses to go on after a failure.
     pub(super) fn usable(&self) -> Result<(), SinkError> {
-        match &self.failed {
+        match self.failed.get() {
             Some(what) => Err(SinkError::Failed { what: what.clone() }),
             None => Ok(()),
         }
     }
 
-    /// Makes all that was gathered durable. Returns the length.
-    pub(super) fn sync(&mut self) -> Result<u64, SinkError> {
+    /// Hands all that was gathered to the system. Returns its length, and what makes it durable:
+    /// that may be run on another thread, while writing goes on.
+    pub(super) fn sync(&mut self) -> Result<(u64, Sync), SinkError> {
         self.usable()?;
         self.write()?;
-        if self.written == self.durable {
-            return Ok(self.durable);
-        }
-        let Some(file) = &self.file else { return Err(self.fail("is not open", &not_open())) };
-        let synced = fault::fail("file.sync").and_then(|()| file.sync_data());
-        synced.map_err(|error| self.fail("could not be made durable", &error))?;
         self.still_there()?;
-        self.durable = self.written;
-        Ok(self.durable)
+        let Some(file) = &self.file else { return Err(self.fail("is not open", &not_open())) };
+        let file = file.try_clone();
+        let file = file.map_err(|error| self.fail("could not be shared", &error))?;
+        let sync = Sync {
+            file,
+            length: self.written,
+            path: self.path.clone(),
+            durable: Arc::clone(&self.durable),
+            failed: Arc::clone(&self.failed),
+        };
+        Ok((self.written, sync))
     }
 
     fn write(&mut self) -> Result<(), SinkError> {
@@ -176,10 +233,9 @@ impl OutputFile {
         let what = format!(
             "{} {what}. Nothing since byte {} counts as written",
             self.path.display(),
-            self.durable
+            self.durable.load(Ordering::Acquire)
         );
-        self.failed = Some(what.clone());
-        Err(SinkError::Failed { what })
+        Err(SinkError::Failed { what: self.failed.get_or_init(|| what).clone() })
     }
 
     fn check_place(&self) -> Result<(), SinkError> {
@@ -281,22 +337,25 @@ impl OutputFile {
 
     /// Notes a failure: from now on nothing is written.
     fn fail(&mut self, what: &str, error: &io::Error) -> SinkError {
-        let path = self.path.display();
-        let durable = self.durable;
-        let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-        let what = if full {
-            format!(
-                "{path}: the disk is full. Everything up to byte {durable} is durable; make room \
-                 and run the same command again, and it goes on from there"
-            )
-        } else {
-            format!(
-                "{path} {what}: {error}. Everything up to byte {durable} is durable; when the \
-                 cause is mended, run the same command again"
-            )
-        };
-        self.failed = Some(what.clone());
-        SinkError::Failed { what }
+        let what = told(&self.path, self.durable.load(Ordering::Acquire), what, error);
+        SinkError::Failed { what: self.failed.get_or_init(|| what).clone() }
+    }
+}
+
+/// A failure as people are told of it.
+fn told(path: &Path, durable: u64, what: &str, error: &io::Error) -> String {
+    let path = path.display();
+    let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    if full {
+        format!(
+            "{path}: the disk is full. Everything up to byte {durable} is durable; make room \
+             and run the same command again, and it goes on from there"
+        )
+    } else {
+        format!(
+            "{path} {what}: {error}. Everything up to byte {durable} is durable; when the \
+             cause is mended, run the same command again"
+        )
     }
 }
 

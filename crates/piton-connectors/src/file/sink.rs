@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    sink::{Accepted, Durable, Guarantee, PlainSink, Resume, SinkError},
+    sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, SinkError},
 };
 
 /// The most of an existing CSV file that is read to find its header.
@@ -200,8 +200,14 @@ impl PlainSink for FileSink {
         Ok(Accepted { rows: rows.len() as u64 })
     }
 
-    fn durable(&mut self) -> Result<Durable, SinkError> {
-        let length = self.output.sync()?;
+    fn present(&mut self) -> Result<Durable, SinkError> {
+        let length = self.output.present()?;
         Ok(self.state(length))
+    }
+
+    fn promise(&mut self) -> Result<Promise, SinkError> {
+        let (length, sync) = self.output.sync()?;
+        let durable = self.state(length);
+        Ok(Promise::by(move || sync.sync().map(|()| durable)))
     }
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     batch::Batch,
     file::JsonRows,
-    sink::{Accepted, Durable, Guarantee, PlainSink, Resume, SinkError},
+    sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, SinkError},
 };
 
 /// Sink `stdout`: writes JSON lines to standard output.
@@ -108,10 +108,14 @@ impl<W: Write + Send> PlainSink for StreamSink<W> {
         Ok(Accepted { rows: rows.len() as u64 })
     }
 
-    fn durable(&mut self) -> Result<Durable, SinkError> {
+    fn present(&mut self) -> Result<Durable, SinkError> {
+        Ok(Durable { state: None })
+    }
+
+    fn promise(&mut self) -> Result<Promise, SinkError> {
         self.usable()?;
         self.flush()?;
-        Ok(Durable { state: None })
+        Ok(Promise::kept(Durable { state: None }))
     }
 }
 

@@ -20,7 +20,7 @@ use piton_connectors::{
 use piton_core::{DeadLetter, dead_letter::READING};
 
 use super::{RunError, context::Context};
-use crate::pipeline::{Applied, Failed, Transform};
+use crate::transform::{Applied, BadRow, TransformError, Transforms};
 
 /// Records in one batch, at most.
 const BATCH_RECORDS: usize = 1000;
@@ -138,7 +138,7 @@ impl Lane<'_> {
         let cx = self.context;
         let source_error = |e| RunError::of_source(&cx.pipeline.name, &e);
         let mut reader = cx.pipeline.source.reader(&self.starts).map_err(source_error)?;
-        let mut transform = (cx.pipeline.transforms)();
+        let mut transforms = (cx.pipeline.transforms)();
         let mut stride = Stride::new(cx);
         while !cx.signal.is_stopping() && !self.outlets.is_empty() {
             if cx.signal.is_paused() {
@@ -150,7 +150,7 @@ impl Lane<'_> {
                 Read::Batch(batch) => {
                     stride.advance(batch.records);
                     cx.pace.pay(batch.records, cx.signal);
-                    self.transform(&mut *transform, batch)?;
+                    self.transform(&mut transforms, batch)?;
                 }
                 Read::Bad(bad) => self.set_aside_unread(bad)?,
                 Read::Idle => self.send(&|| Parcel::Idle),
@@ -166,14 +166,28 @@ impl Lane<'_> {
         reader.read(limit).map_err(|e| RunError::of_source(&cx.pipeline.name, &e))
     }
 
-    fn transform(&mut self, transform: &mut dyn Transform, batch: Batch) -> Result<(), RunError> {
-        let mut rest = Some(batch);
-        while let Some(batch) = rest.take() {
-            let Applied { batch, failed } = transform.apply(batch);
-            self.deliver(batch);
-            if let Some(failed) = failed {
-                rest = Some(self.set_aside_untransformed(failed)?);
+    fn transform(&mut self, transforms: &mut Transforms, batch: Batch) -> Result<(), RunError> {
+        let mut delivered = 0;
+        for applied in transforms.apply(batch) {
+            let settings = |e: TransformError| {
+                RunError::Settings(format!("{}: {e}", self.context.pipeline.name))
+            };
+            let Applied { mut batch, bad } = applied.map_err(settings)?;
+            batch.skipped = delivered;
+            if let Some(first) = bad.first()
+                && !self.context.pipeline.on_error.sets_aside()
+            {
+                let (place, reason) = (first.place.clone(), first.reason.clone());
+                self.deliver(before(batch, first));
+                return Err(RunError::BadRecord { place, reason });
             }
+            let partition = batch.partition.to_string();
+            for bad in bad {
+                let record = bad.record.to_string();
+                self.set_aside(&partition, bad.id, bad.place, bad.reason, record)?;
+            }
+            delivered += batch.records;
+            self.deliver(batch);
         }
         Ok(())
     }
@@ -192,13 +206,6 @@ impl Lane<'_> {
         self.set_aside(&partition, id, place, reason, record)?;
         self.deliver(past_one(&partition, end));
         Ok(())
-    }
-
-    fn set_aside_untransformed(&mut self, failed: Failed) -> Result<Batch, RunError> {
-        let Failed { reason, record, id, place, rest, .. } = failed;
-        let partition = rest.partition.to_string();
-        self.set_aside(&partition, id, place, reason, record)?;
-        Ok(rest)
     }
 
     fn set_aside(
@@ -307,6 +314,17 @@ impl Stride {
             self.since = 0;
         }
     }
+}
+
+/// The part of a batch before a record that could not be transformed.
+fn before(mut batch: Batch, bad: &BadRow) -> Batch {
+    // Where one record gave several rows, those before the bad one belong to it, too.
+    let same = |row: &usize| batch.origin(*row).mark == bad.origin.mark;
+    let row = (0..bad.before.min(batch.rows())).find(same).unwrap_or(bad.before);
+    let end = batch.marks.resume_at(bad.origin);
+    batch.cut(row, end);
+    batch.records = bad.records_before.saturating_sub(batch.skipped);
+    batch
 }
 
 /// A batch without rows that carries a sink past one record.
