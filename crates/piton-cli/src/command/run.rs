@@ -51,16 +51,12 @@ pub(crate) fn run(args: Run) -> Result<u8, Failure> {
     listen(&signal)?;
     let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
     let options = options(&args, &teller);
+    let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
-        let done = AtomicBool::new(false);
-        let result = {
-            let (teller, figures, done) = (&teller, &figures, &done);
-            let drawing = scope.spawn(move || teller.follow(figures, done));
-            let result = run::run(&pipeline, &store, &options, &signal, figures);
-            done.store(true, Ordering::Relaxed);
-            let _ = drawing.join();
-            result
-        };
+        let drawing = scope.spawn(|| teller.follow(&figures, &done));
+        let result = run::run(&pipeline, &store, &options, &signal, &figures);
+        done.store(true, Ordering::Relaxed);
+        let _ = drawing.join();
         result
     });
     match result {
