@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod conformance;
+pub mod http;
 pub mod settings;
 pub mod sink;
 pub mod source;
