@@ -23,7 +23,7 @@ pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
 /// A table without lines; the columns in `right` are aligned to the right.
 pub(crate) fn table(head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(head.iter().map(|word| word.to_uppercase()));
     for row in rows {
         table.add_row(row);

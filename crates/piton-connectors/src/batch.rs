@@ -164,6 +164,9 @@ pub struct Batch {
     pub end: StoredPosition,
     /// How many records were read for it, including those that a filter dropped.
     pub records: u64,
+    /// How many records of the same read went into batches before this one, where a transform
+    /// made several of it.
+    pub skipped: u64,
     /// How marks are read.
     pub marks: Arc<dyn Marks>,
     origins: Vec<Origin>,
@@ -197,6 +200,7 @@ impl Batch {
             schema,
             end,
             records: 0,
+            skipped: 0,
             marks,
             origins: Vec::new(),
             indexes: Vec::new(),
@@ -338,9 +342,27 @@ impl Batch {
         self.origins[row]
     }
 
-    /// How many records of the batch were read before this row's.
+    /// How many of the batch's records were read before this row's.
     pub fn records_before(&self, row: usize) -> u64 {
-        self.indexes.get(row).map_or(self.records, |index| u64::from(*index))
+        let before = |index: &u32| u64::from(*index).saturating_sub(self.skipped);
+        self.indexes.get(row).map_or(self.records, before)
+    }
+
+    /// Keeps the rows before `row`, which are all that is covered up to `end`.
+    pub fn cut(&mut self, row: usize, end: StoredPosition) {
+        if let Some(start) = self.starts.get(row) {
+            self.cells.truncate(*start as usize);
+            self.starts.truncate(row);
+            self.origins.truncate(row);
+            self.indexes.truncate(row);
+        }
+        self.end = end;
+    }
+
+    /// The first row that came from the same record as this one.
+    pub fn first_of_record(&self, row: usize) -> usize {
+        let of = self.indexes[row];
+        self.indexes[..row].iter().rposition(|index| *index != of).map_or(0, |before| before + 1)
     }
 
     /// The position at which reading goes on with this row's record.

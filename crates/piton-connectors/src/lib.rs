@@ -8,7 +8,9 @@
 
 pub mod batch;
 pub mod conformance;
+pub mod file;
 pub mod settings;
 pub mod sink;
 pub mod source;
 pub mod sqlite;
+pub mod stdout;

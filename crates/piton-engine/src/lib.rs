@@ -6,6 +6,7 @@
 //! checkpoints decides what the source may forget. Channels between them are bounded: a slow sink
 //! slows its reader, and one that stands still is given a reader of its own.
 
+pub mod config;
 pub mod connect;
 pub mod dry_run;
 pub mod pipeline;
@@ -13,6 +14,7 @@ pub mod plan;
 pub mod replay;
 pub mod run;
 pub mod steer;
+pub mod transform;
 
 pub use pipeline::{Commit, OnComplete, OnError, Pipeline, SinkSpec};
 pub use run::{Outcome, RunError, RunOptions, Summary, run};

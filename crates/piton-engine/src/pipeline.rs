@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use piton_connectors::{
-    batch::{Batch, Origin},
     sink::{Sink, SinkError},
     source::Source,
 };
 use piton_core::{PipelineRecord, interval::Policy};
+
+use crate::transform::Transforms;
 
 /// Source, transforms and sinks with all that governs them.
 pub struct Pipeline {
@@ -16,7 +17,7 @@ pub struct Pipeline {
     /// What is read.
     pub source: Arc<dyn Source>,
     /// Makes the transforms; each reader has its own.
-    pub transforms: Box<dyn Fn() -> Box<dyn Transform> + Send + Sync>,
+    pub transforms: Box<dyn Fn() -> Transforms + Send + Sync>,
     /// Where it goes.
     pub sinks: Vec<SinkSpec>,
     /// What the source may forget.
@@ -111,34 +112,4 @@ pub enum OnComplete {
     Keep,
     /// They go; runs and events stay.
     Delete,
-}
-
-/// Changes batches between source and sinks. One for each reader.
-pub trait Transform: Send {
-    /// Applies every transform to a batch.
-    fn apply(&mut self, batch: Batch) -> Applied;
-}
-
-/// What transforming a batch gave.
-pub struct Applied {
-    /// The rows before the first that could not be transformed; its `end` covers just those.
-    pub batch: Batch,
-    /// The record that could not be transformed, and the rest of the batch.
-    pub failed: Option<Failed>,
-}
-
-/// A record that could not be transformed.
-pub struct Failed {
-    /// Where it came from.
-    pub origin: Origin,
-    /// What is wrong, with field and value.
-    pub reason: String,
-    /// The record before the transforms, as JSON.
-    pub record: String,
-    /// Its stable id.
-    pub id: String,
-    /// Where a person finds it.
-    pub place: String,
-    /// The rows after it, not yet transformed; its `end` is that of the whole batch.
-    pub rest: Batch,
 }

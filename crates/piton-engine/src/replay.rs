@@ -5,18 +5,26 @@
 //! only when the record is durable, so a crash between delivers it again: an upsert and a receiver
 //! that knows the stable id are not disturbed by that.
 
+use std::{path::Path, sync::Arc};
+
 use futures_executor::block_on;
 use piton_connectors::{
-    batch::Batch,
+    batch::{Batch, Marks, Origin},
+    file::{FileSource, JsonlSettings},
     sink::{Fence, Resume, Sink, SinkError},
+    source::Source,
 };
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Claim, DeadLetter, Owner, Save, Store, dead_letter::READING};
+use piton_core::{
+    Checkpoint, Claim, DeadLetter, Owner, Save, Store, StoredPosition,
+    dead_letter::READING,
+};
 use serde::Serialize;
 
 use crate::{
-    pipeline::{Applied, Pipeline},
+    pipeline::Pipeline,
     run::{RunError, RunOptions, Signal, claim_for, governing_state},
+    transform::Applied,
 };
 
 /// What became of one letter.
@@ -57,6 +65,44 @@ pub fn replay(
     results
 }
 
+/// What a sink refused was kept as the JSON that it was given.
+fn json_lines() -> Result<FileSource, String> {
+    let settings = JsonlSettings::at("dead letters");
+    FileSource::new(settings, Path::new("."), 1 << 30).map_err(|error| error.to_string())
+}
+
+/// The record of a letter, under the stable id that it always had.
+fn parsed(source: &dyn Source, letter: &DeadLetter) -> Result<Batch, String> {
+    let mut batch =
+        source.parse(&letter.partition, &letter.record).map_err(|error| error.to_string())?;
+    let prefix = format!("{}@", letter.partition);
+    let id = letter.id.strip_prefix(&prefix).unwrap_or(&letter.id).to_owned();
+    let marks = LetterMarks { id, place: letter.place.clone(), end: batch.end.clone() };
+    batch.marks = Arc::new(marks);
+    Ok(batch)
+}
+
+/// Marks a record by what its letter remembers.
+struct LetterMarks {
+    id: String,
+    place: String,
+    end: StoredPosition,
+}
+
+impl Marks for LetterMarks {
+    fn resume_at(&self, _: Origin) -> StoredPosition {
+        self.end.clone()
+    }
+
+    fn write_id(&self, _: Origin, out: &mut String) {
+        out.push_str(&self.id);
+    }
+
+    fn place(&self, _: Origin) -> String {
+        self.place.clone()
+    }
+}
+
 struct Replay<'a> {
     pipeline: &'a Pipeline,
     store: &'a dyn Store,
@@ -68,7 +114,7 @@ impl Replay<'_> {
         let (id, sink) = (letter.id.clone(), letter.sink.clone());
         let error = match self.records(&letter) {
             Err(why) => Some(why),
-            Ok(batch) => self.deliver(&letter, &batch)?,
+            Ok(batches) => self.deliver(&letter, &batches)?,
         };
         if error.is_none() {
             let key = vec![(sink.clone(), id.clone())];
@@ -77,24 +123,25 @@ impl Replay<'_> {
         Ok(Replayed { id, sink, error })
     }
 
-    /// The record as it goes to sinks, or why it still cannot.
-    fn records(&self, letter: &DeadLetter) -> Result<Batch, String> {
-        let source = &self.pipeline.source;
+    /// The record as it goes to sinks, in batches, or why it still cannot.
+    fn records(&self, letter: &DeadLetter) -> Result<Vec<Batch>, String> {
         if letter.sink != READING {
-            return piton_connectors::file::parse_json(&letter.partition, &letter.record)
-                .map_err(|error| error.to_string());
+            return Ok(vec![parsed(&json_lines()?, letter)?]);
         }
-        let batch =
-            source.parse(&letter.partition, &letter.record).map_err(|error| error.to_string())?;
-        let Applied { batch, failed } = (self.pipeline.transforms)().apply(batch);
-        match failed {
-            Some(failed) => Err(failed.reason),
-            None => Ok(batch),
+        let batch = parsed(&*self.pipeline.source, letter)?;
+        let mut batches = Vec::new();
+        for applied in (self.pipeline.transforms)().apply(batch) {
+            let Applied { batch, bad } = applied.map_err(|error| error.to_string())?;
+            if let Some(bad) = bad.into_iter().next() {
+                return Err(bad.reason);
+            }
+            batches.push(batch);
         }
+        Ok(batches)
     }
 
     /// Why the record was refused again, if it was.
-    fn deliver(&self, letter: &DeadLetter, batch: &Batch) -> Result<Option<String>, RunError> {
+    fn deliver(&self, letter: &DeadLetter, batches: &[Batch]) -> Result<Option<String>, RunError> {
         let name = &self.pipeline.name;
         let wanted =
             |spec: &&crate::pipeline::SinkSpec| letter.sink == READING || spec.name == letter.sink;
@@ -103,7 +150,7 @@ impl Replay<'_> {
             let delivered = (spec.make)().and_then(|mut sink| {
                 let of_sink: Vec<&Checkpoint> =
                     known.iter().filter(|c| c.key.sink == spec.name).collect();
-                self.to_sink(&spec.name, &mut sink, batch, &of_sink)
+                self.to_sink(&spec.name, &mut sink, batches, &of_sink)
             });
             match delivered {
                 Ok(()) => {}
@@ -147,7 +194,7 @@ impl Replay<'_> {
         &self,
         name: &str,
         sink: &mut Sink,
-        batch: &Batch,
+        batches: &[Batch],
         known: &[&Checkpoint],
     ) -> Result<(), SinkError> {
         match sink {
@@ -160,14 +207,18 @@ impl Replay<'_> {
                     orders: Vec::new(),
                 })?;
                 let mut transaction = sink.begin()?;
-                transaction.write(batch, 0..batch.rows())?;
+                for batch in batches {
+                    transaction.write(batch, 0..batch.rows())?;
+                }
                 let _ = transaction.commit(&[])?;
                 Ok(())
             }
             Sink::Plain(sink) => {
                 let state = governing_state(known.iter().copied());
                 let _ = sink.open(&Resume { state, adopt: false, output: None })?;
-                let _ = sink.write(batch, 0..batch.rows())?;
+                for batch in batches {
+                    let _ = sink.write(batch, 0..batch.rows())?;
+                }
                 let durable = sink.promise()?.keep()?;
                 self.note_length(name, known, durable.state)
             }

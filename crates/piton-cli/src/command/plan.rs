@@ -13,7 +13,7 @@ use crate::{
 /// Says what a run would do, changing nothing.
 pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
-    let pipeline = connect::pipeline(&config)?;
+    let pipeline = connect::pipeline(&config, false)?;
     let store = match opening::store_of(&config, Mode::Existing) {
         Ok(store) => Some(store),
         Err(failure) if failure.code() == crate::exit::USAGE => None,

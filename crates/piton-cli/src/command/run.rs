@@ -37,13 +37,13 @@ const TELL: Duration = Duration::from_secs(5);
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: Run) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
+    let pipeline = connect::pipeline(&config, args.accept_changes)?;
     if args.dry_run {
         let mut out = io::stdout().lock();
-        dry_run::dry_run(&config, args.limit, &mut out)?;
+        dry_run::dry_run(&pipeline, args.limit, &mut out)?;
         out.flush()?;
         return Ok(FINISHED);
     }
-    let pipeline = connect::pipeline(&config)?;
     let store = opening::store_of(&config, Mode::Create)?;
     let teller = Teller::new(&args, &pipeline);
     teller.started(&store.location());
@@ -51,16 +51,12 @@ pub(crate) fn run(args: Run) -> Result<u8, Failure> {
     listen(&signal)?;
     let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
     let options = options(&args, &teller);
+    let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
-        let done = AtomicBool::new(false);
-        let result = {
-            let (teller, figures, done) = (&teller, &figures, &done);
-            let drawing = scope.spawn(move || teller.follow(figures, done));
-            let result = run::run(&pipeline, &store, &options, &signal, figures);
-            done.store(true, Ordering::Relaxed);
-            let _ = drawing.join();
-            result
-        };
+        let drawing = scope.spawn(|| teller.follow(&figures, &done));
+        let result = run::run(&pipeline, &store, &options, &signal, &figures);
+        done.store(true, Ordering::Relaxed);
+        let _ = drawing.join();
         result
     });
     match result {

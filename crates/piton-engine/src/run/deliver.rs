@@ -41,6 +41,9 @@ pub(crate) enum Trouble {
     Unavailable(String),
     /// The run cannot go on with this sink.
     Run(RunError),
+    /// As [`Run`](Self::Run), and the rows of one record are written only in part: what was written
+    /// since the last save must not be saved.
+    Torn(RunError),
 }
 
 impl From<RunError> for Trouble {
@@ -138,6 +141,9 @@ impl<'a> Delivery<'a> {
                         continue;
                     }
                     if let Err(error) = self.set_aside(batch, row, &reason) {
+                        if batch.first_of_record(row) < row {
+                            return Err(Trouble::Torn(error));
+                        }
                         self.taken_before(batch, row);
                         return Err(error.into());
                     }

@@ -64,6 +64,9 @@ impl Plain<'_, '_> {
             match inlet.next(deadline) {
                 Next::Parcel(Parcel::Batch(batch)) => {
                     if let Err(trouble) = self.write(&batch) {
+                        if matches!(trouble, Trouble::Torn(_)) {
+                            return Err(trouble);
+                        }
                         // What was taken before is kept, so that it is not done again.
                         self.save_and_wait()?;
                         return Err(trouble);

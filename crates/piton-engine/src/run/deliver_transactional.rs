@@ -12,6 +12,7 @@ use piton_connectors::{
 };
 
 use super::{
+    RunError,
     deliver::{Delivery, Ended, Trouble},
     lane::{Inlet, Next, Parcel},
 };
@@ -47,9 +48,9 @@ fn transaction(
     let mut transaction = sink.begin().map_err(|e| delivery.trouble(&e))?;
     let written = fill(delivery, &mut *transaction, inlet, first, began);
     // A record that stops the run does not take those before it along; any other trouble does.
-    match &written {
-        Err(Trouble::Run(super::RunError::BadRecord { .. })) | Ok(()) => {}
-        Err(_) => return written,
+    match written {
+        Err(Trouble::Run(RunError::BadRecord { .. })) | Ok(()) => {}
+        trouble => return trouble,
     }
     commit(delivery, transaction)?;
     written

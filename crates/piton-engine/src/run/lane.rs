@@ -1,9 +1,10 @@
 //! A lane: one reader, its transforms, and the sinks that take what it gives.
 //!
 //! Sinks that stand at the same place share a lane, so that the source is read once for all of
-//! them. A lane with several sinks never waits long for one: a sink that stands still is let go
-//! and goes on with a lane of its own, from its own checkpoint. That is how a slow or failing sink
-//! catches up without holding back the others, and why memory stays bounded.
+//! them. A lane with several sinks does not wait long for one of them: a sink for which the others
+//! starve, standing still or less than half as fast, is let go and goes on with a lane of its own,
+//! from its own checkpoint. That is how a slow or failing sink catches up without holding back the
+//! others, and why memory stays bounded.
 
 use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
@@ -19,14 +20,16 @@ use piton_connectors::{
 use piton_core::{DeadLetter, dead_letter::READING};
 
 use super::{RunError, context::Context};
-use crate::pipeline::{Applied, Failed, Transform};
+use crate::transform::{Applied, BadRow, TransformError, Transforms};
 
 /// Records in one batch, at most.
 const BATCH_RECORDS: usize = 1000;
 /// Batches that wait between a reader and a sink, at most.
 const WAITING: usize = 4;
-/// How long a lane of several sinks waits for one of them.
+/// How long the others may starve for one sink, at once.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The share of time that they may starve for it in the long run: for a sink half as fast.
+const TOLERATED: f64 = 0.5;
 
 /// What a lane hands to a sink.
 pub(crate) enum Parcel {
@@ -58,13 +61,16 @@ pub(crate) struct Inlet {
 pub(crate) struct Outlet {
     parcels: Sender<Parcel>,
     end: Arc<OnceLock<End>>,
+    /// How long the others may still starve for this sink, and since when it has been so.
+    patience: (Duration, Instant),
 }
 
 /// Joins a lane and a sink.
 pub(crate) fn join() -> (Outlet, Inlet) {
     let (send, receive) = bounded(WAITING);
     let end = Arc::new(OnceLock::new());
-    (Outlet { parcels: send, end: Arc::clone(&end) }, Inlet { parcels: receive, end })
+    let patience = (PATIENCE, Instant::now());
+    (Outlet { parcels: send, end: Arc::clone(&end), patience }, Inlet { parcels: receive, end })
 }
 
 /// What waiting at an inlet gave.
@@ -132,7 +138,7 @@ impl Lane<'_> {
         let cx = self.context;
         let source_error = |e| RunError::of_source(&cx.pipeline.name, &e);
         let mut reader = cx.pipeline.source.reader(&self.starts).map_err(source_error)?;
-        let mut transform = (cx.pipeline.transforms)();
+        let mut transforms = (cx.pipeline.transforms)();
         let mut stride = Stride::new(cx);
         while !cx.signal.is_stopping() && !self.outlets.is_empty() {
             if cx.signal.is_paused() {
@@ -144,7 +150,7 @@ impl Lane<'_> {
                 Read::Batch(batch) => {
                     stride.advance(batch.records);
                     cx.pace.pay(batch.records, cx.signal);
-                    self.transform(&mut *transform, batch)?;
+                    self.transform(&mut transforms, batch)?;
                 }
                 Read::Bad(bad) => self.set_aside_unread(bad)?,
                 Read::Idle => self.send(&|| Parcel::Idle),
@@ -160,14 +166,28 @@ impl Lane<'_> {
         reader.read(limit).map_err(|e| RunError::of_source(&cx.pipeline.name, &e))
     }
 
-    fn transform(&mut self, transform: &mut dyn Transform, batch: Batch) -> Result<(), RunError> {
-        let mut rest = Some(batch);
-        while let Some(batch) = rest.take() {
-            let Applied { batch, failed } = transform.apply(batch);
-            self.deliver(batch);
-            if let Some(failed) = failed {
-                rest = Some(self.set_aside_untransformed(failed)?);
+    fn transform(&mut self, transforms: &mut Transforms, batch: Batch) -> Result<(), RunError> {
+        let mut delivered = 0;
+        for applied in transforms.apply(batch) {
+            let settings = |e: TransformError| {
+                RunError::Settings(format!("{}: {e}", self.context.pipeline.name))
+            };
+            let Applied { mut batch, bad } = applied.map_err(settings)?;
+            batch.skipped = delivered;
+            if let Some(first) = bad.first()
+                && !self.context.pipeline.on_error.sets_aside()
+            {
+                let (place, reason) = (first.place.clone(), first.reason.clone());
+                self.deliver(before(batch, first));
+                return Err(RunError::BadRecord { place, reason });
             }
+            let partition = batch.partition.to_string();
+            for bad in bad {
+                let record = bad.record.to_string();
+                self.set_aside(&partition, bad.id, bad.place, bad.reason, record)?;
+            }
+            delivered += batch.records;
+            self.deliver(batch);
         }
         Ok(())
     }
@@ -186,13 +206,6 @@ impl Lane<'_> {
         self.set_aside(&partition, id, place, reason, record)?;
         self.deliver(past_one(&partition, end));
         Ok(())
-    }
-
-    fn set_aside_untransformed(&mut self, failed: Failed) -> Result<Batch, RunError> {
-        let Failed { reason, record, id, place, rest, .. } = failed;
-        let partition = rest.partition.to_string();
-        self.set_aside(&partition, id, place, reason, record)?;
-        Ok(rest)
     }
 
     fn set_aside(
@@ -222,21 +235,39 @@ impl Lane<'_> {
     /// Hands a parcel to every sink; lets go of those that have gone or stand still.
     fn send(&mut self, parcel: &dyn Fn() -> Parcel) {
         let cx = self.context;
-        let mut kept = Vec::with_capacity(self.outlets.len());
-        let others = self.outlets.len() > 1;
-        for outlet in self.outlets.drain(..) {
-            let patience = others.then(|| Instant::now() + PATIENCE);
-            if outlet.send(parcel(), patience, &|| cx.signal.is_stopping()) {
-                kept.push(outlet);
+        let mut index = 0;
+        while index < self.outlets.len() {
+            let others = || {
+                let mut others = self.outlets.iter().enumerate().filter(|(i, _)| *i != index);
+                others.any(|(_, other)| other.parcels.is_empty())
+            };
+            let outlet = &self.outlets[index];
+            let alone = self.outlets.len() == 1;
+            let patience = if alone { Duration::MAX } else { outlet.patience() };
+            let began = Instant::now();
+            let sent = outlet.send(parcel(), patience, &|| cx.signal.is_stopping());
+            let starved = if !alone && others() { began.elapsed() } else { Duration::ZERO };
+            if sent {
+                let left = patience.min(PATIENCE).saturating_sub(starved);
+                self.outlets[index].patience = (left, Instant::now());
+                index += 1;
+            } else {
+                self.outlets.remove(index);
             }
         }
-        self.outlets = kept;
     }
 }
 
 impl Outlet {
+    /// How long the others may starve for this sink now.
+    fn patience(&self) -> Duration {
+        let (left, since) = self.patience;
+        (left + since.elapsed().mul_f64(TOLERATED)).min(PATIENCE)
+    }
+
     /// False when the sink has gone or was let go.
-    fn send(&self, parcel: Parcel, patience: Option<Instant>, stopping: &dyn Fn() -> bool) -> bool {
+    fn send(&self, parcel: Parcel, patience: Duration, stopping: &dyn Fn() -> bool) -> bool {
+        let began = Instant::now();
         let mut parcel = parcel;
         loop {
             match self.parcels.send_timeout(parcel, Duration::from_millis(50)) {
@@ -249,7 +280,7 @@ impl Outlet {
                 let _ = self.end.set(End::Stopped);
                 return false;
             }
-            if patience.is_some_and(|until| Instant::now() >= until) {
+            if began.elapsed() >= patience {
                 let _ = self.end.set(End::LetGo);
                 return false;
             }
@@ -283,6 +314,17 @@ impl Stride {
             self.since = 0;
         }
     }
+}
+
+/// The part of a batch before a record that could not be transformed.
+fn before(mut batch: Batch, bad: &BadRow) -> Batch {
+    // Where one record gave several rows, those before the bad one belong to it, too.
+    let same = |row: &usize| batch.origin(*row).mark == bad.origin.mark;
+    let row = (0..bad.before.min(batch.rows())).find(same).unwrap_or(bad.before);
+    let end = batch.marks.resume_at(bad.origin);
+    batch.cut(row, end);
+    batch.records = bad.records_before.saturating_sub(batch.skipped);
+    batch
 }
 
 /// A batch without rows that carries a sink past one record.

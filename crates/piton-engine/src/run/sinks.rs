@@ -195,7 +195,7 @@ fn own_lane<'scope, 'env: 'scope>(
 fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, RunError> {
     match trouble {
         Trouble::Unavailable(what) => Ok(what),
-        Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => Err(error),
+        Trouble::Torn(error) | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => Err(error),
         Trouble::Run(error) if cx.pipeline.needs(sink) => Err(error),
         Trouble::Run(error) => Ok(error.to_string()),
     }
