@@ -3,6 +3,8 @@
 //!
 //! SQLite's own check is not enough for this, which is why rows carry checksums and tables manifests.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
+
 mod scratch;
 
 use std::{

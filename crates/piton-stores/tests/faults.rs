@@ -1,5 +1,7 @@
 //! A sync that fails. In a program of its own, because an armed fault stays armed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
+
 mod scratch;
 
 use futures_executor::block_on;

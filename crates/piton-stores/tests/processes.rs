@@ -2,6 +2,7 @@
 //!
 //! The owner is this very test program, started again with a variable that says where the store is.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
 #![cfg(unix)]
 
 mod scratch;

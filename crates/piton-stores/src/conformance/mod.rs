@@ -133,8 +133,8 @@ pub(crate) fn at(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(1_800_000_000_000 + milliseconds).unwrap()
 }
 
-pub(crate) fn number(position: u64) -> Option<StoredPosition> {
-    Some(StoredPosition::of(&position).unwrap())
+pub(crate) fn number(position: u64) -> StoredPosition {
+    StoredPosition::of(&position).unwrap()
 }
 
 pub(crate) fn key(partition: &str, sink: &str) -> CheckpointKey {
@@ -180,7 +180,7 @@ pub(crate) fn step(store: &dyn Store, key: &CheckpointKey, to: Option<u64>) -> S
         key: key.clone(),
         expected_version: stored.as_ref().map_or(0, |row| row.version),
         expected: stored.and_then(|row| row.position),
-        position: to.and_then(number),
+        position: to.map(number),
         order: order_of::<u64>,
         records: to.unwrap_or_default(),
         schema_version: 3,
@@ -224,7 +224,7 @@ pub(crate) fn order(kind: OrderKind, partition: &str, sink: &str, to: Option<u64
         partition: partition.to_owned(),
         sink: sink.to_owned(),
         kind,
-        position: to.and_then(number),
+        position: to.map(number),
         records: to.unwrap_or_default(),
         sink_state: to.map(|to| format!("{{\"length\":{to}}}")),
         output: None,

@@ -37,7 +37,7 @@ const OWNERS: usize = 3;
 const PARTITIONS: [&str; 2] = ["0", "1"];
 const SCOPES: [&str; 3] = [WHOLE, "0", "1"];
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Claim { owner: usize, scope: usize, replace_silent: bool },
     Renew { owner: usize },
@@ -457,7 +457,7 @@ impl<H: Harness> Driven<H> {
         let position = right.expected.as_ref().map(|at| at.read().unwrap());
         let (version, position) =
             known.of(Row { position, version: right.expected_version, epoch: 0 });
-        let expected = position.and_then(number);
+        let expected = position.map(number);
         let save = Save { expected_version: version, expected, ..right };
         let saved = futures_executor::block_on(store.save(&claim, vec![save], at(0)));
         Answer::of_result(&saved.map(|saved| saved[0].clone()))
@@ -470,7 +470,7 @@ impl<H: Harness> Driven<H> {
         let version = stored.map_or(1, |row| row.version).saturating_add_signed(ahead);
         let row = Checkpoint {
             key,
-            position: number(to),
+            position: Some(number(to)),
             records: to,
             version,
             epoch: claim.epoch,

@@ -43,9 +43,8 @@ fn order_at_rest(a: &StoredPosition, b: &StoredPosition) -> Option<Ordering> {
 fn below(a: Option<At>, b: Option<At>) -> Option<bool> {
     match (a, b) {
         (None, b) => Some(b.is_some()),
-        (Some(_), None) => Some(false),
         (Some(At::Number(a)), Some(At::Number(b))) => Some(a < b),
-        (Some(At::Island), Some(At::Island)) => Some(false),
+        (Some(_), None) | (Some(At::Island), Some(At::Island)) => Some(false),
         _ => None,
     }
 }
@@ -100,10 +99,10 @@ pub fn every_combination_of_stored_expected_new_and_epoch<H: Harness>() {
     // An older epoch first: it changes nothing, so that the next finds the same. A newer one last.
     for mine in [4, 5, 6] {
         let name = |case: usize| format!("{mine}-{case}");
-        let set = |(case, (stored, _, _)): (usize, &(Option<At>, Option<At>, Option<At>))| {
-            stored.map(|stored| save_of(&name(case), None, Some(stored)))
-        };
-        let saves: Vec<Save> = cases.iter().enumerate().filter_map(set).collect();
+        let mut saves = Vec::new();
+        for (case, (stored, _, _)) in cases.iter().enumerate() {
+            saves.extend(stored.map(|stored| save_of(&name(case), None, Some(stored))));
+        }
         assert!(ask(store.save(&claim, saves, at(0))).iter().all(Saved::is_stored));
         let under = Claim { epoch: Epoch(mine), ..claim.clone() };
         for (case, (stored, expected, new)) in cases.iter().copied().enumerate() {
@@ -112,7 +111,7 @@ pub fn every_combination_of_stored_expected_new_and_epoch<H: Harness>() {
             let want = expected_outcome(stored, expected, new, mine);
             let got = ask(store.save(&under, vec![save.clone()], at(1)));
             let told = format!("stored {stored:?} expected {expected:?} new {new:?} epoch {mine}");
-            assert_eq!(got, [want.clone()], "{told}");
+            assert_eq!(got[0], want, "{told}");
             let after = find(&*store, &save.key);
             match want {
                 Saved::Stored { version } => {
@@ -138,16 +137,16 @@ pub fn many_are_stored_together_or_not_at_all<H: Harness>() {
     advance(&*store, &claim, &keys[1], Some(7), at(0));
     let before = ask(store.load("orders"));
     let mut saves: Vec<Save> = keys.iter().map(|key| step(&*store, key, Some(9))).collect();
-    saves[1].position = number(6);
+    saves[1].position = Some(number(6));
     saves[0].state = vec![StateEntry { key: String::new(), json: Some("1".to_owned()) }];
-    let older = Saved::Older { stored: number(7) };
+    let older = Saved::Older { stored: Some(number(7)) };
     let stored = Saved::Stored { version: 1 };
     let outcomes = ask(store.save(&claim, saves.clone(), at(1)));
     assert_eq!(outcomes, [stored.clone(), older, stored]);
     assert_eq!(ask(store.load("orders")), before);
     assert_eq!(ask(store.state(&keys[0], None)), []);
 
-    saves[1].position = number(9);
+    saves[1].position = Some(number(9));
     assert!(ask(store.save(&claim, saves, at(1))).iter().all(Saved::is_stored));
     assert_eq!(positions(&ask(store.load("orders"))), [Some(9); 3]);
 }
@@ -184,7 +183,8 @@ pub fn state_is_stored_with_its_position<H: Harness>() {
         ..step(&*store, &key, Some(to))
     };
     let first = with(4, &[entry("a", Some("1")), entry("b", Some("[2]")), entry("", Some("{}"))]);
-    let stale = Save { position: number(8), state: vec![entry("a", Some("9"))], ..first.clone() };
+    let stale =
+        Save { position: Some(number(8)), state: vec![entry("a", Some("9"))], ..first.clone() };
     assert!(ask(store.save(&claim, vec![first], at(0)))[0].is_stored());
     assert!(!ask(store.save(&claim, vec![stale], at(0)))[0].is_stored());
     assert_eq!(ask(store.state(&key, Some("a"))), [entry("a", Some("1"))]);
@@ -229,7 +229,7 @@ pub fn a_mirror_never_goes_back<H: Harness>() {
     let (claim, key) = (whole(&*store), key("0", "db"));
     let row = |version: u64, to: u64| Checkpoint {
         key: key.clone(),
-        position: number(to),
+        position: Some(number(to)),
         records: to,
         version,
         epoch: claim.epoch,
@@ -242,7 +242,7 @@ pub fn a_mirror_never_goes_back<H: Harness>() {
     assert_eq!(ask(store.mirror(&claim, vec![row(7, 70)])), stored(7));
     assert_eq!(ask(store.mirror(&claim, vec![row(7, 70)])), Saved::Ignored);
     assert_eq!(ask(store.mirror(&claim, vec![row(9, 90), beside.clone()])), stored(9));
-    let mismatch = Saved::Mismatch { stored: number(90) };
+    let mismatch = Saved::Mismatch { stored: Some(number(90)) };
     let further = Checkpoint { version: 4, ..beside.clone() };
     assert_eq!(ask(store.mirror(&claim, vec![further, row(8, 80)])), mismatch);
     assert_eq!(ask(store.mirror(&claim, vec![row(9, 91)])), mismatch);
@@ -298,7 +298,7 @@ pub fn thinning_spares_what_is_needed<H: Harness>() {
     let now = at(10 * day);
     ask(store.thin("another", Duration::ZERO, now));
     assert_eq!(ask(store.history("orders", 99)).len(), 5);
-    ask(store.thin("orders", Duration::from_secs(86_400), now));
+    ask(store.thin("orders", Duration::from_hours(24), now));
     let left: Vec<_> = ask(store.history("orders", 99))
         .into_iter()
         .map(|row| (row.key.sink, row.position.map(|at| at.read::<u64>().unwrap())))

@@ -56,8 +56,8 @@ pub(crate) fn save(partition: &str, version: u64, to: u64) -> Save {
 /// Stores positions 1 to `to`, one after the other.
 pub(crate) fn advance(store: &dyn Store, claim: &Claim, partition: &str, to: u64) {
     for position in 1..=to {
-        let saves = vec![save(partition, position - 1, position)];
-        let saved = block_on(store.save(claim, saves, Timestamp::UNIX_EPOCH)).unwrap();
+        let next = vec![save(partition, position - 1, position)];
+        let saved = block_on(store.save(claim, next, Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(saved, [Saved::Stored { version: position }]);
     }
 }
