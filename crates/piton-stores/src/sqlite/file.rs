@@ -82,7 +82,8 @@ pub(super) fn create(
     let failed = |error| Trouble::io(format!("no file can be made in {}", folder.display()), error);
     File::create_new(&scrap.0).map_err(failed)?;
     build(&scrap.0, fill)?;
-    File::open(&scrap.0).and_then(|file| file.sync_all()).map_err(failed)?;
+    let built = File::options().write(true).open(&scrap.0);
+    built.and_then(|file| file.sync_all()).map_err(failed)?;
     let placed = place(&scrap.0, path).map_err(failed)?;
     sync_folder(folder).map_err(failed)?;
     Ok(placed)

@@ -130,7 +130,7 @@ pub(super) fn set_control(
 
 // Orders.
 
-const ORDERS: &str = "SELECT id, pipeline, partition, sink, scope, kind, position_kind, position,
+const ORDERS: &str = "SELECT id, pipeline, partition, sink, summary, kind, position_kind, position,
     records, sink_state, output, who, at, applied_at, checksum FROM orders WHERE pipeline = ?1
     ORDER BY id";
 
@@ -155,11 +155,12 @@ fn read_order(row: &Row<'_>) -> Result<(Order, Option<Checksum>)> {
     };
     let checksum: Option<i64> = row.get(14)?;
     let vouched = match checksum {
-        Some(checksum) => order.checksum().0 == checksum,
-        // A trigger has no checksum function; what it writes is the same but for the key.
+        Some(checksum) => sealed(&order).0 == checksum,
+        // A trigger has no checksum function; what it writes is the same but for what the
+        // summary says again.
         None => is_shell_reset(&order),
     };
-    if !vouched || text(row, 4)? != scope(&order) {
+    if !vouched || text(row, 4)? != summary(&order, &text(row, 12)?) {
         return Err(altered("orders", &order.id));
     }
     Ok((order, checksum.map(Checksum)))
@@ -172,9 +173,19 @@ fn is_shell_reset(order: &Order) -> bool {
         && (&order.position, &order.sink_state, order.output) == (&None, &None, None)
 }
 
-/// The key once more: it vouches for the columns where a row has no checksum.
-fn scope(order: &Order) -> String {
-    format!("{} / {} / {}", order.pipeline, order.partition, order.sink)
+/// What a row says twice, so that one of both cannot be altered alone.
+fn summary(order: &Order, at: &str) -> String {
+    let Order { id, pipeline, partition, sink, kind, .. } = order;
+    format!("{id}: {} {pipeline} / {partition} / {sink} at {at}", kind.as_str())
+}
+
+/// The checksum of an order's row: once it is applied, of that moment, too.
+fn sealed(order: &Order) -> Checksum {
+    let checksum = order.checksum();
+    match order.applied_at {
+        Some(at) => Checksum::build().number(checksum.0 as u64).text(&at.to_string()).finish(),
+        None => checksum,
+    }
 }
 
 /// All orders of a pipeline, oldest first; those that are pending compared with the manifest.
@@ -208,16 +219,16 @@ pub(super) fn give(c: &Connection, order: Order) -> Result<()> {
 }
 
 pub(super) fn put_order(c: &Connection, order: &Order) -> Result<()> {
-    let sql = "INSERT INTO orders (id, pipeline, partition, sink, scope, kind, position_kind,
+    let sql = "INSERT INTO orders (id, pipeline, partition, sink, summary, kind, position_kind,
         position, records, sink_state, output, who, at, applied_at, checksum)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
-    let checksum = order.checksum();
+    let (checksum, at) = (sealed(order), order.at.to_string());
     c.prepare_cached(sql)?.execute(params![
         order.id as i64,
         order.pipeline,
         order.partition,
         order.sink,
-        scope(order),
+        summary(order, &at),
         order.kind.as_str(),
         order.position.as_ref().map(|position| &position.kind),
         order.position.as_ref().map(|position| &position.json),
@@ -225,7 +236,7 @@ pub(super) fn put_order(c: &Connection, order: &Order) -> Result<()> {
         order.sink_state,
         order.output.map(Output::as_str),
         order.who,
-        order.at.to_string(),
+        at,
         order.applied_at.map(|at| at.to_string()),
         checksum.0,
     ])?;
@@ -261,12 +272,16 @@ pub(super) fn applied(
 }
 
 fn mark_applied(c: &Connection, order: &Order, now: Timestamp) -> Result<()> {
-    let sql = "UPDATE orders SET applied_at = ?2 WHERE id = ?1 RETURNING checksum";
-    let values = params![order.id as i64, now.to_string()];
-    let checksum: Option<i64> = c.prepare_cached(sql)?.query_row(values, |row| row.get(0))?;
-    let checksum = Checksum(checksum.unwrap_or_default());
+    let pending: Option<i64> = c
+        .prepare_cached("SELECT checksum FROM orders WHERE id = ?1")?
+        .query_row([order.id as i64], |row| row.get(0))?;
+    let sealed = sealed(&Order { applied_at: Some(now), ..order.clone() });
+    let sql = "UPDATE orders SET applied_at = ?2, checksum = ?3 WHERE id = ?1";
+    let values = params![order.id as i64, now.to_string(), sealed.0];
+    c.prepare_cached(sql)?.execute(values)?;
     let shelf = Shelf::of(Holds::Orders, &order.pipeline);
-    manifest::change(c, shelf, |manifest| manifest.without(checksum))
+    let pending = Checksum(pending.unwrap_or_default());
+    manifest::change(c, shelf, |manifest| manifest.without(pending))
 }
 
 // Events.

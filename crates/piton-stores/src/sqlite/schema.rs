@@ -128,7 +128,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   pipeline TEXT NOT NULL,
   partition TEXT NOT NULL,
   sink TEXT NOT NULL,
-  scope TEXT NOT NULL, -- the three again, which vouches for them where there is no checksum
+  summary TEXT NOT NULL, -- vouches for the rest where there is no checksum
   kind TEXT NOT NULL,
   position_kind TEXT,
   position TEXT,
@@ -168,10 +168,12 @@ pub(super) const OBJECTS: &[Object] = objects! {
   INSERT INTO manifest SELECT OLD.pipeline, 'orders', '', '', 0, 0
     WHERE NOT EXISTS (SELECT 1 FROM manifest WHERE pipeline = OLD.pipeline AND holds = 'orders');
   UPDATE manifest SET rows = rows + 1 WHERE pipeline = OLD.pipeline AND holds = 'orders';
-  INSERT INTO orders (pipeline, partition, sink, scope, kind, records, who, at) VALUES (
-    OLD.pipeline, OLD.partition, OLD.sink,
-    OLD.pipeline || ' / ' || OLD.partition || ' / ' || OLD.sink,
-    'reset', 0, 'sql shell', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+  INSERT INTO orders (id, pipeline, partition, sink, summary, kind, records, who, at)
+    SELECT n, OLD.pipeline, OLD.partition, OLD.sink,
+      n || ': reset ' || OLD.pipeline || ' / ' || OLD.partition || ' / ' || OLD.sink || ' at ' || t,
+      'reset', 0, 'sql shell', t
+    FROM (SELECT coalesce(max(id), 0) + 1 AS n, strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS t
+      FROM orders);
 END"
 "checkpoint_inserted": "CREATE TRIGGER checkpoint_inserted BEFORE INSERT ON checkpoints BEGIN
   SELECT RAISE(ABORT, 'a checkpoint cannot be made by hand: piton run makes it; use `piton rewind` to go back');
