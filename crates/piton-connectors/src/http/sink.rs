@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::settings::{Checked, HttpSettings, shown};
 use crate::{
     batch::Batch,
-    sink::{Accepted, Durable, Guarantee, PlainSink, Resume, SinkError},
+    sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, SinkError},
 };
 
 /// How long connecting may take, if the timeout is not shorter.
@@ -339,8 +339,12 @@ impl PlainSink for HttpSink {
         Ok(accepted)
     }
 
-    fn durable(&mut self) -> Result<Durable, SinkError> {
+    fn present(&mut self) -> Result<Durable, SinkError> {
         Ok(Durable { state: None })
+    }
+
+    fn promise(&mut self) -> Result<Promise, SinkError> {
+        Ok(Promise::kept(Durable { state: None }))
     }
 }
 
