@@ -96,9 +96,7 @@ fn listen(cx: &Context<'_>) -> Result<(), RunError> {
 }
 
 fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
-    if let Saved::Fenced { epoch } = cx.mirror.flush(cx.store, &cx.claim)? {
-        return Err(cx.fenced(&format!("epoch {epoch}")));
-    }
+    cx.flush_mirror()?;
     let before = run.progress.take();
     note_figures(cx, run);
     if unchanged(before.as_deref(), run.progress.as_deref()) {
