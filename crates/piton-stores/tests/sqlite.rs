@@ -337,8 +337,8 @@ fn a_backup_is_a_store_of_its_own() {
     let store = existing(&path).unwrap();
     let old = scratch::claim(&store);
     let copy = folder.path().join("copy.db");
-    piton_stores::backup_to(&store, &copy).unwrap();
-    let again = piton_stores::backup_to(&store, &copy);
+    block_on(piton_stores::backup_to(&store, &copy)).unwrap();
+    let again = block_on(piton_stores::backup_to(&store, &copy));
     assert!(matches!(again, Err(StoreError::Refused { .. })), "{again:?}");
 
     let of_store = block_on(store.snapshot()).unwrap();
