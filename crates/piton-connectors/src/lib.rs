@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod conformance;
 pub mod file;
+pub mod http;
 pub mod settings;
 pub mod sink;
 pub mod source;

@@ -156,6 +156,14 @@ pub trait PlainSink: Send {
     /// # Errors
     /// What handing the data to the operating system may fail with.
     fn promise(&mut self) -> Result<Promise, SinkError>;
+
+    /// Promises, and keeps the promise at once.
+    ///
+    /// # Errors
+    /// As [`promise`](Self::promise) and [`Promise::keep`].
+    fn durable(&mut self) -> Result<Durable, SinkError> {
+        self.promise()?.keep()
+    }
 }
 
 /// From what a plain sink is resumed.

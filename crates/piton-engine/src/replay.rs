@@ -219,7 +219,7 @@ impl Replay<'_> {
                 for batch in batches {
                     let _ = sink.write(batch, 0..batch.rows())?;
                 }
-                let durable = sink.promise()?.keep()?;
+                let durable = sink.durable()?;
                 self.note_length(name, known, durable.state)
             }
         }

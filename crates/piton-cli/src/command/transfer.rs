@@ -23,7 +23,7 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
             args.file.display()
         )));
     }
-    block_on(piton_stores::backup_to(&*store, &args.file))?;
+    piton_stores::backup_to(&*store, &args.file)?;
     eprintln!(
         "backed up {} to {}. To restore it, put it in the store's place: \
          older owners are then fenced",

@@ -17,6 +17,7 @@ mod input;
 mod json;
 mod json_rows;
 mod jsonl;
+mod null_key;
 mod number;
 mod output;
 mod partition;

@@ -8,9 +8,12 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Visitor, value},
 };
 
+use super::null_key::NullKey;
+
 /// Source `csv`: reads comma-separated files.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "CsvSettings")]
 pub struct CsvSettings {
     /// A file, or a glob such as `data/*.csv`: each matching file is a partition, read in the
     /// order of their names.
@@ -37,6 +40,12 @@ pub struct CsvSettings {
     /// How the files are compressed.
     #[serde(default)]
     pub compression: Compression,
+}
+
+impl<'de> Deserialize<'de> for CsvSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(NullKey(deserializer))
+    }
 }
 
 impl CsvSettings {

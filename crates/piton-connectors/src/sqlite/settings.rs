@@ -1,9 +1,11 @@
-//! What a user types for a `SQLite` sink.
+//! What a user types for a `SQLite` sink and a SQL source.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::settings::Period;
 
 /// Writes into a table of a `SQLite` database, exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +76,70 @@ impl SqliteSettings {
             return Err(format!("`key` names '{name}' twice"));
         }
         self.mode()
+    }
+}
+
+/// Reads a table or a query of a database by a key, in pieces.
+///
+/// Each piece begins after the last key of the one before, so the key must be unique, never NULL
+/// and, where rows are added while it is read, growing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlSettings {
+    /// The database: `sqlite:PATH`.
+    pub url: String,
+    /// The table to read. Either this or `query`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The query to read, without parameters. It is asked again for every piece, with a condition
+    /// on the key around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The columns that order and identify a row. Without it, the primary key of the table.
+    /// `[rowid]` is the row number, which is only stable while nobody runs VACUUM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// How often to look for new rows. Without it, reading ends with the last row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll: Option<Period>,
+    /// The most rows to read at once. Without it, as many as the run asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<NonZeroUsize>,
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Input {
+    Table(String),
+    Query(String),
+}
+
+impl SqlSettings {
+    /// The database file as it is written in the URL, and what to read in it.
+    pub(super) fn parts(&self) -> Result<(PathBuf, Input), String> {
+        let path = match self.url.split_once(':') {
+            Some(("sqlite", path)) => path.strip_prefix("//").unwrap_or(path),
+            Some((scheme @ ("postgres" | "postgresql" | "mysql"), _)) => {
+                return Err(format!("`sql` cannot read {scheme} yet: only sqlite:PATH"));
+            }
+            _ => return Err("`url` must be sqlite:PATH".into()),
+        };
+        if path.is_empty() || path == ":memory:" {
+            return Err("`url` must name a database file: sqlite:PATH".into());
+        }
+        let input = match (&self.table, &self.query) {
+            (Some(table), None) if !table.is_empty() => Input::Table(table.clone()),
+            (None, Some(query)) if self.key.is_empty() => {
+                return Err(format!(
+                    "`query` needs `key`, the columns that identify and order its rows: {query}"
+                ));
+            }
+            (None, Some(query)) => {
+                Input::Query(query.trim().trim_end_matches(';').trim_end().to_owned())
+            }
+            _ => return Err("`sql` needs either `table` or `query`".into()),
+        };
+        Ok((path.into(), input))
     }
 }
 

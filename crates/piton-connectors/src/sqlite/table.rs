@@ -48,6 +48,8 @@ pub(super) struct Field {
     generated: bool,
     /// It is the row number by another name.
     row_number: bool,
+    /// Whether it may hold NULL.
+    pub(super) nullable: bool,
 }
 
 /// The target table as it is.
@@ -56,9 +58,11 @@ pub(super) struct Table {
     pub(super) fields: Vec<Field>,
     /// What `SQLite` calls it: a table, a view, …
     kind: String,
+    /// The primary key; empty if there is none.
+    pub(super) primary: Vec<String>,
     /// The column sets that are unique.
     unique: Vec<Vec<String>>,
-    without_rowid: bool,
+    pub(super) without_rowid: bool,
 }
 
 impl Table {
@@ -76,8 +80,9 @@ impl Table {
         let mut primary: Vec<(i64, String)> = Vec::new();
         let mut types = Vec::new();
         let mut fields = Vec::new();
-        let mut statement =
-            conn.prepare("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main')")?;
+        let mut statement = conn.prepare(
+            "SELECT name, type, pk, hidden, \"notnull\" FROM pragma_table_xinfo(?1, 'main')",
+        )?;
         let mut rows = statement.query([name])?;
         while let Some(row) = rows.next()? {
             let (name, declared): (String, String) = (row.get(0)?, row.get(1)?);
@@ -86,21 +91,24 @@ impl Table {
             }
             let affinity = Affinity::of(&declared);
             let generated = row.get::<_, i64>(3)? > 1;
-            fields.push(Field { name, affinity, generated, row_number: false });
+            let nullable = !row.get::<_, bool>(4)?;
+            fields.push(Field { name, affinity, generated, row_number: false, nullable });
             types.push(declared);
         }
         let mut unique = unique_indexes(conn, name)?;
         primary.sort();
         let primary: Vec<String> = primary.into_iter().map(|(_, name)| name).collect();
-        if let [only] = primary.as_slice()
-            && !without_rowid
-        {
-            for (field, declared) in fields.iter_mut().zip(&types) {
-                field.row_number = field.name == *only && declared.eq_ignore_ascii_case("INTEGER");
-            }
+        for (field, declared) in fields.iter_mut().zip(&types) {
+            field.row_number = !without_rowid
+                && primary == [field.name.as_str()]
+                && declared.eq_ignore_ascii_case("INTEGER");
+            let in_key = without_rowid && primary.contains(&field.name);
+            field.nullable &= !field.row_number && !in_key;
         }
-        unique.push(primary);
-        Ok(Some(Self { fields, kind, unique, without_rowid }))
+        if !primary.is_empty() {
+            unique.push(primary.clone());
+        }
+        Ok(Some(Self { fields, kind, primary, unique, without_rowid }))
     }
 
     /// The field that a record's column goes to.
@@ -118,9 +126,20 @@ impl Table {
             && !columns.any(|name| self.field(name).is_some_and(|field| field.row_number))
     }
 
+    /// Whether no two rows can have the same values in these columns.
+    pub(super) fn is_unique(&self, columns: &[String]) -> bool {
+        let has = |c: &String| columns.iter().any(|column| column.eq_ignore_ascii_case(c));
+        self.unique.iter().any(|index| index.iter().all(has))
+    }
+
+    /// Whether it is a table, not a view or the like.
+    pub(super) fn is_table(&self) -> bool {
+        self.kind == "table"
+    }
+
     /// Finds why records with this key cannot be written into it; `at` names the database.
     pub(super) fn refuse(&self, name: &str, key: &[String], at: &str) -> Option<String> {
-        if self.kind != "table" {
+        if !self.is_table() {
             return Some(format!("'{name}' in {at} is a {}, not a table: name a table", self.kind));
         }
         for column in key {
@@ -160,7 +179,8 @@ impl Table {
         }
     }
 
-    fn suggestion(&self, name: &str) -> String {
+    /// The field with the nearest name, as the end of a sentence.
+    pub(super) fn suggestion(&self, name: &str) -> String {
         let close = |field: &&Field| strsim::jaro_winkler(&lower(name), &lower(&field.name));
         let best = self.fields.iter().map(|field| (close(&field), field));
         match best.max_by(|a, b| a.0.total_cmp(&b.0)) {

@@ -20,6 +20,7 @@ use crate::{
 mod damage;
 mod orders;
 mod rows;
+mod source;
 
 /// A folder with a database that may not exist yet.
 struct Place {
