@@ -20,11 +20,9 @@ mod sqlite;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
-use futures_channel::oneshot;
-use piton_core::{Owner, Reply, Store, StoreError};
+use piton_core::{Owner, Store, StoreError};
 
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
@@ -82,24 +80,13 @@ fn refused<T>(what: String) -> Result<T, StoreError> {
 /// Writes all that a store holds into a new SQLite store file, as of one moment, while the store is
 /// in use. Put in the place of a store, the backup works at once: its epochs have jumped already
 /// ([`piton_core::snapshot::EPOCH_JUMP`]), so that no owner of the time before passes. What belongs
-/// to the file that it replaces (`-wal`, `-shm`) must go with that file. Answers when it is durable.
+/// to the file that it replaces (`-wal`, `-shm`) must go with that file. Blocks until it is durable.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when there is something at `path`; else what reading or writing fails with.
-pub fn backup_to<'a>(store: &'a dyn Store, path: &Path) -> Reply<'a, ()> {
-    let path = path.to_owned();
-    Box::pin(async move {
-        let snapshot = store.snapshot().await?;
-        let at = path.display().to_string();
-        let ended = |what: String| StoreError::Unusable { at: at.clone(), what };
-        let (sender, receiver) = oneshot::channel();
-        // Writing the file blocks, and whoever awaits this may be on a runtime's thread.
-        thread::Builder::new()
-            .name("piton-backup".into())
-            .spawn(move || sender.send(sqlite::write_new(&path, &snapshot)))
-            .map_err(|error| ended(format!("no thread could be started: {error}")))?;
-        receiver.await.map_err(|_| ended("its thread has ended".to_owned()))?
-    })
+pub fn backup_to(store: &dyn Store, path: &Path) -> Result<(), StoreError> {
+    let snapshot = futures_executor::block_on(store.snapshot())?;
+    sqlite::write_new(path, &snapshot)
 }
 
 /// Who this process is, as people are told when it holds a claim.

@@ -337,8 +337,8 @@ fn a_backup_is_a_store_of_its_own() {
     let store = existing(&path).unwrap();
     let old = scratch::claim(&store);
     let copy = folder.path().join("copy.db");
-    block_on(piton_stores::backup_to(&store, &copy)).unwrap();
-    let again = block_on(piton_stores::backup_to(&store, &copy));
+    piton_stores::backup_to(&store, &copy).unwrap();
+    let again = piton_stores::backup_to(&store, &copy);
     assert!(matches!(again, Err(StoreError::Refused { .. })), "{again:?}");
 
     let of_store = block_on(store.snapshot()).unwrap();
@@ -379,7 +379,7 @@ fn a_store_that_disappears_stores_nothing_more() {
         let store = existing(&path).unwrap();
         let claim = scratch::claim(&store);
         let copy = folder.path().join("copy.db");
-        block_on(piton_stores::backup_to(&store, &copy)).unwrap();
+        piton_stores::backup_to(&store, &copy).unwrap();
         if replaced {
             fs::rename(&copy, &path).unwrap();
         } else {
