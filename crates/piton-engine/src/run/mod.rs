@@ -165,7 +165,7 @@ impl Claimed<'_> {
         self.end_row(row, &result);
         let outcome = result?;
         if outcome == Outcome::Finished && pipeline.on_complete == OnComplete::Delete {
-            let _ = block_on(store.complete(&self.claim, None))?;
+            begin::forget(pipeline, store, &self.claim, &self.event("complete", "checkpoints removed"))?;
         }
         fault::point("shutdown");
         let report = self.figures.report();
