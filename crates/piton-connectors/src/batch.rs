@@ -104,8 +104,7 @@ pub struct Schema {
 impl Schema {
     /// A schema of columns of which only the names are known.
     pub fn named<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
-        let column =
-            |name: S| Column { name: Arc::from(name.as_ref()), kind: ColumnType::Unknown };
+        let column = |name: S| Column { name: Arc::from(name.as_ref()), kind: ColumnType::Unknown };
         Self { columns: names.into_iter().map(column).collect() }
     }
 
@@ -139,6 +138,21 @@ pub trait Marks: Send + Sync {
     fn place(&self, origin: Origin) -> String;
 }
 
+/// The marks of a batch without rows.
+struct NoMarks(StoredPosition);
+
+impl Marks for NoMarks {
+    fn resume_at(&self, _: Origin) -> StoredPosition {
+        self.0.clone()
+    }
+
+    fn write_id(&self, _: Origin, _: &mut String) {}
+
+    fn place(&self, _: Origin) -> String {
+        String::new()
+    }
+}
+
 /// Records of one partition, in order.
 #[derive(Clone)]
 pub struct Batch {
@@ -150,9 +164,14 @@ pub struct Batch {
     pub end: StoredPosition,
     /// How many records were read for it, including those that a filter dropped.
     pub records: u64,
+    /// How many records of the same read went into batches before this one, where a transform
+    /// made several of it.
+    pub skipped: u64,
     /// How marks are read.
     pub marks: Arc<dyn Marks>,
     origins: Vec<Origin>,
+    /// The how-manieth record of the batch each row came from.
+    indexes: Vec<u32>,
     starts: Vec<u32>,
     cells: Vec<Cell>,
     bytes: Vec<u8>,
@@ -181,12 +200,20 @@ impl Batch {
             schema,
             end,
             records: 0,
+            skipped: 0,
             marks,
             origins: Vec::new(),
+            indexes: Vec::new(),
             starts: Vec::new(),
             cells: Vec::new(),
             bytes: Vec::new(),
         }
+    }
+
+    /// A batch without rows or columns, which only carries a position forward.
+    pub fn empty(partition: Arc<str>, end: StoredPosition) -> Self {
+        let marks = Arc::new(NoMarks(end.clone()));
+        Self::new(partition, Arc::default(), end, marks)
     }
 
     /// How many rows it has.
@@ -202,8 +229,16 @@ impl Batch {
     /// Begins a row; its cells follow with [`push`](Self::push). A row may have fewer cells than
     /// the schema has columns: the rest is absent.
     pub fn begin_row(&mut self, origin: Origin) {
+        self.indexes.push(self.origins.len() as u32);
         self.starts.push(self.cells.len() as u32);
         self.origins.push(origin);
+    }
+
+    /// Begins a row that a transform makes of another batch's row: the n-th of that record.
+    pub fn begin_row_from(&mut self, of: &Self, row: usize, ordinal: u32) {
+        self.indexes.push(of.indexes[row]);
+        self.starts.push(self.cells.len() as u32);
+        self.origins.push(Origin { ordinal, ..of.origins[row] });
     }
 
     /// Appends a cell to the row that was begun last.
@@ -258,6 +293,7 @@ impl Batch {
         if let Some(start) = self.starts.pop() {
             self.cells.truncate(start as usize);
             self.origins.pop();
+            self.indexes.pop();
         }
     }
 
@@ -306,6 +342,29 @@ impl Batch {
         self.origins[row]
     }
 
+    /// How many of the batch's records were read before this row's.
+    pub fn records_before(&self, row: usize) -> u64 {
+        let before = |index: &u32| u64::from(*index).saturating_sub(self.skipped);
+        self.indexes.get(row).map_or(self.records, before)
+    }
+
+    /// Keeps the rows before `row`, which are all that is covered up to `end`.
+    pub fn cut(&mut self, row: usize, end: StoredPosition) {
+        if let Some(start) = self.starts.get(row) {
+            self.cells.truncate(*start as usize);
+            self.starts.truncate(row);
+            self.origins.truncate(row);
+            self.indexes.truncate(row);
+        }
+        self.end = end;
+    }
+
+    /// The first row that came from the same record as this one.
+    pub fn first_of_record(&self, row: usize) -> usize {
+        let of = self.indexes[row];
+        self.indexes[..row].iter().rposition(|index| *index != of).map_or(0, |before| before + 1)
+    }
+
     /// The position at which reading goes on with this row's record.
     pub fn resume_at(&self, row: usize) -> StoredPosition {
         self.marks.resume_at(self.origins[row])
@@ -343,14 +402,14 @@ impl Batch {
             return;
         }
         let mut cells = Vec::with_capacity(self.cells.len());
-        let (mut starts, mut origins) =
-            (Vec::with_capacity(kept.len()), Vec::with_capacity(kept.len()));
-        for row in kept {
+        let mut starts = Vec::with_capacity(kept.len());
+        for &row in &kept {
             starts.push(cells.len() as u32);
-            origins.push(self.origins[row]);
             cells.extend_from_slice(self.row(row));
         }
-        (self.cells, self.starts, self.origins) = (cells, starts, origins);
+        self.origins = kept.iter().map(|row| self.origins[*row]).collect();
+        self.indexes = kept.iter().map(|row| self.indexes[*row]).collect();
+        (self.cells, self.starts) = (cells, starts);
     }
 
     /// Appends a row as one JSON object, without a line end. Absent fields are left out.

@@ -7,5 +7,11 @@
 //! asynchronous client lives behind its connector's door.
 
 pub mod batch;
+pub mod conformance;
+pub mod file;
+pub mod http;
+pub mod settings;
 pub mod sink;
 pub mod source;
+pub mod sqlite;
+pub mod stdout;

@@ -5,7 +5,7 @@
 //! each record's effect is there exactly once. A plain sink promises durability when asked, and a
 //! crash repeats at most what lies between.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use piton_core::{Checkpoint, Epoch, Order};
 
@@ -111,6 +111,8 @@ pub trait Transaction {
 pub struct Committed {
     /// One for each advance.
     pub checkpoints: Vec<Checkpoint>,
+    /// The part of the commit that keeping the checkpoint took.
+    pub checkpointing: Duration,
 }
 
 /// A sink whose checkpoint is kept in the store.
@@ -128,8 +130,14 @@ pub trait PlainSink: Send {
     /// [`SinkError::Refused`] with the choices; [`SinkError::Held`] when another process writes it.
     fn inspect(&mut self, resume: &Resume) -> Result<(), SinkError>;
 
-    /// Opens it for writing at that place: a file is cut to its durable length. Returns the sink
-    /// state to store with the "begun" checkpoint before the first byte.
+    /// The state of what is there now, changing nothing: what a "begun" checkpoint records before
+    /// the first byte.
+    ///
+    /// # Errors
+    /// What looking may fail with.
+    fn present(&mut self) -> Result<Durable, SinkError>;
+
+    /// Opens it for writing at that place: a file is cut to its durable length.
     ///
     /// # Errors
     /// As [`inspect`](Self::inspect).
@@ -142,11 +150,20 @@ pub trait PlainSink: Send {
     /// [`SinkError::BadRow`]: the rows before it in the range are taken, it and those after are not.
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<Accepted, SinkError>;
 
-    /// Makes all that was accepted durable.
+    /// Promises that all that was accepted up to now will be durable. Writing may go on while the
+    /// promise is kept on another thread.
     ///
     /// # Errors
-    /// After a failed sync the sink is not used again: a second sync could lie.
-    fn durable(&mut self) -> Result<Durable, SinkError>;
+    /// What handing the data to the operating system may fail with.
+    fn promise(&mut self) -> Result<Promise, SinkError>;
+
+    /// Promises, and keeps the promise at once.
+    ///
+    /// # Errors
+    /// As [`promise`](Self::promise) and [`Promise::keep`].
+    fn durable(&mut self) -> Result<Durable, SinkError> {
+        self.promise()?.keep()
+    }
 }
 
 /// From what a plain sink is resumed.
@@ -168,11 +185,36 @@ pub struct Accepted {
     pub rows: u64,
 }
 
+/// A sink's word that what it had accepted will be durable. Only keeping it gives [`Durable`].
+#[must_use = "a promise that is not kept moves no checkpoint"]
+pub struct Promise(Box<dyn FnOnce() -> Result<Durable, SinkError> + Send>);
+
+impl Promise {
+    /// A promise that is kept by doing something, such as syncing a file.
+    pub fn by(keep: impl FnOnce() -> Result<Durable, SinkError> + Send + 'static) -> Self {
+        Self(Box::new(keep))
+    }
+
+    /// A promise of a sink for which accepted is durable.
+    pub fn kept(durable: Durable) -> Self {
+        Self::by(|| Ok(durable))
+    }
+
+    /// Makes it true.
+    ///
+    /// # Errors
+    /// After a failed sync the sink is not used again: a second sync could lie.
+    pub fn keep(self) -> Result<Durable, SinkError> {
+        (self.0)()
+    }
+}
+
 /// All that was accepted survives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "only what is durable moves a checkpoint, and its state belongs into it"]
 pub struct Durable {
-    /// What the sink must find again, as JSON.
+    /// What the sink must find again, as a JSON object. Where several checkpoints of a sink carry
+    /// one, the one with the largest `length` governs: a file only grows.
     pub state: Option<String>,
 }
 

@@ -40,7 +40,13 @@ pub trait Source: Send + Sync {
     /// As [`verify`](Self::verify), and what opening may fail with.
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError>;
 
-    /// The size of what there is to read and how far a position is into it, in the same unit
+    /// Everything up to a position is durable where the commit policy wants it: the source may
+    /// forget it. Sources that keep their data have nothing to do.
+    fn acknowledge(&self, partition: &str, position: &StoredPosition) {
+        let _ = (partition, position);
+    }
+
+    /// How far positions are into the source and how much there is in all, in the same unit
     /// (bytes, rows), where both are cheap to know. For progress and ETA only.
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)>;
 

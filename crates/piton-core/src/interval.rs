@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 /// The mean time between failures that is assumed before any was seen.
-const FIRST_GUESS: Duration = Duration::from_secs(3600);
+const FIRST_GUESS: Duration = Duration::from_hours(1);
 /// The weight of the newest measurement in the moving average of the cost of a save.
 const NEWEST: f64 = 0.2;
 
@@ -94,12 +94,27 @@ impl Interval {
         }
     }
 
+    /// Whether to save now because nothing more is coming, this long after the first record that
+    /// is not saved: yes, if that keeps within the allowed overhead. A fixed interval stays fixed.
+    pub fn is_worth_it_idle(&self, since: Duration) -> bool {
+        match &self.policy {
+            Policy::Adaptive { max_overhead, .. } => {
+                let share = max_overhead.clamp(1e-6, 1.0);
+                self.cost.is_none_or(|cost| since >= seconds(cost * (1.0 - share) / share))
+            }
+            Policy::Fixed { every, .. } => every.is_none_or(|every| since >= every),
+            Policy::Off => false,
+        }
+    }
+
     /// How long after the last save the next is due, as far as time decides.
     pub fn target(&self) -> Duration {
         match &self.policy {
             Policy::Adaptive { max_replay, max_overhead } => {
                 // Before the first measurement, save soon: it is a measurement.
-                let Some(cost) = self.cost else { return (*max_replay).min(Duration::from_secs(1)) };
+                let Some(cost) = self.cost else {
+                    return (*max_replay).min(Duration::from_secs(1));
+                };
                 let share = max_overhead.clamp(1e-6, 1.0);
                 let floor = seconds(cost * (1.0 - share) / share);
                 young(seconds(cost), self.mean_between_failures).max(floor).min(*max_replay)

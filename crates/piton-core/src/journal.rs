@@ -121,9 +121,11 @@ pub struct Order {
 }
 
 impl Order {
-    /// The checksum over what decides, kept in the row.
+    /// The checksum over every column but `applied_at`, kept in the row. The number counts, too,
+    /// because orders are applied in its sequence.
     pub fn checksum(&self) -> Checksum {
         Checksum::build()
+            .number(self.id)
             .text(&self.pipeline)
             .text(&self.partition)
             .text(&self.sink)
@@ -133,6 +135,8 @@ impl Order {
             .number(self.records)
             .maybe(self.sink_state.as_deref())
             .maybe(self.output.map(Output::as_str))
+            .text(&self.who)
+            .text(&self.at.to_string())
             .finish()
     }
 

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Two positions of one partition can be compared, or are known not to be comparable. Systems
 /// whose deliveries have no such order (RabbitMQ, SQS, Pub/Sub) cannot implement this honestly and
 /// therefore cannot be checkpointed by position.
-pub trait Position: Serialize + DeserializeOwned + PartialOrd + Clone + Send + Sync + 'static {
+pub trait Position:
+    Serialize + DeserializeOwned + PartialOrd + Clone + Send + Sync + 'static
+{
     /// Names the type at rest, for example `"file"`. Never changes once released.
     const KIND: &'static str;
 }

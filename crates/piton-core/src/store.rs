@@ -152,7 +152,9 @@ pub enum StoreError {
         what: String,
     },
     /// A newer Piton wrote it.
-    #[error("the store {at} has format {found}, this program knows up to {known}: use a newer piton")]
+    #[error(
+        "the store {at} has format {found}, this program knows up to {known}: use a newer piton"
+    )]
     Newer {
         /// Which store.
         at: String,
@@ -162,7 +164,9 @@ pub enum StoreError {
         known: u64,
     },
     /// The store is there but could not be written or read: disk full, read-only, no permission.
-    #[error("the store {at} could not be used: {what}. Nothing advanced; when that is mended, run the same command again")]
+    #[error(
+        "the store {at} could not be used: {what}. Nothing advanced; when that is mended, run the same command again"
+    )]
     Unusable {
         /// Which store.
         at: String,

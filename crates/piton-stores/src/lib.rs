@@ -1,1 +1,98 @@
-//! Placeholder.
+//! Where checkpoints are kept: the implementations of [`piton_core::Store`].
+//!
+//! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqliteStore`]);
+//! - `memory:`: nothing survives the process; for tests and for trying things out ([`MemoryStore`]).
+//!
+//! A store decides nothing by itself. What a save does is decided by [`piton_core::Saved::judge`];
+//! who may claim, what a mirror may do and which history is thinned is decided once, in a private
+//! module that every store here shares. What is left to a store is to make a decision and its
+//! effect one transaction, to know whether an owner lives, and to notice damage.
+//!
+//! With the feature `conformance`, the module of that name holds the suite that each of them passes
+//! and that a store built elsewhere should pass.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod memory;
+mod rules;
+mod sqlite;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use piton_core::{Owner, Store, StoreError};
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+/// Whether opening may create a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Creates the store if there is none: for whoever is about to run something.
+    Create,
+    /// Never creates anything; [`StoreError::Missing`] if there is none: for whoever only asks.
+    Existing,
+}
+
+/// Opens the store that a URL names: `memory:` or `sqlite:PATH`. A relative path is resolved
+/// against `base`, and that against the working directory.
+///
+/// # Errors
+/// [`StoreError::Refused`] for a URL that names no store that is built; else why it cannot be used.
+pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    match url.split_once(':') {
+        Some(("memory", "")) if mode == Mode::Existing => {
+            Err(StoreError::Missing { path: PathBuf::from(url) })
+        }
+        Some(("memory", "")) => Ok(Arc::new(MemoryStore::new())),
+        Some(("sqlite", path)) => {
+            let path = sqlite_path(url, path)?;
+            Ok(Arc::new(SqliteStore::open(&base.join(path), mode)?))
+        }
+        Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => refused(format!(
+            "stores in {scheme} are not built yet; use sqlite:PATH, or memory: to try things out"
+        )),
+        _ => refused(format!(
+            "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), or memory:"
+        )),
+    }
+}
+
+fn sqlite_path<'a>(url: &str, path: &'a str) -> Result<&'a Path, StoreError> {
+    if path.is_empty() {
+        return refused(format!("'{url}' names no file: write sqlite:PATH"));
+    }
+    if path.starts_with("//") && !path.starts_with("///") {
+        let rest = path.trim_start_matches('/');
+        return refused(format!(
+            "'{url}' names a host, which SQLite has not: write sqlite:{rest} or sqlite:/{rest}"
+        ));
+    }
+    Ok(Path::new(path))
+}
+
+fn refused<T>(what: String) -> Result<T, StoreError> {
+    Err(StoreError::Refused { what })
+}
+
+/// Writes all that a store holds into a new SQLite store file, as of one moment, while the store is
+/// in use. Put in the place of a store, the backup works at once: its epochs have jumped already
+/// ([`piton_core::snapshot::EPOCH_JUMP`]), so that no owner of the time before passes. What belongs
+/// to the file that it replaces (`-wal`, `-shm`) must go with that file. Blocks until it is durable.
+///
+/// # Errors
+/// [`StoreError::Refused`] when there is something at `path`; else what reading or writing fails with.
+pub fn backup_to(store: &dyn Store, path: &Path) -> Result<(), StoreError> {
+    let snapshot = futures_executor::block_on(store.snapshot())?;
+    sqlite::write_new(path, &snapshot)
+}
+
+/// Who this process is, as people are told when it holds a claim.
+pub fn this_process() -> Owner {
+    Owner {
+        host: gethostname::gethostname().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+    }
+}

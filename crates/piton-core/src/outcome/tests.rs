@@ -7,7 +7,7 @@ use super::*;
 use crate::position::{Position, order_of};
 
 /// A partially ordered position: numbers compare, the island compares with nothing but itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum At {
     Number(u64),
     Island,
@@ -30,11 +30,11 @@ impl Position for At {
 const ALL: [Option<At>; 5] =
     [None, Some(At::Number(10)), Some(At::Number(20)), Some(At::Number(30)), Some(At::Island)];
 
-fn at(position: &Option<At>) -> Option<StoredPosition> {
+fn at(position: Option<At>) -> Option<StoredPosition> {
     position.as_ref().map(|p| StoredPosition::of(p).unwrap())
 }
 
-fn checkpoint(position: &Option<At>, version: u64, epoch: u64) -> Option<Checkpoint> {
+fn checkpoint(position: Option<At>, version: u64, epoch: u64) -> Option<Checkpoint> {
     (version > 0).then(|| Checkpoint {
         key: CheckpointKey::new("p", "0", "s"),
         position: at(position),
@@ -47,7 +47,7 @@ fn checkpoint(position: &Option<At>, version: u64, epoch: u64) -> Option<Checkpo
     })
 }
 
-fn save(expected_version: u64, expected: &Option<At>, new: &Option<At>) -> Save {
+fn save(expected_version: u64, expected: Option<At>, new: Option<At>) -> Save {
     Save {
         key: CheckpointKey::new("p", "0", "s"),
         expected_version,
@@ -62,24 +62,24 @@ fn save(expected_version: u64, expected: &Option<At>, new: &Option<At>) -> Save 
 }
 
 /// The version that goes with a position in these tests: one each, none for none.
-fn version(position: &Option<At>) -> u64 {
-    ALL.iter().position(|p| p == position).unwrap() as u64
+fn version(position: Option<At>) -> u64 {
+    ALL.iter().position(|p| *p == position).unwrap() as u64
 }
 
-fn before(a: &Option<At>, b: &Option<At>) -> Option<bool> {
+fn before(a: Option<At>, b: Option<At>) -> Option<bool> {
     match (a, b) {
         (None, b) => Some(b.is_some()),
         (Some(_), None) => Some(false),
-        (Some(a), Some(b)) => a.partial_cmp(b).map(|o| o == Ordering::Less),
+        (Some(a), Some(b)) => a.partial_cmp(&b).map(|o| o == Ordering::Less),
     }
 }
 
 #[test]
 fn every_combination_of_stored_expected_and_new() {
     // Invariants 2 and 3, written a second time, as the design says them.
-    for stored in &ALL {
-        for expected in &ALL {
-            for new in &ALL {
+    for stored in ALL {
+        for expected in ALL {
+            for new in ALL {
                 for (stored_epoch, mine) in [(5, 4), (5, 5), (5, 6)] {
                     let row = checkpoint(stored, version(stored), stored_epoch);
                     let fence = Epoch(if row.is_some() { 0 } else { stored_epoch });
@@ -111,8 +111,8 @@ fn every_combination_of_stored_expected_and_new() {
 fn a_version_that_differs_is_no_match_though_the_position_is_the_same() {
     // Somebody rewound and came back to the same place: what the caller knows is out of date.
     let position = Some(At::Number(10));
-    let row = checkpoint(&position, 7, 1);
+    let row = checkpoint(position, 7, 1);
     let new = Some(At::Number(20));
-    let got = Saved::judge(row.as_ref(), &save(5, &position, &new), Epoch(1), Epoch(1));
-    assert_eq!(got, Saved::Mismatch { stored: at(&position) });
+    let got = Saved::judge(row.as_ref(), &save(5, position, new), Epoch(1), Epoch(1));
+    assert_eq!(got, Saved::Mismatch { stored: at(position) });
 }

@@ -36,8 +36,7 @@ use serde_json::Value as Json;
 pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{
-        ColumnKind, Compression, CsvSink, CsvSource, Guess, Header, HttpSink, JsonlSink,
-        JsonlSource, SqlSource, SqliteSink, StdoutSink, Types, WriteMode,
+        CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
     },
     error::{Condition, ConfigError, Place, Problem},
     file::{Commit, OnComplete, Refused, SinkSettings, SourceSettings, WhenHeld},

@@ -248,11 +248,11 @@ commit: {quorum: '${TWO:-2}'}",
     let config = load_str(&text, Path::new("f.yaml"), folder.path(), &environment).unwrap();
     let SourceSettings::Sql(sql) = &config.source.settings else { panic!() };
     assert_eq!((&*sql.url, sql.table.as_deref()), ("sqlite:crm.db", Some("${x}$")));
-    assert_eq!(sql.batch, Some(12));
+    assert_eq!(sql.batch.map(std::num::NonZero::get), Some(12));
     assert_eq!(config.commit, Commit::Quorum(2));
     assert_eq!(config.store, format!("sqlite:{}", folder.path().join("p.db").display()));
     let SinkSettings::Sqlite(sink) = &config.sinks[0].settings else { panic!() };
-    assert_eq!((&*sink.path, &*sink.table), ("results.db", "t_12_${record.year}"));
+    assert_eq!((sink.path.to_str(), &*sink.table), (Some("results.db"), "t_12_${record.year}"));
     let SinkSettings::Http(http) = &config.sinks[1].settings else { panic!() };
     assert_eq!(http.headers["Authorization"], "s3cret");
     assert_eq!(config.described.sinks["h"]["http"]["headers"]["Authorization"], "${file:key}");
@@ -487,6 +487,6 @@ fn keys_that_look_like_other_values_are_keys() {
     ));
     let SourceSettings::Csv(csv) = config.unwrap().source.settings else { panic!() };
     assert_eq!(csv.null.as_deref(), Some(""));
-    let Some(Types::Columns(types)) = csv.types else { panic!() };
+    let piton_connectors::file::Types::Columns(types) = csv.types else { panic!() };
     assert_eq!(types.keys().collect::<Vec<_>>(), ["1", "no", "null", "true"]);
 }

@@ -11,6 +11,8 @@ use super::expression::Reason;
 pub struct BadRow {
     /// How many rows of [`Applied::batch`](super::Applied::batch) stand before it.
     pub before: usize,
+    /// How many records of the read came before it.
+    pub records_before: u64,
     /// Where it came from. `batch.marks.resume_at` of it is where to stop, if one stops.
     pub origin: Origin,
     /// Its stable id.
@@ -70,6 +72,7 @@ impl<'a> BadRows<'a> {
     pub(super) fn refuse(&mut self, batch: &Batch, row: usize, made: usize, reason: &Reason) {
         let bad = BadRow {
             before: made,
+            records_before: batch.records_before(row),
             origin: batch.origin(row),
             id: batch.id(row),
             place: batch.place(row),

@@ -16,7 +16,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, ops::Range, sync::Arc};
 
-use piton_connectors::batch::{Batch, Cell, Column, ColumnType, Origin, Schema, Value};
+use piton_connectors::batch::{Batch, Cell, Column, ColumnType, Schema, Value};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -319,8 +319,8 @@ impl<'a> Spread<'a> {
                     Target::New(column) => cells[width + column] = *cell,
                 }
             }
-            let origin = self.batch.origin(piece.row);
-            self.made.begin_row(Origin { ordinal: piece.ordinal, ..origin });
+            let Piece { row, ordinal, .. } = *piece;
+            self.made.begin_row_from(self.batch, row, ordinal);
             for (column, cell) in cells.iter().enumerate() {
                 if left || column != self.column {
                     self.made.push_cell(*cell);

@@ -33,7 +33,7 @@ impl Rename {
         );
         for row in 0..batch.rows() {
             bad.reach(row, made.rows());
-            made.begin_row(batch.origin(row));
+            made.begin_row_from(batch, row, batch.origin(row).ordinal);
             let cells = batch.row(row);
             let mut doubled = None;
             for (column, sources) in self.schema.columns.iter().zip(sources) {

@@ -97,7 +97,7 @@ impl Step for Select {
         let mut scratch = Vec::new();
         for row in 0..batch.rows() {
             bad.reach(row, made.rows());
-            made.begin_row(batch.origin(row));
+            made.begin_row_from(batch, row, batch.origin(row).ordinal);
             if let Err(reason) = self.take(batch, row, &mut made, &mut scratch) {
                 made.pop_row();
                 bad.refuse(batch, row, made.rows(), &reason);

@@ -87,7 +87,7 @@ fn without_a_column_that_tells_records_apart_rows_are_appended() {
         let text = init(&data.file("x.csv", content.as_bytes())).unwrap();
         let config = load(&text);
         let SinkSettings::Sqlite(sink) = &config.sinks[0].settings else { panic!() };
-        assert_eq!(sink.mode, Some(crate::config::WriteMode::Append), "{content}");
+        assert_eq!(sink.mode, Some(piton_connectors::sqlite::Mode::Append), "{content}");
         load(&with_options(&text));
     }
 }

@@ -1,0 +1,254 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Checkpointing for everything that reads data in order: work that must not start over.
+#[derive(Debug, Parser)]
+#[command(name = "piton", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 finished; 1 failed or stopped early, run again to resume; \
+    2 bad usage or configuration; 3 refused, the state or source does not match; \
+    4 held by another owner.")]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a pipeline, or resume it where it stopped
+    Run(Run),
+    /// Say what a run would resume and which guarantee each sink has, without running
+    Plan(Plan),
+    /// Write a commented configuration for a data file
+    Init(Init),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
+    /// Show pipelines and their checkpoints
+    Status(Status),
+    /// Show a pipeline's checkpoints, runs and events over time
+    History(History),
+    /// Forget a pipeline's checkpoints: the next run begins anew
+    Reset(Reset),
+    /// Go back to an earlier checkpoint
+    Rewind(Rewind),
+    /// Make a pipeline idle at the next record boundary
+    Pause(Named),
+    /// Let a paused pipeline go on
+    Resume(Named),
+    /// Drain a pipeline and end it; a new run needs --again
+    Cancel(Named),
+    /// List, show, count, replay or drop records that were set aside
+    DeadLetters(DeadLetters),
+    /// Copy the state into a file, consistently, while pipelines run
+    Backup(Backup),
+    /// Print the state as JSON
+    Export(Export),
+    /// Fill an empty store from an export
+    Import(Import),
+    /// Print shell completions
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which store a command speaks of.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+}
+
+/// A pipeline by name or by its configuration.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The pipeline's name, or its configuration file
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The pipeline's configuration
+    pub(crate) file: PathBuf,
+    /// Go on although the definition or the source has changed
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+    /// Take over output that the store knows nothing of
+    #[arg(long)]
+    pub(crate) adopt: bool,
+    /// Check all of what was consumed before, not only its ends
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Run although it was cancelled
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Print transformed records and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: how many records to print
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "dry_run")]
+    pub(crate) limit: u64,
+    /// Print JSON lines: started, progress, and the result
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The pipeline's configuration
+    pub(crate) file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// A data file: CSV, JSON lines, or a SQLite database
+    pub(crate) data: PathBuf,
+    /// Where to write the configuration [default: NAME.yaml beside the data]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// A pipeline's name or configuration file [default: all]
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit with 1 if a pipeline failed, crashed, or is behind
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// With --check: how old a running pipeline's checkpoint may be, such as 5m
+    #[arg(long, value_name = "TIME", requires = "check")]
+    pub(crate) max_lag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// How many checkpoints, runs and events to show
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: u64,
+}
+
+/// What becomes of output past a position.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct OutputArgs {
+    /// Cut the output of file and append sinks to that position
+    #[arg(long)]
+    pub(crate) truncate: bool,
+    /// Keep the output of file and append sinks: records will repeat
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Only this sink
+    #[arg(long, value_name = "SINK")]
+    pub(crate) sink: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rewind {
+    #[command(flatten)]
+    pub(crate) reset: Reset,
+    /// A version (12), a time (2026-11-20T10:00:00Z) or a position ({"offset":4096})
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) to: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetters {
+    #[command(subcommand)]
+    pub(crate) command: DeadLetterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterCommand {
+    /// List records that were set aside
+    List(Named),
+    /// Print how many there are
+    Count(Named),
+    /// Show one with its record
+    Show(Letter),
+    /// Deliver them again, dropping those that are taken
+    Replay(Letters),
+    /// Drop them for good
+    Drop(Letters),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Letter {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// The record's id, as `list` shows it
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Letters {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Ids, as `list` shows them
+    pub(crate) ids: Vec<String>,
+    /// All of them
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file to write; it must not exist
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Write to a file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The export; `-` is standard input
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}

@@ -1,0 +1,143 @@
+//! `piton dead-letters …`
+
+use std::{path::Path, sync::Arc};
+
+use futures_executor::block_on;
+use piton_core::{DeadLetter, Store};
+use piton_engine::{connect, replay};
+
+use super::steer::confirm;
+use crate::{
+    args::{DeadLetterCommand, DeadLetters, Letter, Letters, Named},
+    exit::{FAILED, FINISHED, Failure},
+    opening,
+    output::{print_json, table},
+};
+
+/// Records that were set aside.
+pub(crate) fn dead_letters(args: &DeadLetters) -> Result<u8, Failure> {
+    match &args.command {
+        DeadLetterCommand::List(named) => list(named),
+        DeadLetterCommand::Count(named) => count(named),
+        DeadLetterCommand::Show(letter) => show(letter),
+        DeadLetterCommand::Replay(letters) => replay(letters),
+        DeadLetterCommand::Drop(letters) => drop_letters(letters),
+    }
+}
+
+fn letters(named: &Named) -> Result<(Arc<dyn Store>, String, Vec<DeadLetter>), Failure> {
+    let (store, name) = opening::named(&named.name, &named.store)?;
+    piton_engine::steer::find(&*store, &name)?;
+    let letters = block_on(store.dead_letters(&name))?;
+    Ok((store, name, letters))
+}
+
+fn list(named: &Named) -> Result<u8, Failure> {
+    let (_, name, letters) = letters(named)?;
+    if named.json {
+        print_json(&letters)?;
+        return Ok(FINISHED);
+    }
+    if letters.is_empty() {
+        println!("'{name}' has set no records aside");
+        return Ok(FINISHED);
+    }
+    let rows = letters.into_iter().map(|letter| {
+        vec![letter.id, letter.sink, letter.place, letter.reason, format!("{:.0}", letter.at)]
+    });
+    print!("{}", table(&["id", "sink", "place", "reason", "at"], &[], rows.collect()));
+    Ok(FINISHED)
+}
+
+fn count(named: &Named) -> Result<u8, Failure> {
+    let (_, name, letters) = letters(named)?;
+    if named.json {
+        print_json(&serde_json::json!({ "pipeline": name, "count": letters.len() }))?;
+    } else {
+        println!("{}", letters.len());
+    }
+    Ok(FINISHED)
+}
+
+fn show(args: &Letter) -> Result<u8, Failure> {
+    let (_, name, letters) = letters(&args.named)?;
+    let found: Vec<DeadLetter> = letters.into_iter().filter(|l| l.id == args.id).collect();
+    if found.is_empty() {
+        return Err(unknown(&name, &args.id));
+    }
+    if args.named.json {
+        print_json(&found)?;
+        return Ok(FINISHED);
+    }
+    for letter in found {
+        println!("id:     {}", letter.id);
+        println!("sink:   {}", letter.sink);
+        println!("place:  {}", letter.place);
+        println!("reason: {}", letter.reason);
+        println!("at:     {}", letter.at);
+        println!("{}", letter.record);
+    }
+    Ok(FINISHED)
+}
+
+fn unknown(name: &str, id: &str) -> Failure {
+    Failure::usage(format!(
+        "'{name}' has no dead letter '{id}': see `piton dead-letters list {name}`"
+    ))
+}
+
+fn chosen(args: &Letters) -> Result<(Arc<dyn Store>, String, Vec<DeadLetter>), Failure> {
+    let (store, name, all) = letters(&args.named)?;
+    if args.all {
+        return Ok((store, name, all));
+    }
+    if args.ids.is_empty() {
+        return Err(Failure::usage("say which: ids as `list` shows them, or --all"));
+    }
+    if let Some(id) = args.ids.iter().find(|id| !all.iter().any(|letter| letter.id == **id)) {
+        return Err(unknown(&name, id));
+    }
+    let chosen = all.into_iter().filter(|letter| args.ids.contains(&letter.id)).collect();
+    Ok((store, name, chosen))
+}
+
+fn drop_letters(args: &Letters) -> Result<u8, Failure> {
+    let (store, name, chosen) = chosen(args)?;
+    if !args.yes {
+        confirm(&format!("drop {} records of '{name}' for good?", chosen.len()))?;
+    }
+    let ids = chosen.into_iter().map(|letter| (letter.sink, letter.id)).collect();
+    let dropped = block_on(store.drop_letters(&name, ids))?;
+    if args.named.json {
+        print_json(&serde_json::json!({ "pipeline": name, "dropped": dropped }))?;
+    } else {
+        eprintln!("dropped {dropped}");
+    }
+    Ok(FINISHED)
+}
+
+fn replay(args: &Letters) -> Result<u8, Failure> {
+    let file = Path::new(&args.named.name);
+    if !file.is_file() {
+        return Err(Failure::usage(format!(
+            "to deliver again, piton needs the sinks: name the configuration file instead of '{}'",
+            args.named.name
+        )));
+    }
+    let (store, name, chosen) = chosen(args)?;
+    let pipeline = connect::pipeline(&opening::config(file)?, false)?;
+    let results = replay::replay(&pipeline, &*store, chosen, opening::owner())?;
+    let failed = results.iter().filter(|result| result.error.is_some()).count();
+    if args.named.json {
+        print_json(&results)?;
+    } else {
+        for result in &results {
+            match &result.error {
+                None => eprintln!("{}: delivered", result.id),
+                Some(error) => eprintln!("{}: still fails: {error}", result.id),
+            }
+        }
+        eprintln!("'{name}': {} delivered, {failed} left", results.len() - failed);
+    }
+    Ok(if failed == 0 { FINISHED } else { FAILED })
+}

@@ -1,0 +1,34 @@
+//! `piton init DATA` and `piton schema`
+
+use std::{fs::OpenOptions, io::Write};
+
+use piton_engine::config;
+
+use crate::{
+    args::Init,
+    exit::{FINISHED, Failure},
+    output::print_json,
+};
+
+/// Writes a commented configuration for a data file.
+pub(crate) fn init(args: &Init) -> Result<u8, Failure> {
+    let text = config::init::init(&args.data).map_err(|error| Failure::usage(error.to_string()))?;
+    let path = args.output.clone().unwrap_or_else(|| {
+        let name = args.data.file_name().unwrap_or_default().to_string_lossy();
+        let stem = name.split('.').next().unwrap_or("pipeline").to_owned();
+        args.data.with_file_name(format!("{stem}.yaml"))
+    });
+    let created = OpenOptions::new().write(true).create_new(true).open(&path);
+    let mut file = created.map_err(|error| {
+        Failure::usage(format!("{}: {error}. Name another with --output", path.display()))
+    })?;
+    file.write_all(text.as_bytes())?;
+    eprintln!("wrote {}: look it over, then `piton run {}`", path.display(), path.display());
+    Ok(FINISHED)
+}
+
+/// Prints the JSON Schema of the configuration.
+pub(crate) fn schema() -> Result<u8, Failure> {
+    print_json(&config::schema())?;
+    Ok(FINISHED)
+}

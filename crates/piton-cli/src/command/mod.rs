@@ -1,0 +1,11 @@
+//! One file for each command.
+
+pub(crate) mod dead_letters;
+pub(crate) mod generate;
+pub(crate) mod history;
+pub(crate) mod init;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod steer;
+pub(crate) mod transfer;

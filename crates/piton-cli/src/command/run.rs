@@ -1,0 +1,280 @@
+//! `piton run FILE`
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use piton_engine::{
+    Outcome, Pipeline, RunError, RunOptions, Summary, connect, dry_run,
+    run::{self, Figures, Signal},
+};
+use piton_stores::Mode;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    args::Run,
+    exit::{FAILED, FINISHED, Failure},
+    opening,
+    output::{count, print_json_line, span},
+};
+
+/// How often the live line is drawn.
+const DRAW: Duration = Duration::from_millis(100);
+/// How often a plain line or a JSON line is printed.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Runs or resumes a pipeline.
+pub(crate) fn run(args: Run) -> Result<u8, Failure> {
+    let config = opening::config(&args.file)?;
+    let pipeline = connect::pipeline(&config, args.accept_changes)?;
+    if args.dry_run {
+        let mut out = io::stdout().lock();
+        dry_run::dry_run(&pipeline, args.limit, &mut out)?;
+        out.flush()?;
+        return Ok(FINISHED);
+    }
+    let store = opening::store_of(&config, Mode::Create)?;
+    let teller = Teller::new(&args, &pipeline);
+    teller.started(&store.location());
+    let signal = Arc::new(Signal::default());
+    listen(&signal)?;
+    let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
+    let options = options(&args, &teller);
+    let done = AtomicBool::new(false);
+    let result = thread::scope(|scope| {
+        let drawing = scope.spawn(|| teller.follow(&figures, &done));
+        let result = run::run(&pipeline, &store, &options, &signal, &figures);
+        done.store(true, Ordering::Relaxed);
+        let _ = drawing.join();
+        result
+    });
+    match result {
+        Ok(summary) => Ok(teller.ended(&summary)),
+        Err(error) => {
+            teller.failed(&error, &figures);
+            Err(error.into())
+        }
+    }
+}
+
+fn options(args: &Run, teller: &Teller) -> RunOptions {
+    let (quiet, waiting) = (teller.json, teller.json);
+    RunOptions {
+        owner: opening::owner(),
+        accept_changes: args.accept_changes,
+        adopt: args.adopt,
+        verify: args.verify,
+        again: args.again,
+        on_wait: Box::new(move |holder| {
+            tell(waiting, "waiting", &format!("held by {holder}: waiting for it to let go"));
+        }),
+        on_notice: Box::new(move |what| tell(quiet, "notice", what)),
+    }
+}
+
+fn tell(json: bool, event: &str, what: &str) {
+    if json {
+        let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
+    } else {
+        eprintln!("{what}");
+    }
+}
+
+/// The first signal drains; the second ends the process at once: whatever was saved stays.
+fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let signal = Arc::clone(signal);
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if signal.is_stopping() {
+                process::exit(i32::from(FAILED));
+            }
+            signal.stop();
+        }
+    });
+    Ok(())
+}
+
+/// Tells a person, or a machine, how the run goes.
+struct Teller {
+    json: bool,
+    pipeline: String,
+    command: String,
+    bounded: bool,
+}
+
+impl Teller {
+    fn new(args: &Run, pipeline: &Pipeline) -> Self {
+        Self {
+            json: args.json,
+            pipeline: pipeline.name.clone(),
+            command: format!("piton run {}", args.file.display()),
+            bounded: pipeline.source.is_bounded(),
+        }
+    }
+
+    fn started(&self, store: &str) {
+        if self.json {
+            let line = serde_json::json!({
+                "event": "started", "pipeline": self.pipeline, "store": store,
+            });
+            let _ = print_json_line(&line);
+        } else {
+            eprintln!("store: {store}");
+        }
+    }
+
+    /// Draws or prints until the run is done.
+    fn follow(&self, figures: &Figures, done: &AtomicBool) {
+        let bar = (!self.json && io::stderr().is_terminal()).then(live_line);
+        let mut told = Instant::now();
+        let mut seen = 0;
+        while !done.load(Ordering::Relaxed) {
+            thread::sleep(DRAW.min(Duration::from_millis(20)));
+            let due = told.elapsed() >= if bar.is_some() { DRAW } else { TELL };
+            if !due {
+                continue;
+            }
+            told = Instant::now();
+            match &bar {
+                Some(bar) => bar.set_message(self.line(figures)),
+                None if self.json => {
+                    let report = figures.report();
+                    let line = serde_json::json!({ "event": "progress", "report": report });
+                    let _ = print_json_line(&line);
+                }
+                None => {
+                    let read = figures.read.load(Ordering::Relaxed);
+                    if read != seen {
+                        seen = read;
+                        eprintln!("{}", self.line(figures));
+                    }
+                }
+            }
+        }
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Records, rate, time left, lag, last checkpoint.
+    fn line(&self, figures: &Figures) -> String {
+        let report = figures.report();
+        let total = report.sinks.iter().map(|sink| sink.records + sink.at_risk).max().unwrap_or(0);
+        let mut line = format!(
+            "{}: {} records, {}/s",
+            self.pipeline,
+            count(total),
+            count(report.rate.round() as u64)
+        );
+        if let Some((share, left)) = figures.left() {
+            line += &format!(", {:.0}%, {} left", share * 100.0, span(left));
+        }
+        let age = report.sinks.iter().filter_map(|sink| sink.checkpoint_age_seconds);
+        if let Some(age) = age.reduce(f64::max) {
+            line += &format!(", checkpoint {} ago", span(age));
+        }
+        for sink in &report.sinks {
+            if sink.state == piton_engine::run::SinkState::Behind {
+                let why = sink.trouble.as_deref().unwrap_or("catching up");
+                line += &format!("; '{}' is behind: {why}", sink.name);
+            }
+        }
+        line
+    }
+
+    /// Tells the result and gives the exit code.
+    fn ended(&self, summary: &Summary) -> u8 {
+        let resumable = summary.outcome != Outcome::Finished && self.bounded;
+        let code = if resumable { FAILED } else { FINISHED };
+        let word = match summary.outcome {
+            Outcome::Finished if summary.was_finished => "already_finished",
+            Outcome::Finished => "finished",
+            Outcome::Stopped => "stopped",
+            Outcome::Cancelled => "cancelled",
+        };
+        if self.json {
+            self.result(word, code, None, &summary.report);
+            return code;
+        }
+        let report = &summary.report;
+        let total = report.sinks.iter().map(|sink| sink.records).max().unwrap_or(0);
+        let figures = format!(
+            "{} records in {}, {}/s",
+            count(report.records),
+            span(report.seconds),
+            count(report.rate.round() as u64)
+        );
+        match summary.outcome {
+            Outcome::Finished if summary.was_finished => {
+                eprintln!("'{}' had finished already: {} records, nothing new", self.pipeline, count(total));
+            }
+            Outcome::Finished => eprintln!("finished: {figures}, {} in all", count(total)),
+            Outcome::Cancelled => eprintln!("cancelled: {figures}; saved at {}", count(total)),
+            Outcome::Stopped => eprintln!("stopped: {figures}; saved at {}", count(total)),
+        }
+        if resumable {
+            let again = if summary.outcome == Outcome::Cancelled { " --again" } else { "" };
+            eprintln!("to resume, run: {}{again}", self.command);
+        }
+        self.remarks(summary);
+        code
+    }
+
+    fn remarks(&self, summary: &Summary) {
+        if summary.report.set_aside > 0 {
+            eprintln!(
+                "{} records were set aside: see `piton dead-letters list {}`",
+                count(summary.report.set_aside),
+                self.pipeline
+            );
+        }
+        for sink in &summary.report.sinks {
+            if sink.state == piton_engine::run::SinkState::Behind {
+                let why = sink.trouble.as_deref().unwrap_or("it had not caught up");
+                eprintln!(
+                    "sink '{}' is behind ({why}): the next run goes on with it from its checkpoint",
+                    sink.name
+                );
+            }
+        }
+    }
+
+    fn failed(&self, error: &RunError, figures: &Figures) {
+        if self.json {
+            let what = error.to_string();
+            self.result("failed", error.exit_code(), Some(&what), &figures.report());
+        }
+    }
+
+    fn result(&self, word: &str, code: u8, error: Option<&str>, report: &run::Report) {
+        let line = serde_json::json!({
+            "event": "ended",
+            "pipeline": self.pipeline,
+            "outcome": word,
+            "exit_code": code,
+            "error": error,
+            "report": report,
+        });
+        let _ = print_json_line(&line);
+    }
+}
+
+fn live_line() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar
+}

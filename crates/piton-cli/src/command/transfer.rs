@@ -1,0 +1,73 @@
+//! `backup`, `export`, `import`: the state as a whole.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+};
+
+use futures_executor::block_on;
+use piton_core::{Snapshot, snapshot::FORMAT};
+
+use crate::{
+    args::{Backup, Export, Import},
+    exit::{FINISHED, Failure, REFUSED},
+    opening,
+};
+
+/// `piton backup FILE`
+pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
+    let store = opening::existing(&args.store)?;
+    if args.file.exists() {
+        return Err(Failure::usage(format!(
+            "{} is there already: name a new file for the backup",
+            args.file.display()
+        )));
+    }
+    piton_stores::backup_to(&*store, &args.file)?;
+    eprintln!(
+        "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
+         the backup in its place: older owners are then fenced",
+        store.location(),
+        args.file.display()
+    );
+    Ok(FINISHED)
+}
+
+/// `piton export`
+pub(crate) fn export(args: &Export) -> Result<u8, Failure> {
+    let store = opening::existing(&args.store)?;
+    let snapshot = block_on(store.snapshot())?;
+    let mut json = serde_json::to_vec_pretty(&snapshot).map_err(|e| Failure::failed(e.to_string()))?;
+    json.push(b'\n');
+    match &args.output {
+        None => io::stdout().write_all(&json)?,
+        Some(path) => fs::write(path, &json)
+            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?,
+    }
+    Ok(FINISHED)
+}
+
+/// `piton import FILE`
+pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
+    let mut text = String::new();
+    if args.file.as_os_str() == "-" {
+        io::stdin().read_to_string(&mut text)?;
+    } else {
+        text = fs::read_to_string(&args.file)
+            .map_err(|e| Failure::usage(format!("{}: {e}", args.file.display())))?;
+    }
+    let snapshot: Snapshot = serde_json::from_str(&text).map_err(|e| {
+        Failure::usage(format!("{} is not an export of piton: {e}", args.file.display()))
+    })?;
+    if snapshot.format > FORMAT {
+        return Err(Failure::new(
+            REFUSED,
+            format!("the export has format {}, this program knows up to {FORMAT}: use a newer piton", snapshot.format),
+        ));
+    }
+    let store = opening::created(&args.store)?;
+    let pipelines = snapshot.pipelines.len();
+    block_on(store.restore(snapshot))?;
+    eprintln!("imported {pipelines} pipelines into {}", store.location());
+    Ok(FINISHED)
+}

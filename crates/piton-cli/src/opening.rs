@@ -1,0 +1,87 @@
+//! Which store and which pipeline a command speaks of.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use piton_core::{Owner, Store};
+use piton_engine::config::{self, Config, scalars::Period};
+use piton_stores::Mode;
+
+use crate::{
+    args::StoreArgs,
+    exit::{Failure, USAGE},
+};
+
+/// Loads a configuration.
+pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
+    config::load(file, &|name| env::var(name).ok())
+        .map_err(|error| Failure::new(USAGE, error.to_string()))
+}
+
+/// The store that a configuration names.
+pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
+    Ok(piton_stores::open(&config.store, &config.dir, mode)?)
+}
+
+/// The store of a command without a configuration. Only reading, it is never created.
+pub(crate) fn existing(args: &StoreArgs) -> Result<Arc<dyn Store>, Failure> {
+    Ok(piton_stores::open(&url(args), &here()?, Mode::Existing)?)
+}
+
+/// The store of a command that may create it.
+pub(crate) fn created(args: &StoreArgs) -> Result<Arc<dyn Store>, Failure> {
+    Ok(piton_stores::open(&url(args), &here()?, Mode::Create)?)
+}
+
+fn url(args: &StoreArgs) -> String {
+    let named = args.store.clone().or_else(|| env::var("PITON_STORE").ok());
+    named.unwrap_or_else(|| "sqlite:piton.db".to_owned())
+}
+
+fn here() -> Result<PathBuf, Failure> {
+    env::current_dir().map_err(|e| Failure::failed(format!("the working directory: {e}")))
+}
+
+/// A pipeline by its name, in the store of the arguments, or by its configuration file.
+pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, String), Failure> {
+    if !is_file(name) {
+        return Ok((existing(args)?, name.to_owned()));
+    }
+    let config = config(Path::new(name))?;
+    let store = match args.store {
+        Some(_) => existing(args)?,
+        None => store_of(&config, Mode::Existing)?,
+    };
+    Ok((store, config.pipeline.clone()))
+}
+
+fn is_file(name: &str) -> bool {
+    let path = Path::new(name);
+    let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    yaml || name.contains(std::path::MAIN_SEPARATOR) || path.is_file()
+}
+
+/// A length of time from the command line, such as 5m.
+pub(crate) fn period(text: &str) -> Result<Duration, Failure> {
+    let period: Result<Period, _> = text.parse();
+    period.map(|period| period.0).map_err(|error| Failure::usage(format!("--max-lag: {error}")))
+}
+
+/// This process, as others are told.
+pub(crate) fn owner() -> Owner {
+    Owner { host: host(), pid: std::process::id() }
+}
+
+/// The person at the keyboard, for the audit.
+pub(crate) fn who() -> String {
+    let user = env::var("USER").or_else(|_| env::var("LOGNAME"));
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host())
+}
+
+fn host() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}

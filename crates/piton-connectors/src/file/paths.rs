@@ -1,0 +1,56 @@
+//! Which files a path or glob names, and what their partitions are called.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::partition::Found;
+use crate::source::SourceError;
+
+/// The files that a configured path names, in the order of their partitions' names. Paths are
+/// relative to `base`, and so are the names. A file of just that name goes before a glob.
+pub(super) fn find(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
+    let literal = base.join(path);
+    if literal.exists() || !is_glob(path) {
+        return Ok(Vec::from_iter(literal.exists().then(|| named(literal, base)).transpose()?));
+    }
+    let wrong = |what: String| SourceError::Settings { what };
+    let Some(folder) = base.to_str() else {
+        return Err(wrong(format!(
+            "{}: a glob needs a folder whose name is UTF-8",
+            base.display()
+        )));
+    };
+    let pattern = Path::new(&glob::Pattern::escape(folder)).join(path);
+    let matches = glob::glob(&pattern.to_string_lossy())
+        .map_err(|error| wrong(format!("path: '{path}' is not a glob: {error}")))?;
+    let mut found = Vec::new();
+    for entry in matches {
+        let path = entry.map_err(|error| SourceError::Io {
+            path: error.path().to_owned(),
+            error: error.into(),
+        })?;
+        if path.is_file() {
+            found.push(named(path, base)?);
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// Whether a path is a glob, which may name no file yet.
+pub(super) fn is_glob(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+fn named(path: PathBuf, base: &Path) -> Result<Found, SourceError> {
+    let relative = path.strip_prefix(base).unwrap_or(&path);
+    let plain: PathBuf = relative.components().filter(|part| *part != Component::CurDir).collect();
+    match plain.to_str() {
+        Some(name) => Ok(Found { name: name.into(), path }),
+        None => Err(SourceError::Settings {
+            what: format!(
+                "{}: the name of a file to be read must be UTF-8, for it names a partition",
+                path.display()
+            ),
+        }),
+    }
+}

@@ -1,0 +1,44 @@
+//! `SQLite`: a sink whose rows and checkpoint share one transaction, and a source that reads a
+//! table or query by its key.
+//!
+//! The sink keeps `piton_checkpoints` beside the target table, so that one `COMMIT` makes both
+//! durable, or neither. Everything that decides whether a row may be written is read under the
+//! database's write lock, which is held from `BEGIN IMMEDIATE` to `COMMIT`: a process that slept
+//! while another took over finds a newer epoch there, before its first row.
+//!
+//! - [`settings`]: what a user types;
+//! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit;
+//! - `checkpoints`: the rows, their checksums and their manifest;
+//! - `orders`: an operator's reset and rewind, and what they cut off;
+//! - `table`: the target as it is, and creating it; `insert`: the statements and what they bind;
+//! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `page`:
+//!   rows into a batch;
+//! - `open`: connections; `errors`: what `SQLite` says, in terms of what to do about it.
+
+mod checkpoints;
+mod cursor;
+mod errors;
+mod holder;
+mod insert;
+mod keyset;
+mod open;
+mod orders;
+mod page;
+pub mod position;
+pub mod settings;
+pub mod sink;
+pub mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub use position::SqlPosition;
+pub use settings::{Mode, SqlSettings, SqliteSettings};
+pub use sink::SqliteSink;
+pub use source::SqlSource;
+
+/// An identifier as it stands in a statement.
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,246 @@
+//! An operator's orders, applied in the transaction that fences: reset and rewind, and what
+//! becomes of rows past the position.
+//!
+//! An upsert writes over, so nothing is cut. An append sink knows the last row number of every
+//! checkpoint (`{"rowid": 1200, "begun": 0}`; `begun` is the last one before its first write).
+//! Cutting is by row number, so it is refused where rows of a partition that stays lie past the
+//! cut, and where the checkpoint has no row number.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use piton_core::{Checkpoint, CheckpointKey, Order, OrderKind, Output, claim::WHOLE};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::{checkpoints::Ledger, quote, table};
+use crate::sink::Fence;
+
+/// What an append sink keeps in a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Rows {
+    /// The last row of the table at this checkpoint.
+    pub(super) rowid: i64,
+    /// The last row before the first write of this partition.
+    pub(super) begun: i64,
+}
+
+impl Rows {
+    /// Reads a sink state.
+    pub(super) fn parse(state: Option<&str>) -> Option<Self> {
+        serde_json::from_str(state?).ok()
+    }
+
+    /// The sink state.
+    pub(super) fn state(self) -> String {
+        format!("{{\"rowid\":{},\"begun\":{}}}", self.rowid, self.begun)
+    }
+}
+
+/// How rows get into the target.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Written<'a> {
+    /// Over the row with the same key.
+    Over,
+    /// Beside the others of this table, which numbers them as they come.
+    Numbered(&'a str),
+    /// Beside the others, without an order that could be cut by.
+    Beside,
+}
+
+/// Why orders were not applied.
+pub(super) enum Refusal {
+    /// What they ask for cannot be done.
+    Orders(String),
+    /// The database failed.
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Gives every row the epoch of the claim, creates those that are missing, and applies orders.
+pub(super) fn take_over(
+    conn: &Connection,
+    ledger: &mut Ledger,
+    fence: &Fence,
+    written: Written<'_>,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let numbered = if let Written::Numbered(target) = written { Some(target) } else { None };
+    let before = ledger.clone();
+    let orders: Vec<&Order> =
+        fence.orders.iter().filter(|o| o.covers(&o.partition, &fence.sink)).collect();
+    let is_cut = !matches!(written, Written::Over);
+    let cut = if is_cut { cut(&before, &orders).map_err(Refusal::Orders)? } else { None };
+    if let Some((target, cut)) = numbered.zip(cut) {
+        conn.execute(&format!("DELETE FROM {} WHERE rowid > ?1", quote(target)), [cut])?;
+    }
+    let end = numbered.map(|target| table::last_row(conn, target)).transpose()?;
+    let named = orders.iter().map(|o| o.partition.clone()).filter(|p| p != WHOLE);
+    let partitions: BTreeSet<String> =
+        fence.partitions.iter().cloned().chain(before.rows.keys().cloned()).chain(named).collect();
+    ledger.epoch = fence.epoch;
+    for partition in partitions {
+        let known = before.rows.get(&partition).cloned();
+        let fresh = || begun(CheckpointKey::new(&*fence.pipeline, &*partition, &*fence.sink), now);
+        let is_new = known.is_none();
+        let mut row = known.unwrap_or_else(fresh);
+        if is_new || end.is_none() {
+            row.sink_state = end.map(|rowid| Rows { rowid, begun: rowid }.state());
+        }
+        for order in orders.iter().filter(|order| order.covers(&partition, &fence.sink)) {
+            apply(order, &mut row, end, now);
+        }
+        row.epoch = fence.epoch;
+        ledger.rows.insert(partition, row);
+    }
+    Ok(())
+}
+
+/// A checkpoint before anything is durable.
+pub(super) fn begun(key: CheckpointKey, now: Timestamp) -> Checkpoint {
+    Checkpoint {
+        key,
+        position: None,
+        records: 0,
+        version: 1,
+        epoch: piton_core::Epoch(0),
+        schema_version: 0,
+        updated_at: now,
+        sink_state: None,
+    }
+}
+
+fn apply(order: &Order, row: &mut Checkpoint, end: Option<i64>, now: Timestamp) {
+    let kept = Rows::parse(row.sink_state.as_deref());
+    let cuts = order.output == Some(Output::Truncate);
+    row.version += 1;
+    row.updated_at = now;
+    match order.kind {
+        OrderKind::Reset => (row.position, row.records) = (None, 0),
+        OrderKind::Rewind => {
+            row.position.clone_from(&order.position);
+            row.records = order.records;
+        }
+    }
+    let at = Rows::parse(order.sink_state.as_deref());
+    row.sink_state = end.map(|end| {
+        let begun = kept.map_or(end, |rows| rows.begun);
+        let rows = match order.kind {
+            OrderKind::Reset if cuts => Rows { rowid: end, begun },
+            // What stays is not this partition's any more: a later cut must not reach it.
+            OrderKind::Reset => Rows { rowid: end, begun: end },
+            OrderKind::Rewind if cuts => at.unwrap_or(Rows { rowid: end, begun }),
+            OrderKind::Rewind => Rows { rowid: end, begun },
+        };
+        rows.state()
+    });
+}
+
+/// The row number past which everything goes, if anything does.
+fn cut(ledger: &Ledger, orders: &[&Order]) -> Result<Option<i64>, String> {
+    let mut cut: Option<i64> = None;
+    let mut kept: Vec<(&str, i64)> = Vec::new();
+    for (partition, row) in &ledger.rows {
+        let rows = Rows::parse(row.sink_state.as_deref());
+        // Where nothing is known, all of it stays.
+        let top = rows.map_or(i64::MAX, |rows| rows.rowid);
+        let mut stays = row.position.is_some().then_some(top);
+        let cutting = orders
+            .iter()
+            .filter(|o| o.covers(partition, &row.key.sink) && o.output == Some(Output::Truncate));
+        for order in cutting {
+            let state = match order.kind {
+                OrderKind::Reset => rows.map(|rows| rows.begun),
+                OrderKind::Rewind => Rows::parse(order.sink_state.as_deref()).map(|r| r.rowid),
+            };
+            let Some(to) = state else {
+                return Err(format!(
+                    "cannot cut the output of partition '{partition}': its checkpoint has no row \
+                     number (the table has none, or another mode wrote it). Use --keep, and \
+                     records will repeat"
+                ));
+            };
+            if top > to {
+                cut = Some(cut.map_or(to, |cut| cut.min(to)));
+            }
+            stays = stays.map(|row| row.min(to)).filter(|_| order.kind == OrderKind::Rewind);
+        }
+        kept.extend(stays.map(|row| (partition.as_str(), row)));
+    }
+    let Some(cut) = cut else { return Ok(None) };
+    match kept.iter().find(|(_, row)| *row > cut) {
+        Some((partition, row)) => Err(format!(
+            "cannot cut the output to row {cut}: rows of partition '{partition}', up to row {row}, \
+             lie among those that would go. Order the same for every partition, or use --keep, \
+             and records will repeat"
+        )),
+        None => Ok(Some(cut)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(tops: &[(&str, i64, i64)]) -> Ledger {
+        let mut ledger = Ledger::empty("p", "s");
+        for (partition, rowid, begun_at) in tops {
+            let key = CheckpointKey::new("p", *partition, "s");
+            let mut row = begun(key, Timestamp::UNIX_EPOCH);
+            row.position = Some(piton_core::StoredPosition { kind: "n".into(), json: "1".into() });
+            row.sink_state = Some(Rows { rowid: *rowid, begun: *begun_at }.state());
+            ledger.rows.insert((*partition).to_owned(), row);
+        }
+        ledger
+    }
+
+    fn truncate(kind: OrderKind, partition: &str, rowid: i64) -> Order {
+        Order {
+            id: 1,
+            pipeline: "p".into(),
+            partition: partition.into(),
+            sink: "s".into(),
+            kind,
+            position: None,
+            records: 0,
+            sink_state: Some(Rows { rowid, begun: 0 }.state()),
+            output: Some(Output::Truncate),
+            who: "me".into(),
+            at: Timestamp::UNIX_EPOCH,
+            applied_at: None,
+        }
+    }
+
+    #[test]
+    fn a_cut_never_takes_rows_of_a_partition_that_stays() {
+        use OrderKind::{Reset, Rewind};
+        let two = ledger(&[("a", 100, 0), ("b", 500, 100)]);
+        let cut = |orders: &[Order]| cut(&two, &orders.iter().collect::<Vec<_>>());
+        assert_eq!(cut(&[]), Ok(None));
+        assert_eq!(cut(&[truncate(Rewind, "b", 300)]), Ok(Some(300)));
+        assert_eq!(cut(&[truncate(Reset, WHOLE, 0)]), Ok(Some(0)));
+        assert_eq!(cut(&[truncate(Reset, "b", 0)]), Ok(Some(100)));
+        assert_eq!(cut(&[truncate(Rewind, "b", 300), truncate(Rewind, "a", 100)]), Ok(Some(300)));
+        assert_eq!(cut(&[truncate(Rewind, "b", 500)]), Ok(None), "nothing lies past it");
+        for orders in [
+            vec![truncate(Rewind, "a", 50)],
+            vec![truncate(Rewind, "a", 50), truncate(Rewind, "b", 300)],
+            vec![truncate(Reset, "a", 0)],
+        ] {
+            assert!(cut(&orders).is_err_and(|why| why.contains("partition 'b'")), "{orders:?}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_without_row_numbers_is_not_cut_by_guess() {
+        let mut unknown = ledger(&[("a", 100, 0)]);
+        unknown.rows.values_mut().for_each(|row| row.sink_state = None);
+        let reset = truncate(OrderKind::Reset, WHOLE, 0);
+        assert!(cut(&unknown, &[&reset]).is_err_and(|why| why.contains("--keep")));
+    }
+}

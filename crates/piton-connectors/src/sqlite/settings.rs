@@ -1,0 +1,148 @@
+//! What a user types for a `SQLite` sink and a SQL source.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Period;
+
+/// Writes into a table of a `SQLite` database, exactly once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteSettings {
+    /// The database file. Created if it is not there, unless `create` is false.
+    pub path: PathBuf,
+    /// The table.
+    pub table: String,
+    /// `upsert` writes over the row with the same key, `append` always adds. Without it: `upsert`
+    /// when there is a `key`, else `append`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The columns that identify a row, for `upsert`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// Whether the table is created from the first records, and given new columns later.
+    #[serde(default = "yes")]
+    pub create: bool,
+}
+
+/// What becomes of a record whose key is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It replaces the row; a row that is already equal is left alone and fires no trigger.
+    Upsert,
+    /// It is added beside it.
+    Append,
+}
+
+impl SqliteSettings {
+    /// The mode in force.
+    ///
+    /// # Errors
+    /// Says what is missing or contradicts itself.
+    pub fn mode(&self) -> Result<Mode, String> {
+        match (self.mode, self.key.is_empty()) {
+            (Some(Mode::Upsert), true) => Err("`mode: upsert` needs `key`, the columns that \
+                 identify a row; without one, use `mode: append`"
+                .into()),
+            (Some(Mode::Append), false) => Err("`mode: append` adds every record and has no use \
+                 for `key`: leave `key` out, or use `mode: upsert`"
+                .into()),
+            (None | Some(Mode::Append), true) => Ok(Mode::Append),
+            (None | Some(Mode::Upsert), false) => Ok(Mode::Upsert),
+        }
+    }
+
+    /// Finds what cannot work, whatever the database holds.
+    pub(super) fn check(&self) -> Result<Mode, String> {
+        let table = self.table.to_ascii_lowercase();
+        if table.starts_with("piton_") || table.starts_with("sqlite_") {
+            return Err(format!("the table name '{}' is reserved: name another", self.table));
+        }
+        for name in self.key.iter().chain([&self.table]) {
+            if name.is_empty() || name.contains('\0') {
+                return Err(format!(
+                    "'{}' is not a name: give `table` and `key` names",
+                    name.escape_debug()
+                ));
+            }
+        }
+        let twice = |(i, name): (usize, &String)| {
+            self.key[..i].iter().any(|other| other.eq_ignore_ascii_case(name))
+        };
+        if let Some((_, name)) = self.key.iter().enumerate().find(|(i, name)| twice((*i, name))) {
+            return Err(format!("`key` names '{name}' twice"));
+        }
+        self.mode()
+    }
+}
+
+/// Reads a table or a query of a database by a key, in pieces.
+///
+/// Each piece begins after the last key of the one before, so the key must be unique, never NULL
+/// and, where rows are added while it is read, growing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SqlSettings {
+    /// The database: `sqlite:PATH`.
+    pub url: String,
+    /// The table to read. Either this or `query`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The query to read, without parameters. It is asked again for every piece, with a condition
+    /// on the key around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The columns that order and identify a row. Without it, the primary key of the table.
+    /// `[rowid]` is the row number, which is only stable while nobody runs VACUUM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// How often to look for new rows. Without it, reading ends with the last row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll: Option<Period>,
+    /// The most rows to read at once. Without it, as many as the run asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<NonZeroUsize>,
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Input {
+    Table(String),
+    Query(String),
+}
+
+impl SqlSettings {
+    /// The database file as it is written in the URL, and what to read in it.
+    pub(super) fn parts(&self) -> Result<(PathBuf, Input), String> {
+        let path = match self.url.split_once(':') {
+            Some(("sqlite", path)) => path.strip_prefix("//").unwrap_or(path),
+            Some((scheme @ ("postgres" | "postgresql" | "mysql"), _)) => {
+                return Err(format!("`sql` cannot read {scheme} yet: only sqlite:PATH"));
+            }
+            _ => return Err("`url` must be sqlite:PATH".into()),
+        };
+        if path.is_empty() || path == ":memory:" {
+            return Err("`url` must name a database file: sqlite:PATH".into());
+        }
+        let input = match (&self.table, &self.query) {
+            (Some(table), None) if !table.is_empty() => Input::Table(table.clone()),
+            (None, Some(query)) if self.key.is_empty() => {
+                return Err(format!(
+                    "`query` needs `key`, the columns that identify and order its rows: {query}"
+                ));
+            }
+            (None, Some(query)) => {
+                Input::Query(query.trim().trim_end_matches(';').trim_end().to_owned())
+            }
+            _ => return Err("`sql` needs either `table` or `query`".into()),
+        };
+        Ok((path.into(), input))
+    }
+}
+
+fn yes() -> bool {
+    true
+}

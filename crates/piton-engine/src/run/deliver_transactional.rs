@@ -1,0 +1,122 @@
+//! Delivery to a sink that keeps its checkpoint: the transaction is the interval.
+//!
+//! A transaction begins with the first record after a commit, never before there is one, and ends
+//! when the interval is over, when it has grown large, or when nothing more is coming. Rows and
+//! checkpoint commit together; the store hears of it afterwards.
+
+use std::time::Instant;
+
+use piton_connectors::{
+    batch::Batch,
+    sink::{Advance, Committed, Transaction, TransactionalSink},
+};
+
+use super::{
+    RunError,
+    deliver::{Delivery, Ended, Trouble},
+    lane::{Inlet, Next, Parcel},
+};
+
+/// Text in one transaction, at most, where no number of records is fixed: a larger one gains
+/// nothing and makes the target's log grow.
+const TRANSACTION_BYTES: usize = 16 << 20;
+
+/// Delivers until the lane ends.
+pub(crate) fn run(
+    delivery: &mut Delivery<'_>,
+    sink: &mut dyn TransactionalSink,
+    inlet: &Inlet,
+) -> Result<Ended, Trouble> {
+    loop {
+        match inlet.next(None) {
+            Next::Parcel(Parcel::Batch(batch)) => transaction(delivery, sink, inlet, &batch)?,
+            Next::Parcel(Parcel::Idle) | Next::Deadline => {}
+            Next::End => return delivery.ended(inlet),
+        }
+    }
+}
+
+/// One transaction, from its first batch to its commit.
+fn transaction(
+    delivery: &mut Delivery<'_>,
+    sink: &mut dyn TransactionalSink,
+    inlet: &Inlet,
+    first: &Batch,
+) -> Result<(), Trouble> {
+    let began = Instant::now();
+    delivery.begin_partition(&first.partition)?;
+    let mut transaction = sink.begin().map_err(|e| delivery.trouble(&e))?;
+    let written = fill(delivery, &mut *transaction, inlet, first, began);
+    // A record that stops the run does not take those before it along; any other trouble does.
+    match written {
+        Err(Trouble::Run(RunError::BadRecord { .. })) | Ok(()) => {}
+        trouble => return trouble,
+    }
+    commit(delivery, transaction)?;
+    written
+}
+
+fn fill(
+    delivery: &mut Delivery<'_>,
+    transaction: &mut dyn Transaction,
+    inlet: &Inlet,
+    first: &Batch,
+    began: Instant,
+) -> Result<(), Trouble> {
+    let mut bytes = first.size();
+    write(delivery, transaction, first)?;
+    while !delivery.is_due(began) && bytes < delivery.most_bytes(TRANSACTION_BYTES) {
+        match inlet.next(delivery.deadline(began)) {
+            Next::Parcel(Parcel::Batch(batch)) => {
+                delivery.begin_partition(&batch.partition)?;
+                bytes += batch.size();
+                write(delivery, transaction, &batch)?;
+            }
+            Next::Parcel(Parcel::Idle) if !delivery.is_worth_it_idle(began) => {}
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+fn write(
+    delivery: &mut Delivery<'_>,
+    transaction: &mut dyn Transaction,
+    batch: &Batch,
+) -> Result<(), Trouble> {
+    delivery.write_rows(batch, |rows| transaction.write(batch, rows))?;
+    delivery.taken(batch);
+    Ok(())
+}
+
+fn commit(
+    delivery: &mut Delivery<'_>,
+    transaction: Box<dyn Transaction + '_>,
+) -> Result<(), Trouble> {
+    let began = Instant::now();
+    let advances = advances(delivery);
+    let records = delivery.held.pending_records();
+    let Committed { checkpoints, checkpointing } =
+        transaction.commit(&advances).map_err(|e| delivery.trouble(&e))?;
+    delivery.interval.saved(began.elapsed());
+    delivery.held.saving();
+    let partitions: Vec<String> = advances.into_iter().map(|a| a.partition).collect();
+    for checkpoint in &checkpoints {
+        delivery.held.saved(&checkpoint.key.partition, checkpoint.version);
+    }
+    delivery.cx.mirror.put(delivery.sink, checkpoints);
+    delivery.note_saved(records, checkpointing);
+    delivery.acknowledge(&partitions);
+    Ok(())
+}
+
+fn advances(delivery: &Delivery<'_>) -> Vec<Advance> {
+    let advance = |(partition, at): (&String, &super::context::At)| {
+        Some(Advance {
+            partition: partition.clone(),
+            position: at.taken.clone()?,
+            records: at.saved_records + at.taken_records,
+        })
+    };
+    delivery.held.pending().filter_map(advance).collect()
+}

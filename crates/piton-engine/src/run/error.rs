@@ -1,0 +1,105 @@
+//! Why a run ended badly, named by what the caller can do, with its exit code.
+
+use piton_connectors::{sink::SinkError, source::SourceError};
+use piton_core::{Holder, StoreError};
+
+/// Why a run could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration cannot work. Exit code 2.
+    #[error("{0}")]
+    Settings(String),
+    /// The state or the source cannot be trusted or does not match. Exit code 3.
+    #[error("{0}")]
+    Refused(String),
+    /// Another owner holds the claim. Exit code 4.
+    #[error(
+        "'{pipeline}' is already running: held by {holder}. Wait for it, `piton cancel {pipeline}`, \
+         or set `claim: {{when_held: wait}}`"
+    )]
+    Held {
+        /// The pipeline.
+        pipeline: String,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// A resource of a sink is held by another process. Exit code 4.
+    #[error("{0}")]
+    HeldSink(String),
+    /// A newer claim has taken over. Exit code 4.
+    #[error("'{pipeline}' was taken over by a newer owner ({what}): this process did nothing more")]
+    Fenced {
+        /// The pipeline.
+        pipeline: String,
+        /// By which epoch, as far as known.
+        what: String,
+    },
+    /// A record could not be read, transformed or delivered. Exit code 1.
+    #[error(
+        "{place}: {reason}. Everything before it is kept; mend the record and run the same command \
+         again, or set `on_error: dead_letter` to put such records aside"
+    )]
+    BadRecord {
+        /// Where it stands.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It failed. Exit code 1; the same command resumes.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl RunError {
+    /// The exit code of the program.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 2,
+            Self::Refused(_) => 3,
+            Self::Held { .. } | Self::HeldSink(_) | Self::Fenced { .. } => 4,
+            Self::BadRecord { .. } | Self::Failed(_) => 1,
+        }
+    }
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::Missing { .. } => Self::Settings(text),
+            StoreError::Damaged { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Position(_)
+            | StoreError::Refused { .. } => Self::Refused(text),
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+impl RunError {
+    /// What a source's error means for the run.
+    pub fn of_source(pipeline: &str, error: &SourceError) -> Self {
+        let text = format!("{pipeline}: {error}");
+        match error {
+            SourceError::Missing { .. } | SourceError::Settings { .. } => Self::Settings(text),
+            SourceError::Gap { .. } | SourceError::Position(_) => Self::Refused(text),
+            _ => Self::Failed(text),
+        }
+    }
+
+    /// What a sink's error means for the run.
+    pub fn of_sink(pipeline: &str, sink: &str, error: &SinkError) -> Self {
+        let text = format!("{pipeline}, sink '{sink}': {error}");
+        match error {
+            SinkError::Settings { .. } => Self::Settings(text),
+            SinkError::Refused { .. } => Self::Refused(text),
+            SinkError::Held { .. } => Self::HeldSink(text),
+            SinkError::Fenced { epoch, .. } => {
+                Self::Fenced { pipeline: pipeline.to_owned(), what: format!("epoch {epoch}") }
+            }
+            _ => Self::Failed(text),
+        }
+    }
+}

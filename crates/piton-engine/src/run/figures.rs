@@ -1,0 +1,207 @@
+//! What a run can tell of itself while it runs. Written with relaxed atomics, once a batch.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use piton_core::interval::Interval;
+use serde::{Deserialize, Serialize};
+
+/// The figures of a run.
+#[derive(Debug)]
+pub struct Figures {
+    began: Instant,
+    /// Records read in this run by the reader that is furthest.
+    pub read: AtomicU64,
+    /// How much of the source was read in this run, in the source's unit.
+    pub read_extent: AtomicU64,
+    /// Records set aside in this run.
+    pub set_aside: AtomicU64,
+    /// How much was behind us at the start and how much there is in all, in the source's unit.
+    pub extent: Mutex<Option<(u64, u64)>>,
+    /// The sinks, in the order of the configuration.
+    pub sinks: Vec<SinkFigures>,
+}
+
+/// The figures of one sink.
+#[derive(Debug)]
+pub struct SinkFigures {
+    /// Its name.
+    pub name: String,
+    /// Records taken in this run, durable or not.
+    pub taken: AtomicU64,
+    /// Records covered by its checkpoints, in this run.
+    pub saved: AtomicU64,
+    /// Records covered by its checkpoints, over all runs.
+    pub total: AtomicU64,
+    /// Checkpoints stored in this run.
+    pub checkpoints: AtomicU64,
+    /// Time spent saving and waiting for saves.
+    pub saving_nanos: AtomicU64,
+    detail: Mutex<Detail>,
+}
+
+#[derive(Debug, Default)]
+struct Detail {
+    saved_at: Option<Instant>,
+    interval: Option<(Duration, String)>,
+    trouble: Option<String>,
+    state: SinkState,
+}
+
+/// What a sink is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// In step with its reader.
+    #[default]
+    Working,
+    /// Waiting to be tried again, or catching up with a reader of its own.
+    Behind,
+    /// Has everything the source had.
+    Finished,
+    /// Ended before it had everything.
+    Ended,
+}
+
+impl Figures {
+    /// Figures for sinks of these names.
+    pub fn new<'a>(sinks: impl IntoIterator<Item = &'a str>) -> Self {
+        let sink = |name: &str| SinkFigures {
+            name: name.to_owned(),
+            taken: AtomicU64::new(0),
+            saved: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+            saving_nanos: AtomicU64::new(0),
+            detail: Mutex::default(),
+        };
+        Self {
+            began: Instant::now(),
+            read: AtomicU64::new(0),
+            read_extent: AtomicU64::new(0),
+            set_aside: AtomicU64::new(0),
+            extent: Mutex::new(None),
+            sinks: sinks.into_iter().map(sink).collect(),
+        }
+    }
+
+    /// The share of the source that is read, and the seconds that the rest will take at the
+    /// present rate; `None` where the source does not know its size.
+    pub fn left(&self) -> Option<(f64, f64)> {
+        let (done, all) = (*self.extent.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let read = self.read.load(Ordering::Relaxed) as f64;
+        let bytes = self.read_extent.load(Ordering::Relaxed) as f64;
+        if read < 1.0 || bytes < 1.0 || all == 0 {
+            return None;
+        }
+        let rest = (all as f64 - done as f64 - bytes).max(0.0);
+        let seconds = rest / bytes * self.began.elapsed().as_secs_f64();
+        Some((((done as f64 + bytes) / all as f64).min(1.0), seconds))
+    }
+
+    /// A picture of the figures, to be shown or stored.
+    pub fn report(&self) -> Report {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let records = self.read.load(Ordering::Relaxed);
+        Report {
+            records,
+            seconds,
+            rate: if seconds > 0.0 { records as f64 / seconds } else { 0.0 },
+            set_aside: self.set_aside.load(Ordering::Relaxed),
+            sinks: self.sinks.iter().map(SinkFigures::report).collect(),
+        }
+    }
+}
+
+impl SinkFigures {
+    /// Notes a stored checkpoint that covers `records` more.
+    pub(crate) fn note_saved(&self, records: u64, cost: Duration, interval: &Interval) {
+        self.saved.fetch_add(records, Ordering::Relaxed);
+        self.total.fetch_add(records, Ordering::Relaxed);
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.saving_nanos.fetch_add(cost.as_nanos() as u64, Ordering::Relaxed);
+        let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        detail.saved_at = Some(Instant::now());
+        detail.interval = Some((interval.target(), interval.why()));
+    }
+
+    /// Notes what the sink is doing, and why it is not in step.
+    pub(crate) fn note_state(&self, state: SinkState, trouble: Option<String>) {
+        let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        detail.state = state;
+        if trouble.is_some() || state != SinkState::Behind {
+            detail.trouble = trouble;
+        }
+    }
+
+    /// What the sink is doing.
+    pub fn state(&self) -> SinkState {
+        self.detail.lock().unwrap_or_else(PoisonError::into_inner).state
+    }
+
+    fn report(&self) -> SinkReport {
+        let detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved = self.saved.load(Ordering::Relaxed);
+        SinkReport {
+            name: self.name.clone(),
+            state: detail.state,
+            trouble: detail.trouble.clone(),
+            records: self.total.load(Ordering::Relaxed),
+            at_risk: self.taken.load(Ordering::Relaxed).saturating_sub(saved),
+            checkpoints: self.checkpoints.load(Ordering::Relaxed),
+            saving_seconds: self.saving_nanos.load(Ordering::Relaxed) as f64 / 1e9,
+            checkpoint_age_seconds: detail.saved_at.map(|at| at.elapsed().as_secs_f64()),
+            interval_seconds: detail
+                .interval
+                .as_ref()
+                .map(|(target, _)| target.as_secs_f64())
+                .filter(|seconds| *seconds < 1e9),
+            interval_why: detail.interval.as_ref().map(|(_, why)| why.clone()),
+        }
+    }
+}
+
+/// A picture of a run's figures; kept in the store with the run while it runs and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Records read in this run.
+    pub records: u64,
+    /// How long the run has lasted.
+    pub seconds: f64,
+    /// Records per second over the whole run.
+    pub rate: f64,
+    /// Records set aside in this run.
+    pub set_aside: u64,
+    /// One for each sink.
+    pub sinks: Vec<SinkReport>,
+}
+
+/// A picture of one sink's figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SinkReport {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: SinkState,
+    /// Why it is not in step, while it is not.
+    pub trouble: Option<String>,
+    /// Records its checkpoints cover, over all runs.
+    pub records: u64,
+    /// Records taken and not yet covered: what would be replayed if the process died now.
+    pub at_risk: u64,
+    /// Checkpoints stored in this run.
+    pub checkpoints: u64,
+    /// Time spent in saves and in waiting for them.
+    pub saving_seconds: f64,
+    /// How long ago the last checkpoint was stored in this run.
+    pub checkpoint_age_seconds: Option<f64>,
+    /// The interval in force, as far as time decides it.
+    pub interval_seconds: Option<f64>,
+    /// Why it is that.
+    pub interval_why: Option<String>,
+}

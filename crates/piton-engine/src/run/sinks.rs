@@ -1,0 +1,233 @@
+//! The sinks of a run: each on its own thread, with a lane that it shares or has to itself.
+//!
+//! Sinks that stand at the same place begin in one lane. A sink that is let go, or fails and comes
+//! back, goes on with a lane of its own from its own checkpoint, while the others go on. The
+//! commit policy decides when the run has what it needs.
+
+use std::{
+    thread::{self, Scope},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
+use piton_connectors::{sink::Sink, source::Start};
+
+use super::{
+    RunError,
+    begin::{self, Ready},
+    context::{Context, Held},
+    deliver::{Delivery, Ended, Trouble},
+    deliver_plain, deliver_transactional,
+    figures::SinkState,
+    lane::{Inlet, Lane, join},
+    signal::backoff,
+};
+use crate::pipeline::Commit;
+
+/// How long a sink that the policy does not need is waited for once all others have finished.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Delivers to every sink. True when the policy's sinks have everything the source had.
+pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, RunError> {
+    thread::scope(|scope| {
+        let (report, reports) = unbounded();
+        let count = ready.len();
+        for (first, group) in by_place(ready).into_iter().enumerate() {
+            start_lane(scope, cx, group, first == 0, &report);
+        }
+        drop(report);
+        let mut ends: Vec<Option<Result<Ended, RunError>>> = (0..count).map(|_| None).collect();
+        let mut grace: Option<Instant> = None;
+        loop {
+            let wait = grace.map_or(Duration::from_secs(3600), |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            match reports.recv_timeout(wait) {
+                Ok((sink, end)) => {
+                    if end.is_err() {
+                        cx.signal.stop();
+                    }
+                    ends[sink] = Some(end);
+                }
+                Err(RecvTimeoutError::Timeout) => cx.signal.stop(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if satisfied(cx, &ends) && grace.is_none() {
+                grace = Some(Instant::now() + GRACE);
+            }
+        }
+        let done = satisfied(cx, &ends);
+        match ends.into_iter().flatten().find_map(Result::err) {
+            Some(error) => Err(error),
+            None => Ok(done),
+        }
+    })
+}
+
+/// Whether the sinks that the commit policy wants have finished.
+fn satisfied(cx: &Context<'_>, ends: &[Option<Result<Ended, RunError>>]) -> bool {
+    let finished = |end: &Option<Result<Ended, RunError>>| matches!(end, Some(Ok(Ended::Finished)));
+    match cx.pipeline.commit {
+        Commit::All => ends.iter().all(finished),
+        Commit::Quorum(n) => ends.iter().filter(|end| finished(end)).count() >= n,
+        Commit::Required => {
+            let mut required =
+                cx.pipeline.sinks.iter().zip(ends).filter(|(spec, _)| spec.required);
+            required.all(|(_, end)| finished(end))
+        }
+    }
+}
+
+/// Groups sinks that stand at the same place; the furthest group first.
+fn by_place(ready: Vec<Ready>) -> Vec<Vec<(usize, Ready)>> {
+    let mut groups: Vec<(Vec<Start>, Vec<(usize, Ready)>)> = Vec::new();
+    for (sink, ready) in ready.into_iter().enumerate() {
+        let place: Vec<Start> =
+            ready.held.starts().into_iter().filter(|start| start.position.is_some()).collect();
+        match groups.iter_mut().find(|(there, _)| *there == place) {
+            Some((_, group)) => group.push((sink, ready)),
+            None => groups.push((place, vec![(sink, ready)])),
+        }
+    }
+    let mut groups: Vec<_> = groups.into_iter().map(|(_, group)| group).collect();
+    groups.sort_by_key(|group| {
+        std::cmp::Reverse(group.iter().map(|(_, ready)| ready.held.saved_records()).max())
+    });
+    groups
+}
+
+type Report = Sender<(usize, Result<Ended, RunError>)>;
+
+fn start_lane<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    cx: &'scope Context<'scope>,
+    group: Vec<(usize, Ready)>,
+    counts: bool,
+    report: &Report,
+) {
+    let starts = group.first().map(|(_, ready)| ready.held.starts()).unwrap_or_default();
+    let mut outlets = Vec::new();
+    for (sink, ready) in group {
+        let (outlet, inlet) = join();
+        outlets.push(outlet);
+        let report = report.clone();
+        scope.spawn(move || {
+            let end = attend(scope, cx, sink, ready, inlet);
+            note_end(cx, sink, &end);
+            let _ = report.send((sink, end));
+        });
+    }
+    let lane = Lane { context: cx, starts, outlets, counts };
+    scope.spawn(move || lane.run());
+}
+
+fn note_end(cx: &Context<'_>, sink: usize, end: &Result<Ended, RunError>) {
+    let figures = &cx.figures.sinks[sink];
+    match end {
+        Ok(Ended::Finished) => figures.note_state(SinkState::Finished, None),
+        Ok(_) if figures.state() == SinkState::Behind => {}
+        Ok(_) => figures.note_state(SinkState::Ended, None),
+        Err(error) => figures.note_state(SinkState::Ended, Some(error.to_string())),
+    }
+}
+
+/// Attends to one sink until it has everything, the run stops, or it cannot go on.
+fn attend<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    cx: &'scope Context<'scope>,
+    sink: usize,
+    ready: Ready,
+    inlet: Inlet,
+) -> Result<Ended, RunError> {
+    let figures = &cx.figures.sinks[sink];
+    let (mut ready, mut inlet) = (ready, inlet);
+    let mut attempt = 0;
+    loop {
+        let before = ready.held.saved_records();
+        let mut delivery = Delivery::new(cx, sink, std::mem::take(&mut ready.held));
+        let ended = match &mut ready.sink {
+            Sink::Transactional(sink) => {
+                deliver_transactional::run(&mut delivery, &mut **sink, &inlet)
+            }
+            Sink::Plain(sink) => deliver_plain::run(&mut delivery, &mut **sink, &inlet),
+        };
+        // The lane sees that nobody takes its parcels any more.
+        drop(inlet);
+        if delivery.held.saved_records() > before {
+            attempt = 0;
+        }
+        ready.held = delivery.held;
+        match ended {
+            Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, None),
+            Ok(ended) => return Ok(ended),
+            Err(trouble) => {
+                let what = tolerable(cx, sink, trouble)?;
+                figures.note_state(SinkState::Behind, Some(what));
+                drop(ready.sink);
+                match reopen(cx, sink, &mut attempt)? {
+                    Some(again) => ready = again,
+                    None => return Ok(Ended::Stopped),
+                }
+            }
+        }
+        if cx.signal.is_stopping() {
+            return Ok(Ended::Stopped);
+        }
+        inlet = own_lane(scope, cx, &ready.held);
+    }
+}
+
+/// A lane for one sink alone, from where it stands.
+fn own_lane<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    cx: &'scope Context<'scope>,
+    held: &Held,
+) -> Inlet {
+    let (outlet, inlet) = join();
+    let lane =
+        Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: false };
+    scope.spawn(move || lane.run());
+    inlet
+}
+
+/// What went wrong, if the run can live with it: any sink may be away for a while; an optional one
+/// may also fail.
+fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, RunError> {
+    match trouble {
+        Trouble::Unavailable(what) => Ok(what),
+        Trouble::Torn(error) | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => Err(error),
+        Trouble::Run(error) if cx.pipeline.needs(sink) => Err(error),
+        Trouble::Run(error) => Ok(error.to_string()),
+    }
+}
+
+/// Makes the sink anew and takes it over again: fence, then read. Waits between tries; `None` when
+/// it is time to stop.
+fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Ready>, RunError> {
+    let spec = &cx.pipeline.sinks[sink];
+    loop {
+        if !cx.signal.sleep(backoff(*attempt)) {
+            return Ok(None);
+        }
+        *attempt += 1;
+        let found = begin::find(cx.pipeline, cx.store)?;
+        let opened = (spec.make)()
+            .map_err(|error| RunError::of_sink(&cx.pipeline.name, &spec.name, &error))
+            .and_then(|sink| {
+                let options = cx.options;
+                let name = spec.name.as_str();
+                begin::open(cx.pipeline, cx.store, &cx.claim, &found, options, (name, sink))
+            });
+        match opened {
+            Ok(ready) => return Ok(Some(ready)),
+            Err(error @ RunError::Fenced { .. }) => return Err(error),
+            Err(error) => {
+                let figures = &cx.figures.sinks[sink];
+                figures.note_state(SinkState::Behind, Some(error.to_string()));
+                if cx.pipeline.needs(sink) && !matches!(error, RunError::Failed(_) | RunError::HeldSink(_)) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Steering a pipeline from outside: forget, go back, pause, cancel; and looking at it.
+//!
+//! Nothing here touches a sink. An order is written into the store, with who gave it, and the next
+//! owner applies it in the sink's own transaction before it reads. So an operator needs no access
+//! to the target, and the order cannot half happen.
+
+mod rewind;
+mod view;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use piton_core::{
+    Checkpoint, Control, Event, Holder, Order, OrderKind, Output, PipelineRecord, Store, StoreError,
+};
+use serde::{Deserialize, Serialize};
+
+pub use rewind::Target;
+pub use view::{Health, PipelineView, State, history, look, look_at, HistoryView};
+
+/// What a store remembers of a sink, so that steering can say what the next run does to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkRecord {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// Its kind, as the configuration names it.
+    pub kind: String,
+    /// Where it is, without secrets.
+    pub at: String,
+    /// What happens when records are delivered again.
+    pub replay: Replay,
+}
+
+/// What happens in a sink when records are delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replay {
+    /// Rows are written over; unchanged ones are left alone.
+    Overwrites,
+    /// Output can be cut to a position, or kept and repeated: the operator chooses.
+    CutOrRepeat,
+    /// Records are sent again, with the same ids.
+    SendsAgain,
+}
+
+/// The sinks that a registered pipeline had.
+pub fn sinks_of(record: &PipelineRecord) -> Vec<SinkRecord> {
+    serde_json::from_str(&record.sinks).unwrap_or_default()
+}
+
+/// Why steering was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SteerError {
+    /// No such pipeline. Exit code 2.
+    #[error("the store {at} knows no pipeline '{name}'{}", those_known(.known))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Which store.
+        at: String,
+        /// Those it knows.
+        known: Vec<String>,
+    },
+    /// It runs. Exit code 4.
+    #[error("'{name}' is running, held by {holder}: stop it or `piton cancel {name}` first")]
+    Running {
+        /// The pipeline.
+        name: String,
+        /// Who runs it.
+        holder: Holder,
+    },
+    /// The operator has to say more. Exit code 2.
+    #[error("{0}")]
+    Undecided(String),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn those_known(known: &[String]) -> String {
+    match known {
+        [] => "; it has none".to_owned(),
+        names => format!("; it knows {}", names.join(", ")),
+    }
+}
+
+/// A registered pipeline.
+///
+/// # Errors
+/// [`SteerError::Unknown`].
+pub fn find(store: &dyn Store, name: &str) -> Result<PipelineRecord, SteerError> {
+    let mut pipelines = block_on(store.pipelines())?;
+    match pipelines.iter().position(|record| record.pipeline == name) {
+        Some(index) => Ok(pipelines.swap_remove(index)),
+        None => Err(SteerError::Unknown {
+            name: name.to_owned(),
+            at: store.location(),
+            known: pipelines.into_iter().map(|record| record.pipeline).collect(),
+        }),
+    }
+}
+
+/// What a reset or rewind will do: orders, and a sentence for each sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// Reset or rewind.
+    pub kind: OrderKind,
+    /// The pipeline.
+    pub pipeline: String,
+    /// What will be stored.
+    pub orders: Vec<Order>,
+    /// What the next run does, sink by sink.
+    pub consequences: Vec<String>,
+    /// Sinks for which the operator has to choose between `--truncate` and `--keep`.
+    pub undecided: Vec<String>,
+}
+
+/// What the operator wants.
+pub struct Wish<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// One sink, or all.
+    pub sink: Option<&'a str>,
+    /// What becomes of output past the position.
+    pub output: Option<Output>,
+    /// Who asks.
+    pub who: &'a str,
+}
+
+/// Plans a reset.
+///
+/// # Errors
+/// When the pipeline is unknown or runs.
+pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> {
+    let record = find(store, wish.pipeline)?;
+    refuse_while_running(store, wish.pipeline)?;
+    let history = block_on(store.history(wish.pipeline, u64::MAX >> 1))?;
+    let checkpoints = block_on(store.load(wish.pipeline))?;
+    let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
+        let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
+        history.iter().rev().find(begun).cloned()
+    };
+    Ok(propose(OrderKind::Reset, &record, wish, &checkpoints, target))
+}
+
+/// Plans a rewind.
+///
+/// # Errors
+/// When the pipeline is unknown or runs, or nothing in its history fits.
+pub fn propose_rewind(
+    store: &dyn Store,
+    wish: &Wish<'_>,
+    to: &Target,
+) -> Result<Proposal, SteerError> {
+    let record = find(store, wish.pipeline)?;
+    refuse_while_running(store, wish.pipeline)?;
+    let history = block_on(store.history(wish.pipeline, u64::MAX >> 1))?;
+    let checkpoints = block_on(store.load(wish.pipeline))?;
+    rewind::refuse_nowhere(wish, to, &checkpoints, &history)?;
+    let target = |checkpoint: &Checkpoint| to.pick(checkpoint, &history);
+    Ok(propose(OrderKind::Rewind, &record, wish, &checkpoints, target))
+}
+
+fn propose(
+    kind: OrderKind,
+    record: &PipelineRecord,
+    wish: &Wish<'_>,
+    checkpoints: &[Checkpoint],
+    target: impl Fn(&Checkpoint) -> Option<Checkpoint>,
+) -> Proposal {
+    let now = Timestamp::now();
+    let mut proposal = Proposal {
+        kind,
+        pipeline: wish.pipeline.to_owned(),
+        orders: Vec::new(),
+        consequences: Vec::new(),
+        undecided: Vec::new(),
+    };
+    let sinks = sinks_of(record);
+    for checkpoint in checkpoints.iter().filter(|c| wish.sink.is_none_or(|s| s == c.key.sink)) {
+        let target = target(checkpoint);
+        let position = target.as_ref().and_then(|target| target.position.clone());
+        let known = sinks.iter().find(|sink| sink.name == checkpoint.key.sink);
+        let cuts = known.is_some_and(|sink| sink.replay == Replay::CutOrRepeat);
+        if cuts && wish.output.is_none() && !proposal.undecided.contains(&checkpoint.key.sink) {
+            proposal.undecided.push(checkpoint.key.sink.clone());
+        }
+        proposal.consequences.push(consequence(checkpoint, known, position.as_ref(), wish.output));
+        proposal.orders.push(Order {
+            id: 0,
+            pipeline: wish.pipeline.to_owned(),
+            partition: checkpoint.key.partition.clone(),
+            sink: checkpoint.key.sink.clone(),
+            kind: if position.is_some() { kind } else { OrderKind::Reset },
+            position,
+            records: target.as_ref().map_or(0, |target| target.records),
+            sink_state: target.and_then(|target| target.sink_state),
+            output: wish.output.filter(|_| cuts),
+            who: wish.who.to_owned(),
+            at: now,
+            applied_at: None,
+        });
+    }
+    proposal
+}
+
+fn consequence(
+    checkpoint: &Checkpoint,
+    sink: Option<&SinkRecord>,
+    position: Option<&piton_core::StoredPosition>,
+    output: Option<Output>,
+) -> String {
+    let from = position.map_or("the beginning".to_owned(), ToString::to_string);
+    let effect = match sink.map(|sink| sink.replay) {
+        Some(Replay::Overwrites) => "writes its rows over; unchanged ones fire no trigger",
+        Some(Replay::SendsAgain) => "sends the records again, with the same ids",
+        Some(Replay::CutOrRepeat) => match output {
+            Some(Output::Truncate) => "first cuts its output to that position",
+            Some(Output::Keep) => "keeps its output: records will be in it twice",
+            None => "needs --truncate (cut its output to that position) or --keep (records will repeat)",
+        },
+        None => "is no longer in the configuration",
+    };
+    format!(
+        "sink '{}', partition '{}': the next run reads from {from} and {effect}",
+        checkpoint.key.sink, checkpoint.key.partition
+    )
+}
+
+/// Gives the proposed orders.
+///
+/// # Errors
+/// [`SteerError::Undecided`] when a choice is missing; [`SteerError::Running`] when it has started
+/// in the meantime.
+pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), SteerError> {
+    refuse_while_running(store, &proposal.pipeline)?;
+    if !proposal.undecided.is_empty() {
+        return Err(SteerError::Undecided(format!(
+            "sink {} writes output that cannot be written over: say --truncate to cut it to that \
+             position, or --keep to leave it (records will repeat)",
+            proposal.undecided.join(", ")
+        )));
+    }
+    let detail = proposal.consequences.join("; ");
+    let event = event(&proposal.pipeline, who, proposal.kind.as_str(), detail);
+    block_on(store.order(proposal.orders, event))?;
+    Ok(())
+}
+
+/// Pauses, resumes or cancels.
+///
+/// # Errors
+/// When the pipeline is unknown, or a cancelled one is to be resumed.
+pub fn control(
+    store: &dyn Store,
+    name: &str,
+    control: Control,
+    who: &str,
+) -> Result<(), SteerError> {
+    let present = find(store, name)?.control;
+    if control == Control::Run && present == Control::Cancel {
+        return Err(SteerError::Undecided(format!(
+            "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"
+        )));
+    }
+    let (what, detail) = match control {
+        Control::Run => ("resume", "goes on"),
+        Control::Pause => ("pause", "idles at the next record boundary"),
+        Control::Cancel => ("cancel", "drains and ends; a new run needs --again"),
+    };
+    block_on(store.set_control(name, control, event(name, who, what, detail.to_owned())))?;
+    Ok(())
+}
+
+fn refuse_while_running(store: &dyn Store, name: &str) -> Result<(), SteerError> {
+    match block_on(store.holders(name))?.into_iter().next() {
+        Some(holder) => Err(SteerError::Running { name: name.to_owned(), holder }),
+        None => Ok(()),
+    }
+}
+
+fn event(pipeline: &str, who: &str, what: &str, detail: String) -> Event {
+    Event {
+        id: 0,
+        pipeline: pipeline.to_owned(),
+        at: Timestamp::now(),
+        who: who.to_owned(),
+        what: what.to_owned(),
+        detail,
+    }
+}

@@ -1,0 +1,101 @@
+//! Where to go back to: a version, a time, or a position, looked up in the history.
+
+use std::{cmp::Ordering, str::FromStr};
+
+use jiff::Timestamp;
+use piton_core::{Checkpoint, StoredPosition};
+
+use super::{SteerError, Wish};
+
+/// Where to go back to. Of each sink's checkpoints the newest that is not past it is taken; a sink
+/// that had none by then begins anew.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// A checkpoint's version.
+    Version(u64),
+    /// A moment.
+    Time(Timestamp),
+    /// A position, as JSON.
+    Position(String),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(version) = text.parse() {
+            return Ok(Self::Version(version));
+        }
+        if let Ok(time) = text.parse() {
+            return Ok(Self::Time(time));
+        }
+        match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(value) if value.is_object() => Ok(Self::Position(text.to_owned())),
+            _ => Err(format!(
+                "'{text}' is not a version (12), a time (2026-11-20T10:00:00Z) \
+                 or a position ({{\"offset\":4096}}): see `piton history`"
+            )),
+        }
+    }
+}
+
+impl Target {
+    /// The newest checkpoint of the same key that is not past the target, and not the present one.
+    pub(super) fn pick(&self, present: &Checkpoint, history: &[Checkpoint]) -> Option<Checkpoint> {
+        let mut of_key: Vec<&Checkpoint> = history
+            .iter()
+            .filter(|c| c.key == present.key && c.version <= present.version)
+            .collect();
+        of_key.push(present);
+        of_key.sort_by_key(|c| c.version);
+        of_key.into_iter().rev().find(|c| self.admits(c)).cloned()
+    }
+
+    fn admits(&self, checkpoint: &Checkpoint) -> bool {
+        match self {
+            Self::Version(version) => checkpoint.version <= *version,
+            Self::Time(time) => checkpoint.updated_at <= *time,
+            Self::Position(json) => match &checkpoint.position {
+                None => true,
+                Some(at) => {
+                    let wanted = StoredPosition { kind: at.kind.clone(), json: json.clone() };
+                    let order = crate::connect::order_of_kind(&at.kind);
+                    let compared = order.and_then(|order| order(at, &wanted));
+                    matches!(compared, Some(Ordering::Less | Ordering::Equal))
+                }
+            },
+        }
+    }
+}
+
+/// A position that compares with nothing, or a target before which nothing is known, is a mistake.
+pub(super) fn refuse_nowhere(
+    wish: &Wish<'_>,
+    to: &Target,
+    checkpoints: &[Checkpoint],
+    history: &[Checkpoint],
+) -> Result<(), SteerError> {
+    let of_sink = |c: &&Checkpoint| wish.sink.is_none_or(|sink| sink == c.key.sink);
+    let any = checkpoints.iter().filter(of_sink).any(|c| to.pick(c, history).is_some());
+    if any {
+        return Ok(());
+    }
+    let name = wish.pipeline;
+    Err(SteerError::Undecided(format!(
+        "the history of '{name}' has no checkpoint at or before {to:?}: see `piton history {name}`, \
+         or `piton reset {name}` to begin anew"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_recognised_by_its_form() {
+        assert_eq!("12".parse(), Ok(Target::Version(12)));
+        assert!(matches!("2026-11-20T10:00:00Z".parse(), Ok(Target::Time(_))));
+        assert!(matches!("{\"offset\":4}".parse(), Ok(Target::Position(_))));
+        assert!("yesterday".parse::<Target>().unwrap_err().contains("piton history"));
+    }
+}

@@ -1,0 +1,284 @@
+//! What there is to see: pipelines, their checkpoints, and what they are doing.
+
+use std::time::Duration;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use piton_core::{
+    Checkpoint, Control, Event, Holder, PipelineRecord, Run, RunEnd, Store, StoreError,
+};
+use serde::Serialize;
+
+use super::{SteerError, find};
+use crate::run::{Report, SinkState};
+
+/// One pipeline, as `status` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PipelineView {
+    /// Its name.
+    pub pipeline: String,
+    /// What it is doing.
+    pub state: State,
+    /// Who runs it.
+    pub holder: Option<Holder>,
+    /// Where its configuration was read from.
+    pub file: Option<String>,
+    /// Records covered by the checkpoint of its furthest sink.
+    pub records: u64,
+    /// Its checkpoints.
+    pub checkpoints: Vec<CheckpointView>,
+    /// Figures of the last run, live if it runs.
+    pub run: Option<Report>,
+    /// When the last run began.
+    pub started_at: Option<Timestamp>,
+    /// When the last run ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why the last run failed.
+    pub error: Option<String>,
+    /// Records set aside and not yet dropped.
+    pub dead_letters: u64,
+    /// Resets and rewinds that the next run will apply.
+    pub pending_orders: u64,
+}
+
+/// A checkpoint with its age.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckpointView {
+    /// The partition.
+    pub partition: String,
+    /// The sink.
+    pub sink: String,
+    /// The position as JSON; null when begun and nothing is durable yet.
+    pub position: Option<serde_json::Value>,
+    /// Records up to there.
+    pub records: u64,
+    /// Its version.
+    pub version: u64,
+    /// The claim that stored it.
+    pub epoch: u64,
+    /// The source's schema version.
+    pub schema_version: u64,
+    /// When it was stored.
+    pub updated_at: Timestamp,
+    /// How long ago that is.
+    pub age_seconds: f64,
+}
+
+/// What a pipeline is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Registered, never run.
+    New,
+    /// A living process holds its claim.
+    Running,
+    /// It idles, or would if it were started.
+    Paused,
+    /// Its last run reached the end.
+    Finished,
+    /// Its last run was asked to stop.
+    Stopped,
+    /// An operator cancelled it.
+    Cancelled,
+    /// Its last run failed.
+    Failed,
+    /// Its last run was fenced by a newer owner.
+    Fenced,
+    /// Its last run died without a word.
+    Crashed,
+}
+
+impl State {
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Fenced => "fenced",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// Every pipeline of a store.
+///
+/// # Errors
+/// What the store may refuse.
+pub fn look(store: &dyn Store, now: Timestamp) -> Result<Vec<PipelineView>, StoreError> {
+    let pipelines = block_on(store.pipelines())?;
+    pipelines.into_iter().map(|record| view(store, record, now)).collect()
+}
+
+/// One pipeline.
+///
+/// # Errors
+/// [`SteerError::Unknown`], or what the store may refuse.
+pub fn look_at(store: &dyn Store, name: &str, now: Timestamp) -> Result<PipelineView, SteerError> {
+    Ok(view(store, find(store, name)?, now)?)
+}
+
+fn view(
+    store: &dyn Store,
+    record: PipelineRecord,
+    now: Timestamp,
+) -> Result<PipelineView, StoreError> {
+    let name = &record.pipeline;
+    let holder = block_on(store.holders(name))?.into_iter().next();
+    let last = block_on(store.runs(name, 1))?.into_iter().next();
+    let checkpoints = block_on(store.load(name))?;
+    let state = state(&record, holder.as_ref(), last.as_ref());
+    Ok(PipelineView {
+        state,
+        holder,
+        records: checkpoints.iter().map(|c| (&c.key.sink, c.records)).fold(
+            std::collections::BTreeMap::<&String, u64>::new(),
+            |mut sums, (sink, records)| {
+                *sums.entry(sink).or_default() += records;
+                sums
+            },
+        ).into_values().max().unwrap_or(0),
+        checkpoints: checkpoints.iter().map(|c| checkpoint_view(c, now)).collect(),
+        run: last.as_ref().and_then(report_of),
+        started_at: last.as_ref().map(|run| run.started_at),
+        ended_at: last.as_ref().and_then(|run| run.ended_at),
+        error: last.and_then(|run| run.error),
+        dead_letters: block_on(store.dead_letters(name))?.len() as u64,
+        pending_orders: block_on(store.orders(name))?.len() as u64,
+        file: record.file.clone(),
+        pipeline: record.pipeline,
+    })
+}
+
+fn state(record: &PipelineRecord, holder: Option<&Holder>, last: Option<&Run>) -> State {
+    if holder.is_some() {
+        return if record.control == Control::Pause { State::Paused } else { State::Running };
+    }
+    match record.control {
+        Control::Cancel => return State::Cancelled,
+        Control::Pause => return State::Paused,
+        Control::Run => {}
+    }
+    match last.map(|run| run.end) {
+        None => State::New,
+        Some(None | Some(RunEnd::Crashed)) => State::Crashed,
+        Some(Some(RunEnd::Finished)) => State::Finished,
+        Some(Some(RunEnd::Stopped)) => State::Stopped,
+        Some(Some(RunEnd::Cancelled)) => State::Cancelled,
+        Some(Some(RunEnd::Failed)) => State::Failed,
+        Some(Some(RunEnd::Fenced)) => State::Fenced,
+    }
+}
+
+fn report_of(run: &Run) -> Option<Report> {
+    serde_json::from_str(run.progress.as_deref()?).ok()
+}
+
+fn checkpoint_view(checkpoint: &Checkpoint, now: Timestamp) -> CheckpointView {
+    let age = now.duration_since(checkpoint.updated_at);
+    CheckpointView {
+        partition: checkpoint.key.partition.clone(),
+        sink: checkpoint.key.sink.clone(),
+        position: checkpoint
+            .position
+            .as_ref()
+            .map(|p| serde_json::from_str(&p.json).unwrap_or_else(|_| p.json.clone().into())),
+        records: checkpoint.records,
+        version: checkpoint.version,
+        epoch: checkpoint.epoch.0,
+        schema_version: checkpoint.schema_version,
+        updated_at: checkpoint.updated_at,
+        age_seconds: age.as_secs_f64().max(0.0),
+    }
+}
+
+/// Whether a pipeline needs somebody's attention, for `status --check`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Health {
+    /// Nothing to do.
+    Well,
+    /// What is wrong, as a sentence.
+    Ill(String),
+}
+
+impl PipelineView {
+    /// Judges the pipeline: it failed or crashed, a sink is behind, or a running one has not saved
+    /// a checkpoint for longer than `max_lag`.
+    pub fn health(&self, max_lag: Option<Duration>) -> Health {
+        let name = &self.pipeline;
+        if matches!(self.state, State::Failed | State::Crashed | State::Fenced) {
+            let why = self.error.as_deref().unwrap_or("no reason was recorded");
+            return Health::Ill(format!("'{name}' {}: {why}", self.state.as_str()));
+        }
+        let behind = self.run.iter().flat_map(|run| &run.sinks);
+        if let Some(sink) = behind.filter(|s| s.state == SinkState::Behind).next_back() {
+            let why = sink.trouble.as_deref().unwrap_or("catching up");
+            return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
+        }
+        let Some(max_lag) = max_lag.filter(|_| self.state == State::Running) else {
+            return Health::Well;
+        };
+        let oldest = self.checkpoints.iter().map(|c| c.age_seconds).fold(0.0, f64::max);
+        if oldest > max_lag.as_secs_f64() {
+            return Health::Ill(format!(
+                "'{name}': the last checkpoint is {oldest:.0} s old, more than {max_lag:?}"
+            ));
+        }
+        Health::Well
+    }
+}
+
+/// A pipeline over time, as `history` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryView {
+    /// Its name.
+    pub pipeline: String,
+    /// Earlier checkpoints, newest first.
+    pub checkpoints: Vec<CheckpointView>,
+    /// Runs, newest first.
+    pub runs: Vec<RunView>,
+    /// Events, newest first.
+    pub events: Vec<Event>,
+}
+
+/// A run with its figures unpacked.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunView {
+    /// The run.
+    #[serde(flatten)]
+    pub run: Run,
+    /// Its figures.
+    pub report: Option<Report>,
+}
+
+/// A pipeline's checkpoints, runs and events over time.
+///
+/// # Errors
+/// [`SteerError::Unknown`], or what the store may refuse.
+pub fn history(
+    store: &dyn Store,
+    name: &str,
+    limit: u64,
+    now: Timestamp,
+) -> Result<HistoryView, SteerError> {
+    find(store, name)?;
+    let runs = block_on(store.runs(name, limit))?;
+    let unpack = |mut run: Run| {
+        let report = report_of(&run);
+        run.progress = None;
+        RunView { run, report }
+    };
+    Ok(HistoryView {
+        pipeline: name.to_owned(),
+        checkpoints: block_on(store.history(name, limit))?
+            .iter()
+            .map(|c| checkpoint_view(c, now))
+            .collect(),
+        runs: runs.into_iter().map(unpack).collect(),
+        events: block_on(store.events(name, limit))?,
+    })
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask bench`: what the project promises about speed, measured.
+//!
+//! Rates move by a factor of two with what else a machine does, so nothing here is compared with
+//! a number from elsewhere: a benchmark runs what it compares with in the same run, in alternating
+//! pairs, and prints medians and the ratio. The measuring code is built with the feature `bench`
+//! and in release mode, by this program calling cargo on itself.
+
+#[cfg(feature = "bench")]
+mod baseline_csv_jsonl;
+#[cfg(feature = "bench")]
+mod baseline_csv_sqlite;
+#[cfg(feature = "bench")]
+mod csv_jsonl;
+#[cfg(feature = "bench")]
+mod csv_sqlite;
+#[cfg(feature = "bench")]
+mod data;
+#[cfg(feature = "bench")]
+mod measure;
+#[cfg(feature = "bench")]
+mod memory;
+#[cfg(feature = "bench")]
+mod pipeline;
+#[cfg(feature = "bench")]
+mod table;
+#[cfg(feature = "bench")]
+mod tracker;
+
+use crate::command::Failure;
+
+/// A release build that measures takes this one's place.
+#[cfg(not(feature = "bench"))]
+pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
+    use crate::command::{cargo, run as run_to_end};
+    let mut itself = cargo(["run", "--quiet", "--release", "--package", "xtask"]);
+    run_to_end(itself.args(["--features", "bench", "--", "bench"]).args(args))
+}
+
+/// Whether a promise was kept. Printed, and the exit code of the whole.
+#[cfg(feature = "bench")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Promise {
+    Kept,
+    Missed,
+}
+
+#[cfg(feature = "bench")]
+type Bench = fn() -> Result<Promise, Failure>;
+
+/// Every benchmark: its name, what it is about, and how it is run.
+#[cfg(feature = "bench")]
+const BENCHES: &[(&str, &str, Bench)] = &[
+    ("csv-sqlite", "CSV to SQLite, exactly once, against a bare rusqlite program", csv_sqlite::run),
+    (
+        "csv-jsonl",
+        "CSV to JSONL, checkpointed, against a bare csv and serde_json program",
+        csv_jsonl::run,
+    ),
+    ("memory", "peak memory on a small and on a large file", memory::run),
+    ("tracker", "the tracker at 1 million records in flight", tracker::run),
+];
+
+#[cfg(feature = "bench")]
+pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["list"] => {
+            for (name, about, _) in BENCHES {
+                println!("{name:<12} {about}");
+            }
+            return Ok(());
+        }
+        // Programs to compare with: this binary, so that they are built with the same flags.
+        ["baseline-csv-sqlite", args @ ..] => return baseline_csv_sqlite::main(args),
+        ["baseline-csv-jsonl", args @ ..] => return baseline_csv_jsonl::main(args),
+        _ => {}
+    }
+    for word in &words {
+        if !BENCHES.iter().any(|(name, ..)| name == word) {
+            let what = format!("there is no benchmark '{word}'; `bench list` names them");
+            return Err(Failure::Usage(what));
+        }
+    }
+    let mut missed = Vec::new();
+    for (name, about, bench) in BENCHES {
+        if !words.is_empty() && !words.contains(name) {
+            continue;
+        }
+        println!("== {name}: {about}");
+        if bench()? == Promise::Missed {
+            missed.push(*name);
+        }
+        println!();
+    }
+    if missed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Found(format!("promises missed: {}", missed.join(", "))))
+}
+
+/// Prints what was promised and what was found, and whether that is enough.
+#[cfg(feature = "bench")]
+fn judge(promise: &str, found: &str, kept: bool) -> Promise {
+    println!("promised: {promise}; found: {found}: {}", if kept { "kept" } else { "MISSED" });
+    if kept { Promise::Kept } else { Promise::Missed }
+}
