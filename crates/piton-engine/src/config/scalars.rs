@@ -79,7 +79,8 @@ impl FromStr for Period {
     fn from_str(text: &str) -> Result<Self, ScalarError> {
         let fail = |hint: &str| fail(text, "a duration", hint);
         let (number, unit) = split(text);
-        let nanos = unit_of(TIME, unit).ok_or_else(|| fail("write it like 500ms, 30s, 5m, 1h or 30d"))?;
+        let nanos =
+            unit_of(TIME, unit).ok_or_else(|| fail("write it like 500ms, 30s, 5m, 1h or 30d"))?;
         let nanos = scaled(number, nanos).map_err(fail)?;
         Ok(Self(Duration::from_nanos(nanos)))
     }

@@ -264,7 +264,8 @@ impl Function {
 /// Compiles a pattern, with a bound on its size.
 pub(super) fn regex(pattern: &str) -> Result<Regex, Reason> {
     let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_SIZE).build();
-    compiled.map_err(|e| Reason::Pattern { pattern: excerpt(pattern), why: last_line(&e.to_string()) })
+    compiled
+        .map_err(|e| Reason::Pattern { pattern: excerpt(pattern), why: last_line(&e.to_string()) })
 }
 
 /// The regex crate draws the pattern first and says what is wrong in the last line.

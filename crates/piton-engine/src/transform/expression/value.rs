@@ -68,9 +68,7 @@ impl<'a> Val<'a> {
         match self {
             Self::Int(i) => Some(Num::Int(*i)),
             Self::Float(x) => Some(Num::Float(*x)),
-            Self::Number(text) => {
-                Num::read(text).or_else(|| text.parse().ok().map(Num::Float))
-            }
+            Self::Number(text) => Num::read(text).or_else(|| text.parse().ok().map(Num::Float)),
             Self::Text(text) => Num::read(text),
             Self::Quoted(text) => Num::read(text),
             _ => None,
@@ -141,9 +139,9 @@ impl<'a> Val<'a> {
         match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
-            (Self::Bool(b), text) | (text, Self::Bool(b)) => {
-                text.as_text().is_some_and(|t| t.eq_ignore_ascii_case(if *b { "true" } else { "false" }))
-            }
+            (Self::Bool(b), text) | (text, Self::Bool(b)) => text
+                .as_text()
+                .is_some_and(|t| t.eq_ignore_ascii_case(if *b { "true" } else { "false" })),
             (Self::Quoted(a), b) | (b, Self::Quoted(a)) if !b.is_number_by_type() => {
                 b.as_text() == Some(a)
             }
