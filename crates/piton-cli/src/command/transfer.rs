@@ -25,8 +25,8 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
     }
     piton_stores::backup_to(&*store, &args.file)?;
     eprintln!(
-        "backed up {} to {}. To restore it, put it in the store's place: \
-         older owners are then fenced",
+        "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
+         the backup in its place: older owners are then fenced",
         store.location(),
         args.file.display()
     );

@@ -11,7 +11,7 @@ use serde::{
 use super::null_key::NullKey;
 
 /// Source `csv`: reads comma-separated files.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
 #[schemars(rename = "CsvSettings")]
 pub struct CsvSettings {
@@ -65,7 +65,7 @@ impl CsvSettings {
 }
 
 /// Source `jsonl`: reads files with one JSON object per line.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlSettings {
     /// A file, or a glob such as `data/*.jsonl`: each matching file is a partition, read in the
@@ -131,7 +131,7 @@ impl From<JsonlSettings> for FileSettings {
 }
 
 /// Sink `csv`: writes a comma-separated file. Its columns are those of the first records.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CsvSinkSettings {
     /// The file. Its folder must exist.
@@ -145,7 +145,7 @@ pub struct CsvSinkSettings {
 }
 
 /// Sink `jsonl`: writes a file with one JSON object per line.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlSinkSettings {
     /// The file. Its folder must exist.

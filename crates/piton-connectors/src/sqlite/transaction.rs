@@ -103,7 +103,9 @@ impl Open {
             Checkpoint { version: old.version + 1, ..old.clone() }
         } else {
             let (pipeline, sink) = (&*self.ledger.pipeline, &*self.ledger.sink);
-            orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now)
+            // The store has noted that it began, at version 1.
+            let begun = orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now);
+            Checkpoint { version: begun.version + 1, ..begun }
         };
         let begun = Rows::parse(next.sink_state.as_deref()).map(|rows| rows.begun).or(last_row);
         next.sink_state = end.zip(begun).map(|(rowid, begun)| Rows { rowid, begun }.state());

@@ -59,6 +59,15 @@ impl Context<'_> {
         ))
     }
 
+    /// Writes what transactional sinks have committed into the store.
+    pub(crate) fn flush_mirror(&self) -> Result<(), RunError> {
+        match self.mirror.flush(self.store, &self.claim)? {
+            Saved::Stored { .. } | Saved::Ignored => Ok(()),
+            Saved::Fenced { epoch } => Err(self.fenced(&format!("epoch {epoch}"))),
+            other => Err(self.moved("the store's copy", &other)),
+        }
+    }
+
     /// Sets a record aside durably, before any checkpoint passes it.
     pub(crate) fn set_aside(&self, letter: DeadLetter) -> Result<(), RunError> {
         let new = block_on(self.store.set_aside(vec![letter]))?;

@@ -310,7 +310,7 @@ impl Claimed<'_> {
         // Fenced, it has nothing more to say: the heir's copy stands.
         let flushed = match self.signal.fenced() {
             Some(_) => Ok(()),
-            None => cx.mirror.flush(self.store, &self.claim).map(|_| ()),
+            None => cx.flush_mirror(),
         };
         keeper::note_figures(&cx, row);
         if let Some(error) = keeper.failure() {

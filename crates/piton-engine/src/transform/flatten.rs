@@ -16,7 +16,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, ops::Range, sync::Arc};
 
-use piton_connectors::batch::{Batch, Cell, Column, ColumnType, Origin, Schema, Value};
+use piton_connectors::batch::{Batch, Cell, Column, ColumnType, Schema, Value};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 

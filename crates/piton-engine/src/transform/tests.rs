@@ -158,6 +158,7 @@ fn a_bad_record_is_named_with_the_record_that_the_source_gave() {
         bad[0],
         BadRow {
             before: 1,
+            records_before: 2,
             origin: Origin { mark: 2, line: 4, ordinal: 0 },
             id: "p@2".into(),
             place: "line 4".into(),
@@ -348,8 +349,9 @@ proptest! {
                 (id.to_owned(), object)
             };
             let sorted_record = |b: BadRow| {
-                let object: serde_json::Value = serde_json::from_str(&b.record).unwrap();
-                BadRow { record: object.to_string().into(), ..b }
+                let object: std::collections::BTreeMap<String, serde_json::Value> =
+                    serde_json::from_str(&b.record).unwrap();
+                BadRow { record: format!("{object:?}").into(), ..b }
             };
             let bad: Vec<BadRow> = bad.into_iter().map(sorted_record).collect();
             (rows.iter().map(unordered).collect::<Vec<_>>(), bad)
@@ -365,7 +367,11 @@ proptest! {
             );
             let before = parts.0.len();
             parts.0.extend(rows);
-            parts.1.extend(bad.into_iter().map(|b| BadRow { before: b.before + before, ..b }));
+            parts.1.extend(bad.into_iter().map(|b| BadRow {
+                before: b.before + before,
+                records_before: b.records_before + first as u64,
+                ..b
+            }));
         }
         prop_assert_eq!(&whole, &parts);
         let mut ids: Vec<&String> = whole.0.iter().map(|(id, _)| id).collect();

@@ -23,8 +23,8 @@ use piton_core::{
 };
 use piton_engine::{
     Commit, OnComplete, OnError, Pipeline, RunError, RunOptions, SinkSpec, Summary,
-    pipeline::{Applied, Transform},
     run::{self, Figures, Signal},
+    transform::Transforms,
 };
 
 /// The numbers from 0 to `count`, in one partition; those in `bad` cannot be read.
@@ -256,21 +256,12 @@ pub(crate) fn sqlite(name: &str, folder: &Path) -> SinkSpec {
     }
 }
 
-/// Passes everything on.
-struct AsIs;
-
-impl Transform for AsIs {
-    fn apply(&mut self, batch: Batch) -> Applied {
-        Applied { batch, failed: None }
-    }
-}
-
 /// A pipeline from numbers to sinks, saved often.
 pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
     Pipeline {
         name: "p".to_owned(),
         source: Arc::new(numbers.clone()),
-        transforms: Box::new(|| Box::new(AsIs)),
+        transforms: Box::new(|| Transforms::new(&[], true, 1 << 20)),
         sinks,
         commit: Commit::Required,
         interval: Policy::Fixed { every: Some(Duration::from_millis(50)), records: Some(500) },
