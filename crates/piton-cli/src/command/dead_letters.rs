@@ -126,7 +126,7 @@ fn replay(args: &Letters) -> Result<u8, Failure> {
     }
     let (store, name, chosen) = chosen(args)?;
     let pipeline = connect::pipeline(&opening::config(file)?, false)?;
-    let results = replay::replay(&pipeline, &*store, chosen, opening::owner())?;
+    let results = replay::replay(&pipeline, &*store, &chosen, opening::owner())?;
     let failed = results.iter().filter(|result| result.error.is_some()).count();
     if args.named.json {
         print_json(&results)?;

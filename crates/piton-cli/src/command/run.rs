@@ -218,7 +218,11 @@ impl Teller {
         );
         match summary.outcome {
             Outcome::Finished if summary.was_finished => {
-                eprintln!("'{}' had finished already: {} records, nothing new", self.pipeline, count(total));
+                eprintln!(
+                    "'{}' had finished already: {} records, nothing new",
+                    self.pipeline,
+                    count(total)
+                );
             }
             Outcome::Finished => eprintln!("finished: {figures}, {} in all", count(total)),
             Outcome::Cancelled => eprintln!("cancelled: {figures}; saved at {}", count(total)),

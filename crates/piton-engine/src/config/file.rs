@@ -328,7 +328,7 @@ pub(super) struct HistoryFile {
 
 impl Default for HistoryFile {
     fn default() -> Self {
-        Self { keep: Period(std::time::Duration::from_secs(30 * 86_400)) }
+        Self { keep: Period(std::time::Duration::from_hours(720)) }
     }
 }
 

@@ -87,7 +87,7 @@ fn what_is_not_said_has_a_default() {
     assert_eq!(short.checkpoint, long.checkpoint);
     assert_eq!((short.claim, short.limits), (long.claim, long.limits));
     assert_eq!((short.on_error, short.on_complete), (long.on_error, long.on_complete));
-    assert_eq!(short.keep_history, Duration::from_secs(30 * 86_400));
+    assert_eq!(short.keep_history, Duration::from_hours(720));
     assert_eq!(short.source.rate, None);
 }
 

@@ -89,8 +89,7 @@ fn peek(
     name: &str,
     sink: &mut dyn TransactionalSink,
 ) -> Result<Vec<Checkpoint>, RunError> {
-    sink.peek(&pipeline.name, name)
-        .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
+    sink.peek(&pipeline.name, name).map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
 }
 
 /// Decides every refusal of one sink, and of the source at the place where that sink stands.
@@ -171,7 +170,9 @@ pub(crate) fn open(
             let _ = block_on(store.mirror(claim, own.clone()))?;
             Held::of(&own)
         }
-        Sink::Plain(sink) => open_plain(pipeline, store, claim, found, options, (name, &mut **sink))?,
+        Sink::Plain(sink) => {
+            open_plain(pipeline, store, claim, found, options, (name, &mut **sink))?
+        }
     };
     fault::point("recover");
     Ok(Ready { sink, held })

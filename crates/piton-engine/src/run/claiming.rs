@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{
-    Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Store, claim::WHOLE,
-};
+use piton_core::{Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Store, claim::WHOLE};
 
 use super::{RunError, RunOptions, signal::Signal};
 use crate::pipeline::Pipeline;

@@ -16,7 +16,7 @@ use super::{RunError, context::Context, figures::Report};
 const TICK: Duration = Duration::from_millis(100);
 const LISTEN: Duration = Duration::from_millis(250);
 const REPORT: Duration = Duration::from_secs(1);
-const THIN: Duration = Duration::from_secs(600);
+const THIN: Duration = Duration::from_mins(10);
 /// A renewal is also what tells a second run that the owner is at work, so that it need not wait
 /// for a whole lease.
 const RENEW: Duration = Duration::from_secs(2);

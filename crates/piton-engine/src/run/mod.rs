@@ -24,16 +24,16 @@ use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
 
 pub(crate) use self::begin::governing_state;
-pub use self::{
-    error::RunError,
-    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
-    signal::Signal,
-};
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
+};
+pub use self::{
+    error::RunError,
+    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
+    signal::Signal,
 };
 use crate::pipeline::{OnComplete, Pipeline};
 
@@ -165,7 +165,12 @@ impl Claimed<'_> {
         self.end_row(row, &result);
         let outcome = result?;
         if outcome == Outcome::Finished && pipeline.on_complete == OnComplete::Delete {
-            begin::forget(pipeline, store, &self.claim, &self.event("complete", "checkpoints removed"))?;
+            begin::forget(
+                pipeline,
+                store,
+                &self.claim,
+                &self.event("complete", "checkpoints removed"),
+            )?;
         }
         fault::point("shutdown");
         let report = self.figures.report();

@@ -39,7 +39,7 @@ pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, R
         let mut ends: Vec<Option<Result<Ended, RunError>>> = (0..count).map(|_| None).collect();
         let mut grace: Option<Instant> = None;
         loop {
-            let wait = grace.map_or(Duration::from_secs(3600), |until| {
+            let wait = grace.map_or(Duration::from_hours(1), |until| {
                 until.saturating_duration_since(Instant::now())
             });
             match reports.recv_timeout(wait) {
@@ -71,8 +71,7 @@ fn satisfied(cx: &Context<'_>, ends: &[Option<Result<Ended, RunError>>]) -> bool
         Commit::All => ends.iter().all(finished),
         Commit::Quorum(n) => ends.iter().filter(|end| finished(end)).count() >= n,
         Commit::Required => {
-            let mut required =
-                cx.pipeline.sinks.iter().zip(ends).filter(|(spec, _)| spec.required);
+            let mut required = cx.pipeline.sinks.iter().zip(ends).filter(|(spec, _)| spec.required);
             required.all(|(_, end)| finished(end))
         }
     }
@@ -184,8 +183,7 @@ fn own_lane<'scope, 'env: 'scope>(
     held: &Held,
 ) -> Inlet {
     let (outlet, inlet) = join();
-    let lane =
-        Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: false };
+    let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: false };
     scope.spawn(move || lane.run());
     inlet
 }
@@ -195,7 +193,10 @@ fn own_lane<'scope, 'env: 'scope>(
 fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, RunError> {
     match trouble {
         Trouble::Unavailable(what) => Ok(what),
-        Trouble::Torn(error) | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => Err(error),
+        Trouble::Torn(error)
+        | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => {
+            Err(error)
+        }
         Trouble::Run(error) if cx.pipeline.needs(sink) => Err(error),
         Trouble::Run(error) => Ok(error.to_string()),
     }
@@ -224,7 +225,9 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
             Err(error) => {
                 let figures = &cx.figures.sinks[sink];
                 figures.note_state(SinkState::Behind, Some(error.to_string()));
-                if cx.pipeline.needs(sink) && !matches!(error, RunError::Failed(_) | RunError::HeldSink(_)) {
+                if cx.pipeline.needs(sink)
+                    && !matches!(error, RunError::Failed(_) | RunError::HeldSink(_))
+                {
                     return Err(error);
                 }
             }

@@ -135,13 +135,16 @@ fn view(
     Ok(PipelineView {
         state,
         holder,
-        records: checkpoints.iter().map(|c| (&c.key.sink, c.records)).fold(
-            std::collections::BTreeMap::<&String, u64>::new(),
-            |mut sums, (sink, records)| {
+        records: checkpoints
+            .iter()
+            .map(|c| (&c.key.sink, c.records))
+            .fold(std::collections::BTreeMap::<&String, u64>::new(), |mut sums, (sink, records)| {
                 *sums.entry(sink).or_default() += records;
                 sums
-            },
-        ).into_values().max().unwrap_or(0),
+            })
+            .into_values()
+            .max()
+            .unwrap_or(0),
         checkpoints: checkpoints.iter().map(|c| checkpoint_view(c, now)).collect(),
         run: last.as_ref().and_then(report_of),
         started_at: last.as_ref().map(|run| run.started_at),

@@ -105,7 +105,8 @@ fn a_lost_store_is_noticed_and_can_be_adopted() {
     let numbers = Numbers { count: 100, ..Numbers::default() };
     run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &store()).unwrap();
     let empty = store();
-    let pipeline = pipeline(&Numbers { count: 150, ..numbers }, vec![sqlite("table", folder.path())]);
+    let pipeline =
+        pipeline(&Numbers { count: 150, ..numbers }, vec![sqlite("table", folder.path())]);
     let refusal = run(&pipeline, &empty).unwrap_err();
     assert_eq!(refusal.exit_code(), 3, "{refusal}");
     let mut options = crate::parts::options();

@@ -86,7 +86,7 @@ impl Function {
     }
 
     /// Calls it. Null gives null, and false where the answer is yes or no.
-    pub(super) fn call<'a>(self, mut args: Vec<Val<'a>>) -> Evaluated<'a> {
+    pub(super) fn call(self, mut args: Vec<Val<'_>>) -> Evaluated<'_> {
         if args.iter().any(Val::is_null) {
             return Ok(if self.is_question() { Val::Bool(false) } else { Val::Null });
         }

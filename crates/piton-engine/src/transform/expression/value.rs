@@ -107,7 +107,7 @@ impl<'a> Val<'a> {
     /// Appends it as JSON.
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
         match self {
-            Self::List(items) => write_all(out, b"[]", items, |item, out| item.write_json(out)),
+            Self::List(items) => write_all(out, b"[]", items, Val::write_json),
             Self::Map(entries) => write_all(out, b"{}", entries, |(name, value), out| {
                 let _ = write_json_value(Value::Text(name), out);
                 out.push(b':');
