@@ -19,7 +19,7 @@ use super::{
     deliver::{Delivery, Ended, Trouble},
     deliver_plain, deliver_transactional,
     figures::SinkState,
-    lane::{Inlet, Lane, join},
+    lane::{Counting, Inlet, Lane, join},
     signal::backoff,
 };
 use crate::pipeline::Commit;
@@ -77,9 +77,12 @@ fn satisfied(cx: &Context<'_>, ends: &[Option<Result<Ended, RunError>>]) -> bool
     }
 }
 
+/// Sinks of one lane, each with its place in the configuration.
+type Group = Vec<(usize, Ready)>;
+
 /// Groups sinks that stand at the same place; the furthest group first.
-fn by_place(ready: Vec<Ready>) -> Vec<Vec<(usize, Ready)>> {
-    let mut groups: Vec<(Vec<Start>, Vec<(usize, Ready)>)> = Vec::new();
+fn by_place(ready: Vec<Ready>) -> Vec<Group> {
+    let mut groups: Vec<(Vec<Start>, Group)> = Vec::new();
     for (sink, ready) in ready.into_iter().enumerate() {
         let place: Vec<Start> =
             ready.held.starts().into_iter().filter(|start| start.position.is_some()).collect();
@@ -100,7 +103,7 @@ type Report = Sender<(usize, Result<Ended, RunError>)>;
 fn start_lane<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     cx: &'scope Context<'scope>,
-    group: Vec<(usize, Ready)>,
+    group: Group,
     counts: bool,
     report: &Report,
 ) {
@@ -116,6 +119,7 @@ fn start_lane<'scope, 'env: 'scope>(
             let _ = report.send((sink, end));
         });
     }
+    let counts = counts.then(|| Counting::from(&starts));
     let lane = Lane { context: cx, starts, outlets, counts };
     scope.spawn(move || lane.run());
 }
@@ -183,7 +187,7 @@ fn own_lane<'scope, 'env: 'scope>(
     held: &Held,
 ) -> Inlet {
     let (outlet, inlet) = join();
-    let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: false };
+    let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: None };
     scope.spawn(move || lane.run());
     inlet
 }

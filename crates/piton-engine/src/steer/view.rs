@@ -217,8 +217,8 @@ impl PipelineView {
             let why = self.error.as_deref().unwrap_or("no reason was recorded");
             return Health::Ill(format!("'{name}' {}: {why}", self.state.as_str()));
         }
-        let behind = self.run.iter().flat_map(|run| &run.sinks);
-        if let Some(sink) = behind.filter(|s| s.state == SinkState::Behind).next_back() {
+        let mut sinks = self.run.iter().flat_map(|run| &run.sinks);
+        if let Some(sink) = sinks.rfind(|sink| sink.state == SinkState::Behind) {
             let why = sink.trouble.as_deref().unwrap_or("catching up");
             return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
         }

@@ -107,8 +107,8 @@ impl<'a> Val<'a> {
     /// Appends it as JSON.
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
         match self {
-            Self::List(items) => write_all(out, b"[]", items, Val::write_json),
-            Self::Map(entries) => write_all(out, b"{}", entries, |(name, value), out| {
+            Self::List(items) => write_all(out, *b"[]", items, Val::write_json),
+            Self::Map(entries) => write_all(out, *b"{}", entries, |(name, value), out| {
                 let _ = write_json_value(Value::Text(name), out);
                 out.push(b':');
                 value.write_json(out);
@@ -241,7 +241,7 @@ pub(super) fn append(value: &Val<'_>, out: &mut String) -> Option<()> {
 
 fn write_all<T>(
     out: &mut Vec<u8>,
-    brackets: &[u8; 2],
+    brackets: [u8; 2],
     items: &[T],
     mut write: impl FnMut(&T, &mut Vec<u8>),
 ) {
