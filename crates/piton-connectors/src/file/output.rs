@@ -207,7 +207,12 @@ impl OutputFile {
         // A file that was shortened meanwhile would get a hole here, and its length again.
         self.still_there()?;
         let Some(file) = &mut self.file else { return Err(self.fail("is not open", &not_open())) };
-        let wrote = fault::fail("file.write").and_then(|()| file.write_all(&self.buffer));
+        // In two parts, so that the crash harness can strike between them, inside a line.
+        let (first, rest) = self.buffer.split_at(self.buffer.len() / 2);
+        let wrote = fault::fail("file.write").and_then(|()| file.write_all(first)).and_then(|()| {
+            fault::point("sink.middle");
+            file.write_all(rest)
+        });
         wrote.map_err(|error| self.fail("could not be written", &error))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();

@@ -13,7 +13,7 @@ use piton_connectors::{
     batch::Batch,
     sink::SinkError,
 };
-use piton_core::{CheckpointKey, DeadLetter, Save, interval::Interval};
+use piton_core::{CheckpointKey, DeadLetter, Save, fault, interval::Interval};
 
 use super::{
     RunError,
@@ -91,6 +91,10 @@ impl<'a> Delivery<'a> {
     /// Notes that a batch's rows were all taken.
     pub(crate) fn taken(&mut self, batch: &Batch) {
         self.held.take(&batch.partition, batch.end.clone(), batch.records);
+        if fault::known_bad("ack_early") {
+            let source = &*self.cx.pipeline.source;
+            self.cx.acknowledger.saved(source, self.sink, &batch.partition, &batch.end);
+        }
         self.figures().taken.fetch_add(batch.records, std::sync::atomic::Ordering::Relaxed);
     }
 

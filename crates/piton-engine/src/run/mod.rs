@@ -165,7 +165,7 @@ impl Claimed<'_> {
         self.end_row(row, &result);
         let outcome = result?;
         if outcome == Outcome::Finished && pipeline.on_complete == OnComplete::Delete {
-            let _ = block_on(store.complete(&self.claim, None))?;
+            begin::forget(pipeline, store, &self.claim, &self.event("complete", "checkpoints removed"))?;
         }
         fault::point("shutdown");
         let report = self.figures.report();
@@ -296,6 +296,7 @@ impl Claimed<'_> {
             crashes,
             uptime,
         };
+        acknowledge_saved(&cx, &ready);
         let keeper = Keeper::new();
         let worked = thread::scope(|scope| {
             let (keeper, cx) = (&keeper, &cx);
@@ -336,5 +337,17 @@ impl Claimed<'_> {
         row.error = result.as_ref().err().map(ToString::to_string);
         // The run has its result; a row that cannot be written is found open by the next owner.
         let _ = block_on(self.store.update_run(row));
+    }
+}
+
+/// Tells the source what earlier runs have saved: the last of them may have died before it could,
+/// and a sink that has nothing new to save would hold back all that the others save.
+fn acknowledge_saved(cx: &Context<'_>, ready: &[Ready]) {
+    for (sink, ready) in ready.iter().enumerate() {
+        for (partition, at) in ready.held.partitions() {
+            if let Some(position) = &at.saved {
+                cx.acknowledger.saved(&*cx.pipeline.source, sink, partition, position);
+            }
+        }
     }
 }

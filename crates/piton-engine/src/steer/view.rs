@@ -255,6 +255,16 @@ pub struct RunView {
     pub report: Option<Report>,
 }
 
+/// Taking over stores a checkpoint again under the new epoch; it is shown once.
+fn distinct(mut history: Vec<Checkpoint>) -> Vec<Checkpoint> {
+    let mut seen = std::collections::HashSet::new();
+    history.retain(|c| {
+        let position = c.position.as_ref().map(|position| position.json.clone());
+        seen.insert((c.key.clone(), c.version, position))
+    });
+    history
+}
+
 /// A pipeline's checkpoints, runs and events over time.
 ///
 /// # Errors
@@ -274,7 +284,7 @@ pub fn history(
     };
     Ok(HistoryView {
         pipeline: name.to_owned(),
-        checkpoints: block_on(store.history(name, limit))?
+        checkpoints: distinct(block_on(store.history(name, limit))?)
             .iter()
             .map(|c| checkpoint_view(c, now))
             .collect(),

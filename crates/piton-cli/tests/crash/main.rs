@@ -1,0 +1,8 @@
+//! The guarantees, shown from outside: the real program as a child process that is killed, stopped,
+//! starved and lied to, and an offline checker that reads only the source's and the sinks' data.
+//!
+//! The numbers are the invariants of ARCHITECTURE.md.
+#![cfg(unix)]
+
+mod place;
+mod sweep;

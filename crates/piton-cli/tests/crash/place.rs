@@ -1,0 +1,189 @@
+//! A pipeline in a folder of its own: its data, its configuration, and what its sinks hold.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use piton_testkit::{
+    Ended, Ledger, Program,
+    ledger::{lines_in, rows_in_sqlite},
+};
+use tempfile::TempDir;
+
+/// The columns of the data.
+pub const COLUMNS: [&str; 3] = ["id", "name", "value"];
+
+/// What a pipeline writes to, in these tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    Upsert,
+    Append,
+    Jsonl,
+    Csv,
+}
+
+impl Sink {
+    pub const ALL: [Self; 4] = [Self::Upsert, Self::Append, Self::Jsonl, Self::Csv];
+
+    /// Its settings.
+    pub fn yaml(self) -> &'static str {
+        match self {
+            Self::Upsert => "sqlite: {path: out.db, table: t, key: [id]}",
+            Self::Append => "sqlite: {path: out.db, table: t, mode: append}",
+            Self::Jsonl => "jsonl: {path: out.jsonl}",
+            Self::Csv => "csv: {path: out.csv}",
+        }
+    }
+
+    /// Whether its checkpoint is in its own database.
+    pub fn is_transactional(self) -> bool {
+        matches!(self, Self::Upsert | Self::Append)
+    }
+
+    /// The file that it writes.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Upsert | Self::Append => "out.db",
+            Self::Jsonl => "out.jsonl",
+            Self::Csv => "out.csv",
+        }
+    }
+}
+
+/// A folder with a data file, a configuration `p.yaml`, a store, and sinks.
+pub struct Place {
+    folder: TempDir,
+    pub program: Program,
+}
+
+impl Place {
+    /// A place with a data file of so many rows.
+    pub fn new(rows: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::new(env!("CARGO_BIN_EXE_piton"), folder.path());
+        let place = Self { folder, program };
+        place.write("data.csv", &data(0..rows));
+        place
+    }
+
+    /// The same with a pipeline `p` from the data to one sink, saving every 500 records.
+    pub fn to(rows: u64, sink: Sink) -> Self {
+        let place = Self::new(rows);
+        place.configure(&format!(
+            "sinks: {{out: {{{}}}}}\ncheckpoint: {{records: 500}}",
+            sink.yaml()
+        ));
+        place
+    }
+
+    /// Writes a pipeline `p` from the data to `p.yaml`; `rest` is everything but name and source.
+    pub fn configure(&self, rest: &str) {
+        self.write(
+            "p.yaml",
+            &format!("pipeline: p\nsource: {{csv: {{path: data.csv}}}}\n{rest}\n"),
+        );
+    }
+
+    /// As [`configure`](Self::configure), reading at most so many records a second.
+    pub fn configure_slow(&self, per_second: u64, rest: &str) {
+        let source = format!("source: {{csv: {{path: data.csv}}, rate: {per_second}/s}}");
+        self.write("p.yaml", &format!("pipeline: p\n{source}\n{rest}\n"));
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The program with what it tells written to a file.
+    pub fn traced(&self) -> Program {
+        self.program.clone().with("PITON_TRACE", &self.path("trace").to_string_lossy())
+    }
+
+    /// Runs the pipeline to its end and demands that it finished.
+    #[track_caller]
+    pub fn finish(&self) -> Ended {
+        self.ends_with(0, &["run", "p.yaml"])
+    }
+
+    /// Runs a command and demands an exit code.
+    #[track_caller]
+    pub fn ends_with(&self, code: i32, args: &[&str]) -> Ended {
+        self.program.run_to(code, args).unwrap_or_else(|error| panic!("piton {args:?}: {error}"))
+    }
+
+    /// Demands that each record's effect is in a sink exactly once. Invariant 5, and 6 for files.
+    #[track_caller]
+    pub fn exactly_once(&self, sink: Sink) {
+        if let Err(report) = self.source().compare(&self.held_by(sink)).exactly_once() {
+            panic!("{sink:?}: {report}");
+        }
+    }
+
+    /// What the source holds.
+    pub fn source(&self) -> Ledger {
+        Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap()
+    }
+
+    /// What a sink holds.
+    #[track_caller]
+    pub fn held_by(&self, sink: Sink) -> Ledger {
+        let file = self.path(sink.file());
+        let ledger = match sink {
+            Sink::Upsert | Sink::Append => {
+                Ledger::of_sqlite(&file, "SELECT id, name, value FROM t")
+            }
+            Sink::Jsonl => Ledger::of_jsonl(&file, &COLUMNS),
+            Sink::Csv => Ledger::of_csv(&file, &COLUMNS),
+        };
+        ledger.unwrap_or_else(|error| panic!("{sink:?}: {error}"))
+    }
+
+    /// How many records a sink holds now, whole ones only.
+    pub fn rows_in(&self, sink: Sink) -> u64 {
+        let file = self.path(sink.file());
+        match sink {
+            Sink::Upsert | Sink::Append => rows_in_sqlite(&file, "t"),
+            Sink::Jsonl => lines_in(&file),
+            Sink::Csv => lines_in(&file).saturating_sub(1),
+        }
+    }
+
+    /// How many records the source was told that it may forget, by the program's trace.
+    pub fn acknowledged(&self) -> u64 {
+        let trace = fs::read_to_string(self.path("trace")).unwrap_or_default();
+        let data = fs::read(self.path("data.csv")).unwrap();
+        let told = trace.lines().filter_map(|line| line.strip_prefix("acknowledged data.csv "));
+        let upto = told.map(|position| {
+            let position: serde_json::Value = serde_json::from_str(position).unwrap();
+            let offset = position["offset"].as_u64().unwrap() as usize;
+            data[..offset].iter().filter(|byte| **byte == b'\n').count() as u64 - 1
+        });
+        upto.max().unwrap_or(0)
+    }
+
+    /// Demands that the source was told to forget nothing that a sink does not hold. Invariant 1,
+    /// on the way back.
+    #[track_caller]
+    pub fn acknowledged_is_in(&self, sink: Sink) {
+        let (told, held) = (self.acknowledged(), self.rows_in(sink));
+        assert!(told <= held, "{told} records were acknowledged, and {sink:?} holds {held}");
+    }
+}
+
+/// Rows of the data: fields with quotes, commas, leading zeros and more than ASCII.
+pub fn data(ids: std::ops::Range<u64>) -> String {
+    let mut text = if ids.start == 0 { String::from("id,name,value\n") } else { String::new() };
+    for id in ids {
+        text.push_str(&format!("{id},\"Ünit \"\"{id}\"\", {}\",{:03}\n", id % 7, id * 37 % 1000));
+    }
+    text
+}
