@@ -15,11 +15,11 @@ use std::{
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, fault};
+use piton_stores::joined::sqlite::{Ledger, create_tables};
 use rusqlite::Connection;
 
 use super::{
-    checkpoints::{self, Ledger},
-    errors::{commit_failure, failure, is_busy},
+    errors::{commit_failure, failure, is_busy, of_ledger},
     holder,
     insert::Plan,
     open::{self, FileId},
@@ -156,8 +156,9 @@ impl SqliteSink {
         };
         let conn = open::to_write(path, *create, self.lease).map_err(|e| busy_or("open it", &e))?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| busy_or("begin a transaction", &e))?;
-        let mut ledger = Ledger::read(&conn, path, &fence.pipeline, &fence.sink)?;
-        ledger.admit(fence.epoch, &path.display().to_string())?;
+        let mut ledger = Ledger::read(&conn, &fence.pipeline, &fence.sink)
+            .and_then(|ledger| ledger.admit(fence.epoch).map(|()| ledger))
+            .map_err(|e| of_ledger(path, &fence.pipeline, e))?;
         let found =
             Table::inspect(&conn, table).map_err(|e| failure(path, "read its tables", &e))?;
         self.judge(found.as_ref())?;
@@ -200,7 +201,7 @@ impl SqliteSink {
             Mode::Append => Written::Beside,
         };
         let write = |ledger: &mut Ledger| {
-            checkpoints::create_tables(conn)?;
+            create_tables(conn)?;
             orders::take_over(conn, ledger, fence, written, Timestamp::now())?;
             ledger.write(conn).map_err(Refusal::from)
         };
@@ -244,7 +245,10 @@ impl Open {
     fn begin(&self, path: &Path) -> Result<(), SinkError> {
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
         begun.map_err(|e| failure(path, "begin a transaction", &e))?;
-        self.ledger.compare(&self.conn, path).inspect_err(|_| roll_back(&self.conn))
+        self.ledger.compare(&self.conn).map_err(|error| {
+            roll_back(&self.conn);
+            of_ledger(path, &self.ledger.pipeline, error)
+        })
     }
 
     /// The last row of the target, where `SQLite` numbers what is appended.
@@ -329,9 +333,10 @@ impl TransactionalSink for SqliteSink {
         if !self.look_at_path()? {
             return Ok(Vec::new());
         }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, path, pipeline, sink));
-        let ledger =
-            open::look(path, read).map_err(|e| failure(path, "read the checkpoints", &e))??;
+        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
+        let ledger = open::look(path, read)
+            .map_err(|e| failure(path, "read the checkpoints", &e))?
+            .map_err(|e| of_ledger(path, pipeline, e))?;
         Ok(ledger.rows.into_values().collect())
     }
 
