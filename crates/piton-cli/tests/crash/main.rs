@@ -4,5 +4,6 @@
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
 
+mod kills;
 mod place;
 mod sweep;

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// The columns of the data.
 pub const COLUMNS: [&str; 3] = ["id", "name", "value"];
 
+/// Records with a lower value are filtered out.
+const LEAST: u64 = 100;
+
 /// What a pipeline writes to, in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sink {
@@ -77,18 +80,20 @@ impl Place {
         place
     }
 
-    /// Writes a pipeline `p` from the data to `p.yaml`; `rest` is everything but name and source.
+    /// Writes a pipeline `p` from the data, through a filter, to `p.yaml`. `rest` is what follows.
     pub fn configure(&self, rest: &str) {
-        self.write(
-            "p.yaml",
-            &format!("pipeline: p\nsource: {{csv: {{path: data.csv}}}}\n{rest}\n"),
-        );
+        self.configure_source("source: {csv: {path: data.csv}}", rest);
     }
 
     /// As [`configure`](Self::configure), reading at most so many records a second.
     pub fn configure_slow(&self, per_second: u64, rest: &str) {
         let source = format!("source: {{csv: {{path: data.csv}}, rate: {per_second}/s}}");
-        self.write("p.yaml", &format!("pipeline: p\n{source}\n{rest}\n"));
+        self.configure_source(&source, rest);
+    }
+
+    fn configure_source(&self, source: &str, rest: &str) {
+        let transform = format!("transform: [{{filter: \"value >= {LEAST}\"}}]");
+        self.write("p.yaml", &format!("pipeline: p\n{source}\n{transform}\n{rest}\n"));
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -128,9 +133,10 @@ impl Place {
         }
     }
 
-    /// What the source holds.
+    /// What the sinks should hold: what the source holds and the filter lets pass.
     pub fn source(&self) -> Ledger {
-        Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap()
+        let all = Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap();
+        all.keeping(|fields| passes(fields[2]))
     }
 
     /// What a sink holds.
@@ -157,17 +163,19 @@ impl Place {
         }
     }
 
-    /// How many records the source was told that it may forget, by the program's trace.
+    /// How many records that a sink should hold the source was told that it may forget, by the
+    /// program's trace.
     pub fn acknowledged(&self) -> u64 {
         let trace = fs::read_to_string(self.path("trace")).unwrap_or_default();
-        let data = fs::read(self.path("data.csv")).unwrap();
         let told = trace.lines().filter_map(|line| line.strip_prefix("acknowledged data.csv "));
-        let upto = told.map(|position| {
+        let offset = told.map(|position| {
             let position: serde_json::Value = serde_json::from_str(position).unwrap();
-            let offset = position["offset"].as_u64().unwrap() as usize;
-            data[..offset].iter().filter(|byte| **byte == b'\n').count() as u64 - 1
+            position["offset"].as_u64().unwrap() as usize
         });
-        upto.max().unwrap_or(0)
+        let data = fs::read_to_string(self.path("data.csv")).unwrap();
+        let before = data[..offset.max().unwrap_or(0)].lines().skip(1);
+        before.filter_map(|line| line.rsplit_once(',')).filter(|(_, value)| passes(value)).count()
+            as u64
     }
 
     /// Demands that the source was told to forget nothing that a sink does not hold. Invariant 1,
@@ -177,6 +185,10 @@ impl Place {
         let (told, held) = (self.acknowledged(), self.rows_in(sink));
         assert!(told <= held, "{told} records were acknowledged, and {sink:?} holds {held}");
     }
+}
+
+fn passes(value: &str) -> bool {
+    value.parse::<u64>().is_ok_and(|value| value >= LEAST)
 }
 
 /// Rows of the data: fields with quotes, commas, leading zeros and more than ASCII.
