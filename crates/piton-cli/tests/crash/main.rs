@@ -5,5 +5,6 @@
 #![cfg(unix)]
 
 mod kills;
+mod known_bad;
 mod place;
 mod sweep;

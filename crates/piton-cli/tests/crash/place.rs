@@ -6,8 +6,9 @@ use std::{
 };
 
 use piton_testkit::{
-    Ended, Ledger, Program,
+    Ended, Ledger, Program, Running,
     ledger::{lines_in, rows_in_sqlite},
+    program::PATIENCE,
 };
 use tempfile::TempDir;
 
@@ -111,6 +112,21 @@ impl Place {
     /// The program with what it tells written to a file.
     pub fn traced(&self) -> Program {
         self.program.clone().with("PITON_TRACE", &self.path("trace").to_string_lossy())
+    }
+
+    /// A run that has stopped, as by SIGSTOP, on a hit of a fault point.
+    #[track_caller]
+    pub fn asleep_at(&self, point: &str, hit: usize) -> Running {
+        let trace = self.path("asleep");
+        let sleeper = self.program.clone().with("PITON_FAULT", &format!("{point}:{hit}=stop"));
+        let sleeper = sleeper.with("PITON_TRACE", &trace.to_string_lossy());
+        let mut running = sleeper.start(&["run", "p.yaml"]).unwrap();
+        let is_there = |_: &Running| {
+            let trace = fs::read_to_string(&trace).unwrap_or_default();
+            trace.lines().filter(|line| *line == point).count() >= hit
+        };
+        running.until("it to stop", PATIENCE, is_there).unwrap_or_else(|error| panic!("{error}"));
+        running
     }
 
     /// Runs the pipeline to its end and demands that it finished.
