@@ -87,7 +87,7 @@ fn a_sink_that_ignores_the_epoch_is_caught() {
 
 #[test]
 fn an_early_acknowledgement_is_caught() {
-    for (sink, point) in [(Sink::Upsert, "commit.before"), (Sink::Jsonl, "save.before")] {
+    for (sink, point) in [(Sink::Upsert, "commit.before"), (Sink::Jsonl, "sink.middle")] {
         caught("ack_early", "acknowledged", |bad| {
             let place = place(sink, bad);
             place.traced().strike(&["run", "p.yaml"], point, 3).unwrap();
