@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
 fn dispatch(arguments: Arguments) -> Result<u8, exit::Failure> {
     use crate::command as to;
     match arguments.command {
-        Command::Run(run) => to::run::run(run),
+        Command::Run(run) => to::run::run(&run),
         Command::Plan(plan) => to::plan::plan(&plan),
         Command::Init(init) => to::init::init(&init),
         Command::Schema => to::init::schema(),

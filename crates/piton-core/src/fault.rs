@@ -69,7 +69,8 @@ pub fn arm_from(text: &str, kill: fn(), stop: fn()) -> Result<(), String> {
             None => (part, None),
         };
         let (point, hit) = head.split_once(':').unwrap_or((head, "1"));
-        let wrong = || format!("fault '{part}' is not POINT, POINT:HIT, POINT:HIT=ERRNO or POINT:HIT=stop");
+        let wrong =
+            || format!("fault '{part}' is not POINT, POINT:HIT, POINT:HIT=ERRNO or POINT:HIT=stop");
         let hit = hit.parse().map_err(|_| wrong())?;
         let strike = match how {
             Some("stop") => Strike::Call(stop),

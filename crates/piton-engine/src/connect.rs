@@ -1,14 +1,14 @@
 //! Registration: what the words of a configuration stand for. A new connector is a line in each of
 //! the matches here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
     sink::{Sink, SinkError},
     source::{Source, SourceError},
-    sqlite::{Mode, SqlPosition, SqlSource, SqliteSink},
+    sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
 };
 use piton_core::{Control, PipelineRecord, Position, PositionOrder, position::order_of};
@@ -54,8 +54,9 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
     };
     let transforms = config.transform.clone();
     let fixed = config.source.settings.has_fixed_fields();
+    let turns = turns(config);
     let sinks: Result<Vec<SinkSpec>, RunError> =
-        config.sinks.iter().map(|sink| sink_spec(config, sink)).collect();
+        config.sinks.iter().map(|sink| sink_spec(config, sink, &turns)).collect();
     Ok(Pipeline {
         name: config.pipeline.clone(),
         source,
@@ -72,7 +73,9 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
         on_error: match (config.on_error.retries, config.on_error.then) {
             (0, Refused::Stop) => OnError::Stop,
             (0, Refused::DeadLetter) => OnError::DeadLetter,
-            (times, then) => OnError::Retry { times, then_dead_letter: then == Refused::DeadLetter },
+            (times, then) => {
+                OnError::Retry { times, then_dead_letter: then == Refused::DeadLetter }
+            }
         },
         on_complete: match config.on_complete {
             config::OnComplete::Keep => OnComplete::Keep,
@@ -91,18 +94,45 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
     Ok(match config.source.settings.clone() {
         SourceSettings::Csv(csv) => file(FileSource::new(csv, dir, limit)?),
         SourceSettings::Jsonl(jsonl) => file(FileSource::new(jsonl, dir, limit)?),
-        SourceSettings::Sql(sql) => Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?),
+        SourceSettings::Sql(sql) => {
+            Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
+        }
     })
 }
 
-fn sink_spec(config: &Config, sink: &config::Sink) -> Result<SinkSpec, RunError> {
+/// For each SQLite database that several sinks write, the queue in which they do.
+fn turns(config: &Config) -> HashMap<PathBuf, Arc<Turn>> {
+    let mut counts: HashMap<PathBuf, usize> = HashMap::new();
+    for sink in &config.sinks {
+        if let SinkSettings::Sqlite(sqlite) = &sink.settings {
+            *counts.entry(config.dir.join(&sqlite.path)).or_default() += 1;
+        }
+    }
+    let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+    shared.map(|(path, _)| (path, Arc::default())).collect()
+}
+
+fn sink_spec(
+    config: &Config,
+    sink: &config::Sink,
+    turns: &HashMap<PathBuf, Arc<Turn>>,
+) -> Result<SinkSpec, RunError> {
+    let turn = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => turns.get(&config.dir.join(&sqlite.path)).cloned(),
+        _ => None,
+    };
+    let shares = turn.is_some();
     let (dir, lease) = (config.dir.clone(), config.claim.lease);
     let (pipeline, name) = (config.pipeline.clone(), sink.name.clone());
     let settings = sink.settings.clone();
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
-                Sink::Transactional(Box::new(SqliteSink::new(sqlite, &dir, lease)?))
+                let sink = SqliteSink::new(sqlite, &dir, lease)?;
+                Sink::Transactional(Box::new(match &turn {
+                    Some(turn) => sink.sharing(Arc::clone(turn)),
+                    None => sink,
+                }))
             }
             SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
             SinkSettings::Csv(csv) => Sink::Plain(Box::new(FileSink::csv(csv, &dir)?)),
@@ -114,7 +144,7 @@ fn sink_spec(config: &Config, sink: &config::Sink) -> Result<SinkSpec, RunError>
     };
     // Settings that cannot work are found before anything else is done.
     make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
-    Ok(SinkSpec { name: sink.name.clone(), required: sink.required, make: Box::new(make) })
+    Ok(SinkSpec { name: sink.name.clone(), required: sink.required, shares, make: Box::new(make) })
 }
 
 fn record(config: &Config, sink: &config::Sink) -> SinkRecord {

@@ -37,11 +37,7 @@ pub fn dry_run(pipeline: &Pipeline, limit: u64, out: &mut dyn Write) -> Result<(
     Ok(())
 }
 
-fn print(
-    batch: &Batch,
-    until: usize,
-    left: &mut u64, out: &mut dyn Write,
-) -> Result<(), RunError> {
+fn print(batch: &Batch, until: usize, left: &mut u64, out: &mut dyn Write) -> Result<(), RunError> {
     let mut line = Vec::new();
     for row in 0..until {
         if *left == 0 {

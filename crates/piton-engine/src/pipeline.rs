@@ -59,6 +59,9 @@ pub struct SinkSpec {
     pub name: String,
     /// Whether the pipeline may go on without it.
     pub required: bool,
+    /// Whether another sink of the pipeline writes the same database, so that its transactions have
+    /// to be short.
+    pub shares: bool,
     /// Makes the sink; called again when it is retried.
     pub make: Box<dyn Fn() -> Result<Sink, SinkError> + Send + Sync>,
 }

@@ -19,10 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             next += 1;
         }
         // The low-water mark moves only when the oldest in flight is done.
-        if tracker.finish(finished.recv()?) {
-            if let Some(&all_done_up_to) = tracker.low_water() {
-                cursor.passed(all_done_up_to)?;
-            }
+        if tracker.finish(finished.recv()?)
+            && let Some(&all_done_up_to) = tracker.low_water()
+        {
+            cursor.passed(all_done_up_to)?;
         }
     }
     cursor.finish()?;

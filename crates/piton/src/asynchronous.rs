@@ -207,7 +207,8 @@ impl<P: Position> Cursor<P> {
                 entries.into_iter().next().and_then(|entry| entry.json)
             }
         };
-        json.map(|json| serde_json::from_str(&json).map_err(|e| self.bad_state(key, &e))).transpose()
+        json.map(|json| serde_json::from_str(&json).map_err(|e| self.bad_state(key, &e)))
+            .transpose()
     }
 
     /// Changes one entry of keyed state; only changed entries are written with the next save.
@@ -247,15 +248,10 @@ impl<P: Position> Cursor<P> {
     }
 
     /// Takes the store's answer: only what was stored moves this cursor.
-    fn note(
-        &mut self,
-        saved: Saved,
-        position: Option<StoredPosition>,
-    ) -> Result<(), CursorError> {
+    fn note(&mut self, saved: Saved, position: Option<StoredPosition>) -> Result<(), CursorError> {
         match saved {
             Saved::Stored { version } => {
-                self.saved =
-                    Place { version, position, records: self.saved.records + self.passed };
+                self.saved = Place { version, position, records: self.saved.records + self.passed };
                 self.passed = 0;
                 self.changed.clear();
                 self.saved_at = Instant::now();

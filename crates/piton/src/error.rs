@@ -23,7 +23,9 @@ pub enum CursorError {
         epoch: u64,
     },
     /// The checkpoint is not where this cursor left it: rewound or reset by somebody. Open it again.
-    #[error("the checkpoint of '{job}' was changed by somebody else ({saved:?}): open the cursor again")]
+    #[error(
+        "the checkpoint of '{job}' was changed by somebody else ({saved:?}): open the cursor again"
+    )]
     Moved {
         /// The job.
         job: String,

@@ -13,14 +13,14 @@ use piton_testkit::{
 use tempfile::TempDir;
 
 /// The columns of the data.
-pub const COLUMNS: [&str; 3] = ["id", "name", "value"];
+pub(crate) const COLUMNS: [&str; 3] = ["id", "name", "value"];
 
 /// Records with a lower value are filtered out.
 const LEAST: u64 = 100;
 
 /// What a pipeline writes to, in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sink {
+pub(crate) enum Sink {
     Upsert,
     Append,
     Jsonl,
@@ -28,10 +28,10 @@ pub enum Sink {
 }
 
 impl Sink {
-    pub const ALL: [Self; 4] = [Self::Upsert, Self::Append, Self::Jsonl, Self::Csv];
+    pub(crate) const ALL: [Self; 4] = [Self::Upsert, Self::Append, Self::Jsonl, Self::Csv];
 
     /// Its settings.
-    pub fn yaml(self) -> &'static str {
+    pub(crate) fn yaml(self) -> &'static str {
         match self {
             Self::Upsert => "sqlite: {path: out.db, table: t, key: [id]}",
             Self::Append => "sqlite: {path: out.db, table: t, mode: append}",
@@ -41,12 +41,12 @@ impl Sink {
     }
 
     /// Whether its checkpoint is in its own database.
-    pub fn is_transactional(self) -> bool {
+    pub(crate) fn is_transactional(self) -> bool {
         matches!(self, Self::Upsert | Self::Append)
     }
 
     /// The file that it writes.
-    pub fn file(self) -> &'static str {
+    pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Upsert | Self::Append => "out.db",
             Self::Jsonl => "out.jsonl",
@@ -56,14 +56,14 @@ impl Sink {
 }
 
 /// A folder with a data file, a configuration `p.yaml`, a store, and sinks.
-pub struct Place {
+pub(crate) struct Place {
     folder: TempDir,
-    pub program: Program,
+    pub(crate) program: Program,
 }
 
 impl Place {
     /// A place with a data file of so many rows.
-    pub fn new(rows: u64) -> Self {
+    pub(crate) fn new(rows: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = Program::new(env!("CARGO_BIN_EXE_piton"), folder.path());
         let place = Self { folder, program };
@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// The same with a pipeline `p` from the data to one sink, saving every 500 records.
-    pub fn to(rows: u64, sink: Sink) -> Self {
+    pub(crate) fn to(rows: u64, sink: Sink) -> Self {
         let place = Self::new(rows);
         place.configure(&format!(
             "sinks: {{out: {{{}}}}}\ncheckpoint: {{records: 500}}",
@@ -82,12 +82,12 @@ impl Place {
     }
 
     /// Writes a pipeline `p` from the data, through a filter, to `p.yaml`. `rest` is what follows.
-    pub fn configure(&self, rest: &str) {
+    pub(crate) fn configure(&self, rest: &str) {
         self.configure_source("source: {csv: {path: data.csv}}", rest);
     }
 
     /// As [`configure`](Self::configure), reading at most so many records a second.
-    pub fn configure_slow(&self, per_second: u64, rest: &str) {
+    pub(crate) fn configure_slow(&self, per_second: u64, rest: &str) {
         let source = format!("source: {{csv: {{path: data.csv}}, rate: {per_second}/s}}");
         self.configure_source(&source, rest);
     }
@@ -97,26 +97,26 @@ impl Place {
         self.write("p.yaml", &format!("pipeline: p\n{source}\n{transform}\n{rest}\n"));
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The program with what it tells written to a file.
-    pub fn traced(&self) -> Program {
+    pub(crate) fn traced(&self) -> Program {
         self.program.clone().with("PITON_TRACE", &self.path("trace").to_string_lossy())
     }
 
     /// A run that has stopped, as by SIGSTOP, on a hit of a fault point.
     #[track_caller]
-    pub fn asleep_at(&self, point: &str, hit: usize) -> Running {
+    pub(crate) fn asleep_at(&self, point: &str, hit: usize) -> Running {
         let trace = self.path("asleep");
         let sleeper = self.program.clone().with("PITON_FAULT", &format!("{point}:{hit}=stop"));
         let sleeper = sleeper.with("PITON_TRACE", &trace.to_string_lossy());
@@ -131,33 +131,33 @@ impl Place {
 
     /// Runs the pipeline to its end and demands that it finished.
     #[track_caller]
-    pub fn finish(&self) -> Ended {
+    pub(crate) fn finish(&self) -> Ended {
         self.ends_with(0, &["run", "p.yaml"])
     }
 
     /// Runs a command and demands an exit code.
     #[track_caller]
-    pub fn ends_with(&self, code: i32, args: &[&str]) -> Ended {
+    pub(crate) fn ends_with(&self, code: i32, args: &[&str]) -> Ended {
         self.program.run_to(code, args).unwrap_or_else(|error| panic!("piton {args:?}: {error}"))
     }
 
     /// Demands that each record's effect is in a sink exactly once. Invariant 5, and 6 for files.
     #[track_caller]
-    pub fn exactly_once(&self, sink: Sink) {
+    pub(crate) fn exactly_once(&self, sink: Sink) {
         if let Err(report) = self.source().compare(&self.held_by(sink)).exactly_once() {
             panic!("{sink:?}: {report}");
         }
     }
 
     /// What the sinks should hold: what the source holds and the filter lets pass.
-    pub fn source(&self) -> Ledger {
+    pub(crate) fn source(&self) -> Ledger {
         let all = Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap();
         all.keeping(|fields| passes(fields[2]))
     }
 
     /// What a sink holds.
     #[track_caller]
-    pub fn held_by(&self, sink: Sink) -> Ledger {
+    pub(crate) fn held_by(&self, sink: Sink) -> Ledger {
         let file = self.path(sink.file());
         let ledger = match sink {
             Sink::Upsert | Sink::Append => {
@@ -170,7 +170,7 @@ impl Place {
     }
 
     /// How many records a sink holds now, whole ones only.
-    pub fn rows_in(&self, sink: Sink) -> u64 {
+    pub(crate) fn rows_in(&self, sink: Sink) -> u64 {
         let file = self.path(sink.file());
         match sink {
             Sink::Upsert | Sink::Append => rows_in_sqlite(&file, "t"),
@@ -181,7 +181,7 @@ impl Place {
 
     /// How many records that a sink should hold the source was told that it may forget, by the
     /// program's trace.
-    pub fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         let trace = fs::read_to_string(self.path("trace")).unwrap_or_default();
         let told = trace.lines().filter_map(|line| line.strip_prefix("acknowledged data.csv "));
         let offset = told.map(|position| {
@@ -197,7 +197,7 @@ impl Place {
     /// Demands that the source was told to forget nothing that a sink does not hold. Invariant 1,
     /// on the way back.
     #[track_caller]
-    pub fn acknowledged_is_in(&self, sink: Sink) {
+    pub(crate) fn acknowledged_is_in(&self, sink: Sink) {
         let (told, held) = (self.acknowledged(), self.rows_in(sink));
         assert!(told <= held, "{told} records were acknowledged, and {sink:?} holds {held}");
     }
@@ -208,7 +208,7 @@ fn passes(value: &str) -> bool {
 }
 
 /// Rows of the data: fields with quotes, commas, leading zeros and more than ASCII.
-pub fn data(ids: std::ops::Range<u64>) -> String {
+pub(crate) fn data(ids: std::ops::Range<u64>) -> String {
     let mut text = if ids.start == 0 { String::from("id,name,value\n") } else { String::new() };
     for id in ids {
         text.push_str(&format!("{id},\"Ünit \"\"{id}\"\", {}\",{:03}\n", id % 7, id * 37 % 1000));

@@ -22,7 +22,7 @@ use crate::transform::{Expression, Selected, Taken, Transform};
 
 /// The longest name of a pipeline or a sink.
 const LONGEST_NAME: usize = 100;
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Checks a file and makes a configuration of it, or names all that is wrong.
 pub(super) fn check(
@@ -43,7 +43,7 @@ pub(super) fn check(
     check.files(dir);
     let checkpoint = check.checkpoint(file.checkpoint);
     check.between(&["claim", "lease"], file.claim.lease.0, Duration::from_secs(1), DAY);
-    check.between(&["history", "keep"], file.history.keep.0, Duration::from_secs(60), 36_500 * DAY);
+    check.between(&["history", "keep"], file.history.keep.0, Duration::from_mins(1), 36_500 * DAY);
     let on_error = check.on_error(&file.on_error);
     let limits = Limits { record: file.limits.record.0, memory: file.limits.memory.0 };
     check.limits(limits);

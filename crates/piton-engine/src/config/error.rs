@@ -188,10 +188,7 @@ fn suggestion(word: &str, known: &[String]) -> String {
 }
 
 /// The known word that was probably meant.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A longer word is no slip of the finger, and comparing takes the product of the lengths.
     let word: String = word.chars().take(64).collect::<String>().to_lowercase();
     known

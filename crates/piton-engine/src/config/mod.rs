@@ -13,6 +13,7 @@ mod check;
 mod connectors;
 mod error;
 mod file;
+mod forms;
 pub mod init;
 mod interpolate;
 mod read;
@@ -213,8 +214,7 @@ pub fn load_str(
     dir: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
-    let invalid =
-        |problems| ConfigError::Invalid { file: name.display().to_string(), problems };
+    let invalid = |problems| ConfigError::Invalid { file: name.display().to_string(), problems };
     let mut root = Node::parse(text).map_err(|problem| invalid(vec![problem]))?;
     let mut problems = Vec::new();
     Outside { env, dir }.fill(&mut root, &mut problems);
@@ -273,7 +273,9 @@ fn tree_json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Bool(b) => Json::Bool(*b),
-        Value::Int(int, raw) => i64::try_from(*int).map_or_else(|_| raw.as_str().into(), Json::from),
+        Value::Int(int, raw) => {
+            i64::try_from(*int).map_or_else(|_| raw.as_str().into(), Json::from)
+        }
         Value::Float(float, _) => Json::from(*float),
         Value::Text(_) if node.is_secret() => Json::String(node.shown()),
         Value::Text(text) => Json::String(without_password(&text.text)),

@@ -389,9 +389,9 @@ impl<'de> VariantAccess<'de> for Content<'_> {
     fn unit_variant(self) -> Result<(), Fault> {
         match self.0 {
             None => Ok(()),
-            Some((key, node)) => {
-                Err(Fault::invalid_type(Unexpected::Unit, &"no settings").at(node).within(&key.name))
-            }
+            Some((key, node)) => Err(Fault::invalid_type(Unexpected::Unit, &"no settings")
+                .at(node)
+                .within(&key.name)),
         }
     }
 

@@ -61,13 +61,18 @@ fn the_example_says_what_it_says() {
     assert_eq!(config.pipeline, "flights");
     assert_eq!(config.store, "sqlite:/data/piton.db");
     assert_eq!(config.resolve("./flights.csv"), Path::new("/data/flights.csv"));
-    assert!(matches!(&config.source.settings, SourceSettings::Csv(csv) if csv.path == "flights.csv"));
+    assert!(
+        matches!(&config.source.settings, SourceSettings::Csv(csv) if csv.path == "flights.csv")
+    );
     assert!(matches!(&config.transform[..], [Transform::Filter(f)] if f.text() == "dep_delay > 0"));
     let [Sink { name, settings: SinkSettings::Sqlite(sink), required: true }] = &config.sinks[..]
     else {
         panic!("{:?}", config.sinks)
     };
-    assert_eq!((name.as_str(), sink.table.as_str(), &sink.key[..]), ("warehouse", "flights", &["id".to_owned()][..]));
+    assert_eq!(
+        (name.as_str(), sink.table.as_str(), &sink.key[..]),
+        ("warehouse", "flights", &["id".to_owned()][..])
+    );
     assert_eq!(config.commit, Commit::Required);
     assert_eq!(config.checkpoint, Policy::default());
     assert_eq!(config.claim.lease, Duration::from_secs(30));
@@ -82,7 +87,7 @@ fn what_is_not_said_has_a_default() {
     assert_eq!(short.checkpoint, long.checkpoint);
     assert_eq!((short.claim, short.limits), (long.claim, long.limits));
     assert_eq!((short.on_error, short.on_complete), (long.on_error, long.on_complete));
-    assert_eq!(short.keep_history, Duration::from_secs(30 * 86_400));
+    assert_eq!(short.keep_history, Duration::from_hours(720));
     assert_eq!(short.source.rate, None);
 }
 
@@ -240,8 +245,7 @@ sinks:
   h: {http: {url: http://x, headers: {Authorization: '${file:key}'}}}
 commit: {quorum: '${TWO:-2}'}",
     );
-    let config =
-        load_str(&text, Path::new("f.yaml"), folder.path(), &environment).unwrap();
+    let config = load_str(&text, Path::new("f.yaml"), folder.path(), &environment).unwrap();
     let SourceSettings::Sql(sql) = &config.source.settings else { panic!() };
     assert_eq!((&*sql.url, sql.table.as_deref()), ("sqlite:crm.db", Some("${x}$")));
     assert_eq!(sql.batch.map(std::num::NonZero::get), Some(12));
@@ -343,11 +347,9 @@ fn the_same_file_has_the_same_digest_and_another_transform_another() {
 
 /// Whether the schema says yes, and what the loader says.
 fn judged(text: &str) -> (bool, Result<Config, ConfigError>) {
-    let json: Json = serde_saphyr::from_str_with_options(
-        text,
-        serde_saphyr::options! { strict_booleans: true },
-    )
-    .unwrap();
+    let json: Json =
+        serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+            .unwrap();
     (jsonschema::is_valid(&schema(), &json), load_text(text))
 }
 
@@ -409,13 +411,42 @@ fn every_key_is_described() {
 }
 
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
-    let edit = (any::<prop::sample::Index>(), prop_oneof![
-        prop::sample::select(vec![
-            ":", "{", "}", "[", "]", "\t", "\n", "  ", "'", "\"", "&a ", "*a", "<<: ", "- ", "${",
-            "}", "~", "!", "|", "-1", "0", "1e999", "\u{0}", "é", "99999999999999999999", "--- ",
-        ]).prop_map(|text| text.as_bytes().to_vec()),
-        prop::collection::vec(any::<u8>(), 0..3),
-    ], 0_usize..12);
+    let edit = (
+        any::<prop::sample::Index>(),
+        prop_oneof![
+            prop::sample::select(vec![
+                ":",
+                "{",
+                "}",
+                "[",
+                "]",
+                "\t",
+                "\n",
+                "  ",
+                "'",
+                "\"",
+                "&a ",
+                "*a",
+                "<<: ",
+                "- ",
+                "${",
+                "}",
+                "~",
+                "!",
+                "|",
+                "-1",
+                "0",
+                "1e999",
+                "\u{0}",
+                "é",
+                "99999999999999999999",
+                "--- ",
+            ])
+            .prop_map(|text| text.as_bytes().to_vec()),
+            prop::collection::vec(any::<u8>(), 0..3),
+        ],
+        0_usize..12,
+    );
     prop::collection::vec(edit, 1..6).prop_map(|edits| {
         let mut text = FLIGHTS.as_bytes().to_vec();
         for (at, insert, remove) in edits {

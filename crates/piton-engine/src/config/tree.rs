@@ -58,8 +58,8 @@ pub(super) struct Key {
 impl Node {
     /// Reads YAML.
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
-        let spanned: Spanned<Raw> =
-            serde_saphyr::from_str_with_options(text, options()).map_err(|error| problem(&error))?;
+        let spanned: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options())
+            .map_err(|error| problem(&error))?;
         node(spanned, text)
     }
 

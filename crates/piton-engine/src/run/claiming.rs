@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{
-    Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Store, claim::WHOLE,
-};
+use piton_core::{Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Store, claim::WHOLE};
 
 use super::{RunError, RunOptions, signal::Signal};
 use crate::pipeline::Pipeline;
@@ -49,9 +47,11 @@ pub(crate) fn obtain(
             ClaimAnswer::Held(holder) => holder,
         };
         let stirred = watched.as_ref().is_some_and(|(seen, _)| *seen != holder);
+        if watched.as_ref().is_none_or(|(seen, _)| seen.epoch != holder.epoch) {
+            (options.on_wait)(&holder);
+        }
         if watched.is_none() || stirred {
             watched = Some((holder.clone(), Instant::now()));
-            (options.on_wait)(&holder);
         }
         // A renewal seen while waiting says that the owner is at work.
         if stirred && !pipeline.wait_when_held {

@@ -9,10 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_connectors::{
-    batch::Batch,
-    sink::SinkError,
-};
+use piton_connectors::{batch::Batch, sink::SinkError};
 use piton_core::{CheckpointKey, DeadLetter, Save, fault, interval::Interval};
 
 use super::{
@@ -73,6 +70,11 @@ impl<'a> Delivery<'a> {
 
     pub(crate) fn figures(&self) -> &'a SinkFigures {
         &self.cx.figures.sinks[self.sink]
+    }
+
+    /// Whether another sink of the pipeline writes the same database.
+    pub(crate) fn shares(&self) -> bool {
+        self.cx.pipeline.sinks[self.sink].shares
     }
 
     /// What an error of the sink means for it and for the run.
@@ -215,15 +217,15 @@ impl<'a> Delivery<'a> {
     pub(crate) fn note_saved(&mut self, records: u64, counted: Duration) {
         self.figures().note_saved(records, counted, &self.interval);
     }
+}
 
-    /// How the lane's end ends this delivery.
-    pub(crate) fn ended(&self, inlet: &Inlet) -> Result<Ended, Trouble> {
-        match inlet.end() {
-            End::Finished => Ok(Ended::Finished),
-            End::Stopped => Ok(Ended::Stopped),
-            End::LetGo => Ok(Ended::LetGo),
-            End::Failed(error) => Err(Trouble::Run(super::lane::copy_of(error))),
-        }
+/// How the lane's end ends a delivery.
+pub(crate) fn ended(inlet: &Inlet) -> Result<Ended, Trouble> {
+    match inlet.end() {
+        End::Finished => Ok(Ended::Finished),
+        End::Stopped => Ok(Ended::Stopped),
+        End::LetGo => Ok(Ended::LetGo),
+        End::Failed(error) => Err(Trouble::Run(super::lane::copy_of(error))),
     }
 }
 

@@ -21,7 +21,9 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
-    About, Outcome, Step, TransformError, bad::BadRows, copy_cell,
+    About, Outcome, Step, TransformError,
+    bad::BadRows,
+    copy_cell,
     expression::{Reason, exact_number},
 };
 
@@ -52,9 +54,8 @@ impl Step for Flatten {
     }
 
     fn apply(&self, batch: &mut Arc<Batch>, from: usize, bad: &mut BadRows<'_>) -> Outcome {
-        let nothing_to_do = |column| {
-            (0..batch.rows()).all(|row| opening(batch.get(row, column)).is_none())
-        };
+        let nothing_to_do =
+            |column| (0..batch.rows()).all(|row| opening(batch.get(row, column)).is_none());
         let Some(column) = self.column.filter(|column| from > 0 || !nothing_to_do(*column)) else {
             bad.stay();
             return Outcome::Changed;
@@ -288,8 +289,8 @@ impl<'a> Spread<'a> {
     /// Makes the rows: the input's columns, without the field if it was spread in all of them, and
     /// the new columns after them.
     fn write(mut self) -> Batch {
-        let left = self.columns.is_empty()
-            || self.pieces.iter().any(|piece| piece.whole != Cell::Absent);
+        let left =
+            self.columns.is_empty() || self.pieces.iter().any(|piece| piece.whole != Cell::Absent);
         let new = |(name, _): &(Arc<str>, usize)| Column {
             name: Arc::clone(name),
             kind: ColumnType::Unknown,

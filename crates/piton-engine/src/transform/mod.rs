@@ -329,7 +329,8 @@ impl About {
     fn unknown(&self, schema: &Schema, field: &str) -> TransformError {
         let names: Vec<&str> = schema.columns.iter().map(|column| &*column.name).collect();
         let nearest = crate::config::nearest(field, names.iter().copied());
-        let hint = nearest.map_or_else(|| ".".to_owned(), |name| format!(": did you mean '{name}'?"));
+        let hint =
+            nearest.map_or_else(|| ".".to_owned(), |name| format!(": did you mean '{name}'?"));
         let hint = format!("{hint} Known: {}", names.join(", "));
         TransformError::UnknownField { transform: self.name.clone(), field: field.to_owned(), hint }
     }

@@ -173,10 +173,7 @@ fn a_bad_record_is_named_with_the_record_that_the_source_gave() {
 fn a_filter_that_is_neither_true_nor_false_is_an_error_of_the_record() {
     let (rows, bad) = run(&[filter("id")], true, csv_batch("id", &["1"]));
     assert!(rows.is_empty());
-    assert_eq!(
-        bad[0].reason,
-        "transform 1 (filter): \"1\" is text, where true or false is needed"
-    );
+    assert_eq!(bad[0].reason, "transform 1 (filter): \"1\" is text, where true or false is needed");
 }
 
 #[test]
@@ -305,7 +302,16 @@ fn a_schema_that_changes_between_batches_is_followed() {
 
 fn any_record() -> impl Strategy<Value = String> {
     let leaf = prop::sample::select(vec![
-        "1", "-2", "\"3\"", "\"NA\"", "null", "true", "[]", "{}", "{\"k\":4}", "{\"k\":\"x\"}",
+        "1",
+        "-2",
+        "\"3\"",
+        "\"NA\"",
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "{\"k\":4}",
+        "{\"k\":\"x\"}",
     ]);
     let list = prop::collection::vec(leaf.clone(), 0..4).prop_map(|l| format!("[{}]", l.join(",")));
     let value = prop_oneof![3 => leaf.prop_map(str::to_owned), 2 => list];
@@ -381,11 +387,7 @@ proptest! {
     }
 }
 
-fn run_with(
-    steps: &[Transform],
-    batch: Batch,
-    limit: usize,
-) -> Option<(Vec<String>, Vec<BadRow>)> {
+fn run_with(steps: &[Transform], batch: Batch, limit: usize) -> Option<(Vec<String>, Vec<BadRow>)> {
     let records = batch.records;
     let mut transforms = Transforms::new(steps, false, limit);
     let (mut rows, mut bad, mut counted) = (Vec::new(), Vec::new(), 0);

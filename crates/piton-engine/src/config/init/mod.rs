@@ -48,7 +48,9 @@ fn source(out: &mut String, data: &Path, sample: &Sample) {
     let lines = match &sample.format {
         Format::Csv { delimiter } => {
             let delimiter = match delimiter {
-                b',' => "    # delimiter: \";\"              # what stands between fields\n".to_owned(),
+                b',' => {
+                    "    # delimiter: \";\"              # what stands between fields\n".to_owned()
+                }
                 other => format!("    delimiter: {}\n", quoted(&char::from(*other).to_string())),
             };
             format!(
@@ -64,7 +66,8 @@ fn source(out: &mut String, data: &Path, sample: &Sample) {
              # follow: true                # waits for more at the end\n"
         ),
         Format::Sqlite { tables } => {
-            let mut lines = format!("  sql:\n    url: {}\n", scalar(&format!("sqlite:{}", data.display())));
+            let mut lines =
+                format!("  sql:\n    url: {}\n", scalar(&format!("sqlite:{}", data.display())));
             let others: Vec<&str> = tables.iter().skip(1).map(String::as_str).collect();
             let table = tables.first().map_or("", String::as_str);
             let also = if others.is_empty() {
@@ -100,8 +103,7 @@ fn transforms(out: &mut String, sample: &Sample) {
     let is_word = first.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         && first.bytes().next().is_some_and(|b| !b.is_ascii_digit())
         && !["in", "true", "false", "null", "record", "math"].contains(&first.as_str());
-    let field =
-        if is_word { first.clone() } else { format!("record[{}]", quoted(first)) };
+    let field = if is_word { first.clone() } else { format!("record[{}]", quoted(first)) };
     let _ = write!(
         out,
         "\n# transform:                    # in this order\n\
@@ -157,13 +159,14 @@ fn list(items: &[String]) -> String {
 
 /// A text as YAML, in quotes where it needs them.
 fn scalar(text: &str) -> String {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b':'))
-        && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/')
-        && !text.ends_with(':')
-        && !matches!(
-            text.to_ascii_lowercase().as_str(),
-            "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n"
-        );
+    let plain =
+        text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b':'))
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/')
+            && !text.ends_with(':')
+            && !matches!(
+                text.to_ascii_lowercase().as_str(),
+                "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n"
+            );
     if plain { text.to_owned() } else { quoted(text) }
 }
 
@@ -185,7 +188,9 @@ fn quoted(text: &str) -> String {
 
 /// A text inside a comment.
 fn comment(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '\u{2028}' || c == '\u{2029}' { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() || c == '\u{2028}' || c == '\u{2029}' { ' ' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

@@ -58,10 +58,14 @@ pub(super) struct Sample {
 /// What kind of file it is.
 #[derive(Debug, PartialEq)]
 pub(super) enum Format {
-    Csv { delimiter: u8 },
+    Csv {
+        delimiter: u8,
+    },
     Jsonl,
     /// The table that is read comes first.
-    Sqlite { tables: Vec<String> },
+    Sqlite {
+        tables: Vec<String>,
+    },
 }
 
 impl Sample {
@@ -101,7 +105,8 @@ impl Sample {
         let mut unique = Unique::new(columns.len());
         for row in reader.records().take(MOST_ROWS) {
             let Ok(row) = row else { break };
-            unique.see(|column| row.get(column).filter(|value| !value.is_empty()).map(str::to_owned));
+            unique
+                .see(|column| row.get(column).filter(|value| !value.is_empty()).map(str::to_owned));
         }
         let sample = Self::with_key(Format::Csv { delimiter }, columns, &unique);
         Some(sample)
@@ -154,8 +159,10 @@ impl Sample {
         for table in &tables {
             described.push(columns_of(&db, table)?);
         }
-        let Some(chosen) =
-            described.iter().position(|(_, key)| !key.is_empty()).or((!tables.is_empty()).then_some(0))
+        let Some(chosen) = described
+            .iter()
+            .position(|(_, key)| !key.is_empty())
+            .or((!tables.is_empty()).then_some(0))
         else {
             return Ok(None);
         };
@@ -169,10 +176,7 @@ impl Sample {
 }
 
 /// The columns of a table, and those of its primary key in the key's order.
-fn columns_of(
-    db: &Connection,
-    table: &str,
-) -> Result<(Vec<String>, Vec<String>), rusqlite::Error> {
+fn columns_of(db: &Connection, table: &str) -> Result<(Vec<String>, Vec<String>), rusqlite::Error> {
     let mut statement = db.prepare("SELECT name, pk FROM pragma_table_info(?1) ORDER BY cid")?;
     let columns: Vec<(String, i64)> = statement
         .query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?

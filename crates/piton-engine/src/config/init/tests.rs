@@ -63,7 +63,9 @@ fn formats_are_known_by_name_and_content() {
     for path in cases {
         let config = load(&init(&path).unwrap());
         assert_eq!(config.pipeline, "people");
-        assert!(matches!(&config.source.settings, SourceSettings::Jsonl(j) if Path::new(&j.path) == path));
+        assert!(
+            matches!(&config.source.settings, SourceSettings::Jsonl(j) if Path::new(&j.path) == path)
+        );
         assert!(matches!(&config.sinks[0].settings, SinkSettings::Sqlite(s) if s.key == ["a"]));
     }
     for (name, content, delimiter) in [
@@ -105,7 +107,10 @@ fn a_database_is_read_by_the_primary_key() {
     let config = load(&text);
     let SourceSettings::Sql(sql) = &config.source.settings else { panic!() };
     assert_eq!(sql.url, format!("sqlite:{}", path.display()));
-    assert_eq!((sql.table.as_deref(), &sql.key[..]), (Some("line"), &["no".to_owned(), "invoice".to_owned()][..]));
+    assert_eq!(
+        (sql.table.as_deref(), &sql.key[..]),
+        (Some("line"), &["no".to_owned(), "invoice".to_owned()][..])
+    );
     assert!(text.contains("# there are also: log, other"), "{text}");
     load(&with_options(&text));
 }

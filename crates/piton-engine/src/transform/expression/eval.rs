@@ -229,9 +229,7 @@ impl<'a> Evaluation<'a> {
                 items.extend(more);
                 Ok(Val::List(items))
             }
-            (_, a, b) => {
-                calculate(sum, self.number(&sides[0], &a)?, self.number(&sides[1], &b)?)
-            }
+            (_, a, b) => calculate(sum, self.number(&sides[0], &a)?, self.number(&sides[1], &b)?),
         }
     }
 
@@ -324,7 +322,12 @@ impl<'a> Evaluation<'a> {
         result
     }
 
-    fn fold_items(&mut self, folded: &'a Macro, items: Vec<Val<'a>>, place: usize) -> Evaluated<'a> {
+    fn fold_items(
+        &mut self,
+        folded: &'a Macro,
+        items: Vec<Val<'a>>,
+        place: usize,
+    ) -> Evaluated<'a> {
         let (mut count, mut made) = (0_usize, Vec::new());
         for item in items {
             self.pay(1)?;

@@ -20,12 +20,12 @@ use std::sync::Arc;
 
 use piton_connectors::batch::{Batch, Cell, ColumnType, Schema};
 
-pub(crate) use self::{eval::Reason, number::exact_number};
 use self::{
     compile::{FieldName, Node},
     eval::{Evaluation, Row},
     value::Val,
 };
+pub(crate) use self::{eval::Reason, number::exact_number};
 
 /// An expression, parsed and compiled. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -123,8 +123,13 @@ impl Expression {
     /// What its values are, as far as that can be known without a record.
     pub(crate) fn kind(&self) -> ColumnType {
         match &*self.node {
-            Node::Compare(..) | Node::Equal { .. } | Node::In(_) | Node::Has(_) | Node::Not(_)
-            | Node::Either { .. } | Node::Matches(..) => ColumnType::Boolean,
+            Node::Compare(..)
+            | Node::Equal { .. }
+            | Node::In(_)
+            | Node::Has(_)
+            | Node::Not(_)
+            | Node::Either { .. }
+            | Node::Matches(..) => ColumnType::Boolean,
             Node::Quoted(_) => ColumnType::Text,
             _ => ColumnType::Unknown,
         }
