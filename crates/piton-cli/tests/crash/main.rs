@@ -4,5 +4,7 @@
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
 
+mod kills;
+mod known_bad;
 mod place;
 mod sweep;

@@ -6,13 +6,17 @@ use std::{
 };
 
 use piton_testkit::{
-    Ended, Ledger, Program,
+    Ended, Ledger, Program, Running,
     ledger::{lines_in, rows_in_sqlite},
+    program::PATIENCE,
 };
 use tempfile::TempDir;
 
 /// The columns of the data.
 pub(crate) const COLUMNS: [&str; 3] = ["id", "name", "value"];
+
+/// Records with a lower value are filtered out.
+const LEAST: u64 = 100;
 
 /// What a pipeline writes to, in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl Sink {
 /// A folder with a data file, a configuration `p.yaml`, a store, and sinks.
 pub(crate) struct Place {
     folder: TempDir,
-    pub program: Program,
+    pub(crate) program: Program,
 }
 
 impl Place {
@@ -77,18 +81,20 @@ impl Place {
         place
     }
 
-    /// Writes a pipeline `p` from the data to `p.yaml`; `rest` is everything but name and source.
+    /// Writes a pipeline `p` from the data, through a filter, to `p.yaml`. `rest` is what follows.
     pub(crate) fn configure(&self, rest: &str) {
-        self.write(
-            "p.yaml",
-            &format!("pipeline: p\nsource: {{csv: {{path: data.csv}}}}\n{rest}\n"),
-        );
+        self.configure_source("source: {csv: {path: data.csv}}", rest);
     }
 
     /// As [`configure`](Self::configure), reading at most so many records a second.
     pub(crate) fn configure_slow(&self, per_second: u64, rest: &str) {
         let source = format!("source: {{csv: {{path: data.csv}}, rate: {per_second}/s}}");
-        self.write("p.yaml", &format!("pipeline: p\n{source}\n{rest}\n"));
+        self.configure_source(&source, rest);
+    }
+
+    fn configure_source(&self, source: &str, rest: &str) {
+        let transform = format!("transform: [{{filter: \"value >= {LEAST}\"}}]");
+        self.write("p.yaml", &format!("pipeline: p\n{source}\n{transform}\n{rest}\n"));
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
@@ -106,6 +112,21 @@ impl Place {
     /// The program with what it tells written to a file.
     pub(crate) fn traced(&self) -> Program {
         self.program.clone().with("PITON_TRACE", &self.path("trace").to_string_lossy())
+    }
+
+    /// A run that has stopped, as by SIGSTOP, on a hit of a fault point.
+    #[track_caller]
+    pub(crate) fn asleep_at(&self, point: &str, hit: usize) -> Running {
+        let trace = self.path("asleep");
+        let sleeper = self.program.clone().with("PITON_FAULT", &format!("{point}:{hit}=stop"));
+        let sleeper = sleeper.with("PITON_TRACE", &trace.to_string_lossy());
+        let mut running = sleeper.start(&["run", "p.yaml"]).unwrap();
+        let is_there = |_: &Running| {
+            let trace = fs::read_to_string(&trace).unwrap_or_default();
+            trace.lines().filter(|line| *line == point).count() >= hit
+        };
+        running.until("it to stop", PATIENCE, is_there).unwrap_or_else(|error| panic!("{error}"));
+        running
     }
 
     /// Runs the pipeline to its end and demands that it finished.
@@ -128,9 +149,10 @@ impl Place {
         }
     }
 
-    /// What the source holds.
+    /// What the sinks should hold: what the source holds and the filter lets pass.
     pub(crate) fn source(&self) -> Ledger {
-        Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap()
+        let all = Ledger::of_csv(&self.path("data.csv"), &COLUMNS).unwrap();
+        all.keeping(|fields| passes(fields[2]))
     }
 
     /// What a sink holds.
@@ -157,17 +179,19 @@ impl Place {
         }
     }
 
-    /// How many records the source was told that it may forget, by the program's trace.
+    /// How many records that a sink should hold the source was told that it may forget, by the
+    /// program's trace.
     pub(crate) fn acknowledged(&self) -> u64 {
         let trace = fs::read_to_string(self.path("trace")).unwrap_or_default();
-        let data = fs::read(self.path("data.csv")).unwrap();
         let told = trace.lines().filter_map(|line| line.strip_prefix("acknowledged data.csv "));
-        let upto = told.map(|position| {
+        let offset = told.map(|position| {
             let position: serde_json::Value = serde_json::from_str(position).unwrap();
-            let offset = position["offset"].as_u64().unwrap() as usize;
-            data[..offset].iter().filter(|byte| **byte == b'\n').count() as u64 - 1
+            position["offset"].as_u64().unwrap() as usize
         });
-        upto.max().unwrap_or(0)
+        let data = fs::read_to_string(self.path("data.csv")).unwrap();
+        let before = data[..offset.max().unwrap_or(0)].lines().skip(1);
+        before.filter_map(|line| line.rsplit_once(',')).filter(|(_, value)| passes(value)).count()
+            as u64
     }
 
     /// Demands that the source was told to forget nothing that a sink does not hold. Invariant 1,
@@ -177,6 +201,10 @@ impl Place {
         let (told, held) = (self.acknowledged(), self.rows_in(sink));
         assert!(told <= held, "{told} records were acknowledged, and {sink:?} holds {held}");
     }
+}
+
+fn passes(value: &str) -> bool {
+    value.parse::<u64>().is_ok_and(|value| value >= LEAST)
 }
 
 /// Rows of the data: fields with quotes, commas, leading zeros and more than ASCII.

@@ -90,7 +90,8 @@ impl Plain<'_, '_> {
         if fault::known_bad("checkpoint_before_durable") {
             self.take(batch);
             self.save_and_wait()?;
-            return self.write_once(batch);
+            self.write_once(batch)?;
+            return self.sink.durable().map(drop).map_err(|e| self.delivery.trouble(&e));
         }
         let mut attempt = 0;
         loop {
