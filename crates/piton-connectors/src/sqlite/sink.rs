@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, fault};
+use piton_core::{Checkpoint, Epoch, fault};
 use piton_stores::joined::sqlite::{Ledger, create_tables};
 use rusqlite::Connection;
 
@@ -213,6 +213,18 @@ impl SqliteSink {
         })
     }
 
+    /// What the database holds, without writing or creating anything.
+    fn look(&self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
+        let path = &self.target.path;
+        if !self.look_at_path()? {
+            return Ok(Ledger::empty(pipeline, sink));
+        }
+        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
+        open::look(path, read)
+            .map_err(|e| failure(path, "read the checkpoints", &e))?
+            .map_err(|e| of_ledger(path, pipeline, e))
+    }
+
     fn held(&self) -> SinkError {
         let path = &self.target.path;
         let who = holder::name(path).unwrap_or_else(|| "another process".into());
@@ -329,15 +341,11 @@ impl TransactionalSink for SqliteSink {
     }
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
-        let path = &self.target.path;
-        if !self.look_at_path()? {
-            return Ok(Vec::new());
-        }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
-        let ledger = open::look(path, read)
-            .map_err(|e| failure(path, "read the checkpoints", &e))?
-            .map_err(|e| of_ledger(path, pipeline, e))?;
-        Ok(ledger.rows.into_values().collect())
+        Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+    }
+
+    fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
+        Ok(self.look(pipeline, sink)?.epoch)
     }
 
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError> {
