@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         out.flush()?;
         return Ok(FINISHED);
     }
+    dry_run::rehearse(&pipeline)?;
     let store = opening::store_of(&config, Mode::Create)?;
     let teller = Teller::new(args, &pipeline);
     teller.started(&store.location());

@@ -3,6 +3,7 @@
 //!
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
 
 mod kills;
 mod known_bad;

@@ -10,7 +10,7 @@
 //! One level is spread; what lies deeper stays JSON and can be flattened by its new name. Text that
 //! is such JSON (a CSV field, a text column) counts as such.
 //!
-//! The rows of one record are numbered ([`Origin::ordinal`]), and the numbers depend on that record
+//! The rows of one record are numbered ([`Origin::ordinal`](piton_connectors::batch::Origin::ordinal)), and the numbers depend on that record
 //! alone: if any of its rows holds a list here, all of its rows are numbered anew, else they keep
 //! their numbers.
 
