@@ -3,7 +3,9 @@
 //!
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod claims;
 mod kills;
 mod known_bad;
 mod place;
