@@ -230,7 +230,7 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
                 let figures = &cx.figures.sinks[sink];
                 figures.note_state(SinkState::Behind, Some(error.to_string()));
                 if cx.pipeline.needs(sink)
-                    && !matches!(error, RunError::Failed(_) | RunError::HeldSink(_))
+                    && !matches!(error, RunError::Failed(_) | RunError::Locked(_))
                 {
                     return Err(error);
                 }
