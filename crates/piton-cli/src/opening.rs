@@ -8,7 +8,7 @@ use std::{
 };
 
 use piton_core::{Owner, Store};
-use piton_engine::config::{self, Config, scalars::Period};
+use piton_engine::config::{self, Config, Period};
 use piton_stores::Mode;
 
 use crate::{
@@ -68,7 +68,7 @@ fn is_file(name: &str) -> bool {
 /// A length of time from the command line, such as 5m.
 pub(crate) fn period(text: &str) -> Result<Duration, Failure> {
     let period: Result<Period, _> = text.parse();
-    period.map(|period| period.0).map_err(|error| Failure::usage(format!("--max-lag: {error}")))
+    period.map(Duration::from).map_err(|error| Failure::usage(format!("--max-lag: {error}")))
 }
 
 /// This process, as others are told.

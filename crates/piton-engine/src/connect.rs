@@ -83,6 +83,7 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
         },
         rate: config.source.rate.map(|rate| rate.per_second()),
         memory_bytes: usize::try_from(config.limits.memory).unwrap_or(usize::MAX),
+        record_bytes: usize::try_from(config.limits.record).unwrap_or(usize::MAX),
         keep_history: config.keep_history,
         record,
     })

@@ -8,14 +8,21 @@
 //! module that every store here shares. What is left to a store is to make a decision and its
 //! effect one transaction, to know whether an owner lives, and to notice damage.
 //!
+//! A program whose effects are in a database of its own keeps its checkpoint there, in the
+//! transaction of the effects ([`joined`]).
+//!
 //! With the feature `conformance`, the module of that name holds the suite that each of them passes
 //! and that a store built elsewhere should pass.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod joined;
 mod memory;
 mod rules;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod state_table;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,6 +32,7 @@ use std::{
 use piton_core::{Owner, Store, StoreError};
 
 pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 
 /// Whether opening may create a store.
@@ -49,7 +57,7 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
         Some(("memory", "")) => Ok(Arc::new(MemoryStore::new())),
         Some(("sqlite", path)) => {
             let path = sqlite_path(url, path)?;
-            Ok(Arc::new(SqliteStore::open(&base.join(path), mode)?))
+            open_sqlite(&base.join(path), mode)
         }
         Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => refused(format!(
             "stores in {scheme} are not built yet; use sqlite:PATH, or memory: to try things out"
@@ -58,6 +66,20 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
             "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), or memory:"
         )),
     }
+}
+
+#[cfg(feature = "sqlite")]
+fn open_sqlite(path: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(SqliteStore::open(path, mode)?))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn open_sqlite(path: &Path, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    refused(format!(
+        "{} cannot be opened: this program was built without SQLite; add the feature `sqlite` \
+         (cargo add piton --features sqlite), or use memory: to try things out",
+        path.display()
+    ))
 }
 
 fn sqlite_path<'a>(url: &str, path: &'a str) -> Result<&'a Path, StoreError> {
@@ -84,6 +106,7 @@ fn refused<T>(what: String) -> Result<T, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Refused`] when there is something at `path`; else what reading or writing fails with.
+#[cfg(feature = "sqlite")]
 pub fn backup_to(store: &dyn Store, path: &Path) -> Result<(), StoreError> {
     let snapshot = futures_executor::block_on(store.snapshot())?;
     sqlite::write_new(path, &snapshot)

@@ -45,6 +45,7 @@ impl ClaimRow {
         }
     }
 
+    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "memory needs no checksums"))]
     pub(crate) fn checksum(&self) -> Checksum {
         Checksum::build()
             .text(&self.pipeline)

@@ -18,10 +18,6 @@ use piton_engine::{
     run::{self, Figures, Signal},
 };
 use piton_stores::Mode;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
 
 use crate::{
     args::Run,
@@ -45,6 +41,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         out.flush()?;
         return Ok(FINISHED);
     }
+    dry_run::rehearse(&pipeline)?;
     let store = opening::store_of(&config, Mode::Create)?;
     let teller = Teller::new(args, &pipeline);
     teller.started(&store.location());
@@ -94,17 +91,14 @@ fn tell(json: bool, event: &str, what: &str) {
 
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
 fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let signal = Arc::clone(signal);
-    thread::spawn(move || {
-        for _ in signals.forever() {
-            if signal.is_stopping() {
-                process::exit(i32::from(FAILED));
-            }
-            signal.stop();
+    let heard = move || {
+        if signal.is_stopping() {
+            process::exit(i32::from(FAILED));
         }
-    });
-    Ok(())
+        signal.stop();
+    };
+    ctrlc::set_handler(heard).map_err(|error| Failure::failed(format!("signals: {error}")))
 }
 
 /// Tells a person, or a machine, how the run goes.

@@ -9,4 +9,5 @@ mod claims;
 mod kills;
 mod known_bad;
 mod place;
+mod signals;
 mod sweep;

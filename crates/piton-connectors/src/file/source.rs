@@ -291,7 +291,7 @@ impl Source for FileSource {
             total += size;
             consumed += position.map_or(0, |(_, position)| position.offset.min(size));
         }
-        Some((total, consumed))
+        Some((consumed, total))
     }
 
     fn parse(&self, partition: &str, raw: &str) -> Result<Batch, SourceError> {

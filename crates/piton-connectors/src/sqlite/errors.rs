@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use piton_stores::joined::sqlite::LedgerError;
 use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::sink::SinkError;
@@ -51,6 +52,31 @@ pub(super) fn failure(path: &Path, doing: &str, error: &Error) -> SinkError {
             ),
         },
     }
+}
+
+/// Why the checkpoints of a pipeline in the database at `path` could not be used.
+pub(super) fn of_ledger(path: &Path, pipeline: &str, error: LedgerError) -> SinkError {
+    let at = path.display();
+    let what = match error {
+        LedgerError::Database(error) => return failure(path, "read the checkpoints", &error),
+        LedgerError::Fenced { epoch } => return SinkError::Fenced { epoch, at: at.to_string() },
+        LedgerError::Damaged { what } => format!(
+            "the checkpoints of pipeline '{pipeline}' in {at} are damaged: {what}. Nothing was \
+             written. Restore the database from a backup; or, to begin anew, `{}` and \
+             `piton reset {pipeline}`",
+            LedgerError::removal(pipeline)
+        ),
+        LedgerError::Newer { found, known } => format!(
+            "the checkpoints in {at} have format {found}, this program knows up to {known}: use a \
+             newer piton"
+        ),
+        LedgerError::Altered => format!(
+            "the checkpoints of pipeline '{pipeline}' in {at} were changed or removed by another \
+             hand while it ran. Nothing was written; run it again to see where it stands"
+        ),
+        other => format!("{at}, pipeline '{pipeline}': {other}"),
+    };
+    SinkError::Refused { what }
 }
 
 /// What a failed `COMMIT` means. Where `SQLite` cannot say, nobody knows.

@@ -8,14 +8,12 @@
 //!
 //! - [`settings`]: what a user types;
 //! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit;
-//! - `checkpoints`: the rows, their checksums and their manifest;
 //! - `orders`: an operator's reset and rewind, and what they cut off;
 //! - `table`: the target as it is, and creating it; `insert`: the statements and what they bind;
 //! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `page`:
 //!   rows into a batch;
 //! - `open`: connections; `errors`: what `SQLite` says, in terms of what to do about it.
 
-mod checkpoints;
 mod cursor;
 mod errors;
 mod holder;

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, CheckpointKey, Order, OrderKind, Output, claim::WHOLE};
+use piton_stores::joined::sqlite::Ledger;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::{checkpoints::Ledger, quote, table};
+use super::{quote, table};
 use crate::sink::Fence;
 
 /// What an append sink keeps in a checkpoint.

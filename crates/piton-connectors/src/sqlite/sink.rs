@@ -14,12 +14,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, fault};
+use piton_core::{Checkpoint, Epoch, fault};
+use piton_stores::joined::sqlite::{Ledger, create_tables};
 use rusqlite::Connection;
 
 use super::{
-    checkpoints::{self, Ledger},
-    errors::{commit_failure, failure, is_busy},
+    errors::{commit_failure, failure, is_busy, of_ledger},
     holder,
     insert::Plan,
     open::{self, FileId},
@@ -156,8 +156,9 @@ impl SqliteSink {
         };
         let conn = open::to_write(path, *create, self.lease).map_err(|e| busy_or("open it", &e))?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| busy_or("begin a transaction", &e))?;
-        let mut ledger = Ledger::read(&conn, path, &fence.pipeline, &fence.sink)?;
-        ledger.admit(fence.epoch, &path.display().to_string())?;
+        let mut ledger = Ledger::read(&conn, &fence.pipeline, &fence.sink)
+            .and_then(|ledger| ledger.admit(fence.epoch).map(|()| ledger))
+            .map_err(|e| of_ledger(path, &fence.pipeline, e))?;
         let found =
             Table::inspect(&conn, table).map_err(|e| failure(path, "read its tables", &e))?;
         self.judge(found.as_ref())?;
@@ -200,7 +201,7 @@ impl SqliteSink {
             Mode::Append => Written::Beside,
         };
         let write = |ledger: &mut Ledger| {
-            checkpoints::create_tables(conn)?;
+            create_tables(conn)?;
             orders::take_over(conn, ledger, fence, written, Timestamp::now())?;
             ledger.write(conn).map_err(Refusal::from)
         };
@@ -210,6 +211,18 @@ impl SqliteSink {
             }
             Refusal::Database(e) => failure(path, "write the checkpoints", &e),
         })
+    }
+
+    /// What the database holds, without writing or creating anything.
+    fn look(&self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
+        let path = &self.target.path;
+        if !self.look_at_path()? {
+            return Ok(Ledger::empty(pipeline, sink));
+        }
+        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
+        open::look(path, read)
+            .map_err(|e| failure(path, "read the checkpoints", &e))?
+            .map_err(|e| of_ledger(path, pipeline, e))
     }
 
     fn held(&self) -> SinkError {
@@ -244,7 +257,10 @@ impl Open {
     fn begin(&self, path: &Path) -> Result<(), SinkError> {
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
         begun.map_err(|e| failure(path, "begin a transaction", &e))?;
-        self.ledger.compare(&self.conn, path).inspect_err(|_| roll_back(&self.conn))
+        self.ledger.compare(&self.conn).map_err(|error| {
+            roll_back(&self.conn);
+            of_ledger(path, &self.ledger.pipeline, error)
+        })
     }
 
     /// The last row of the target, where `SQLite` numbers what is appended.
@@ -325,14 +341,11 @@ impl TransactionalSink for SqliteSink {
     }
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
-        let path = &self.target.path;
-        if !self.look_at_path()? {
-            return Ok(Vec::new());
-        }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, path, pipeline, sink));
-        let ledger =
-            open::look(path, read).map_err(|e| failure(path, "read the checkpoints", &e))??;
-        Ok(ledger.rows.into_values().collect())
+        Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+    }
+
+    fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
+        Ok(self.look(pipeline, sink)?.epoch)
     }
 
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError> {

@@ -6,10 +6,16 @@ use std::{
     time::Duration,
 };
 
+use piton_connectors::{
+    file::{FileSink, FileSource},
+    http::HttpSink,
+    settings::Period,
+    sqlite::{SqlSource, SqliteSink},
+};
 use piton_core::interval::Policy;
 
 use super::{
-    Claim, Config, Described, Limits, OnError, Sink, Source,
+    Claim, Config, Described, Limits, OnError, Sink, SinkSettings, Source, SourceSettings,
     error::{Condition, Problem},
     file::{
         CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SelectFile, SinkFile,
@@ -42,11 +48,17 @@ pub(super) fn check(
     check.commit(file.commit, &sinks, &optional);
     check.files(dir);
     let checkpoint = check.checkpoint(file.checkpoint);
-    check.between(&["claim", "lease"], file.claim.lease.0, Duration::from_secs(1), DAY);
-    check.between(&["history", "keep"], file.history.keep.0, Duration::from_mins(1), 36_500 * DAY);
+    check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
+    check.between(
+        &["history", "keep"],
+        file.history.keep.duration(),
+        Duration::from_mins(1),
+        36_500 * DAY,
+    );
     let on_error = check.on_error(&file.on_error);
     let limits = Limits { record: file.limits.record.0, memory: file.limits.memory.0 };
     check.limits(limits);
+    check.connectors(&file.source, &sinks, limits, dir);
     if !check.problems.is_empty() {
         check.problems.sort_by_key(|problem| problem.at);
         return Err(check.problems);
@@ -59,10 +71,10 @@ pub(super) fn check(
         sinks,
         commit: file.commit,
         checkpoint,
-        claim: Claim { lease: file.claim.lease.0, when_held: file.claim.when_held },
+        claim: Claim { lease: file.claim.lease.duration(), when_held: file.claim.when_held },
         on_error,
         limits,
-        keep_history: file.history.keep.0,
+        keep_history: file.history.keep.duration(),
         on_complete: file.on_complete,
         described: Described::of(root),
         file: name.to_owned(),
@@ -78,10 +90,10 @@ struct Check<'a> {
 impl Check<'_> {
     fn wrong(&mut self, path: &[&str], why: impl Into<String>) {
         let node = self.root.find(path);
-        let mut why = why.into();
-        if node.holds_secret_in(&why) {
-            why = "what is filled in cannot be used here".to_owned();
-        }
+        let why = match why.into() {
+            why if node.holds_secret_in(&why) => "what is filled in cannot be used here".to_owned(),
+            why => why,
+        };
         let what = Condition::Invalid { path: shown(path), why };
         self.problems.push(Problem { at: node.at, what });
     }
@@ -257,13 +269,39 @@ impl Check<'_> {
         }
     }
 
+    /// What the connectors themselves find in their settings. None touches what it is about.
+    fn connectors(&mut self, source: &SourceSettings, sinks: &[Sink], limits: Limits, dir: &Path) {
+        let made = match source.clone() {
+            SourceSettings::Csv(csv) => FileSource::new(csv, dir, limits.record).map(drop),
+            SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, limits.record).map(drop),
+            SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, limits.record as usize).map(drop),
+        };
+        if let Err(error) = made {
+            self.wrong(&["source", source.kind()], error.to_string());
+        }
+        for sink in sinks {
+            let made = match &sink.settings {
+                SinkSettings::Sqlite(sqlite) => {
+                    SqliteSink::new(sqlite, dir, Duration::ZERO).map(drop)
+                }
+                SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
+                SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),
+                SinkSettings::Http(http) => HttpSink::new(http, "", &sink.name).map(drop),
+                SinkSettings::Stdout(_) => Ok(()),
+            };
+            if let Err(error) = made {
+                self.wrong(&["sinks", &sink.name, sink.settings.kind()], error.to_string());
+            }
+        }
+    }
+
     /// No file is written twice, or read and written.
     fn files(&mut self, dir: &Path) {
         let root = self.root;
         let path_of = |connector: &Node| {
             let path = connector.get("path")?;
             match &path.value {
-                super::tree::Value::Text(text) => Some(resolve(dir, &text.text)),
+                super::tree::Value::Text(text) => Some(resolve(dir, &text.value)),
                 _ => None,
             }
         };
@@ -302,7 +340,7 @@ impl Check<'_> {
         let shortest = Duration::from_millis(1);
         for (key, period) in [("max_replay", max_replay), ("every", every)] {
             if let Some(period) = period {
-                self.between(&["checkpoint", key], period.0, shortest, DAY);
+                self.between(&["checkpoint", key], period.duration(), shortest, DAY);
             }
         }
         if max_overhead.is_some_and(|share| share.0 <= 0.0) {
@@ -312,14 +350,14 @@ impl Check<'_> {
             self.wrong(&["checkpoint", "records"], "at least 1");
         }
         if every.is_some() || records.is_some() {
-            return Policy::Fixed { every: every.map(|period| period.0), records };
+            return Policy::Fixed { every: every.map(Period::duration), records };
         }
         let Policy::Adaptive { max_replay: replay, max_overhead: overhead } = Policy::default()
         else {
             return Policy::default();
         };
         Policy::Adaptive {
-            max_replay: max_replay.map_or(replay, |period| period.0),
+            max_replay: max_replay.map_or(replay, Period::duration),
             max_overhead: max_overhead.map_or(overhead, |share| share.0),
         }
     }
@@ -350,11 +388,10 @@ impl Check<'_> {
     }
 
     fn between(&mut self, path: &[&str], value: Duration, least: Duration, most: Duration) {
-        use super::scalars::Period;
         if value < least {
-            self.wrong(path, format!("at least {}", Period(least)));
+            self.wrong(path, format!("at least {least:?}"));
         } else if value > most {
-            self.wrong(path, format!("at most {}", Period(most)));
+            self.wrong(path, format!("at most {} days", most.as_secs() / DAY.as_secs()));
         }
     }
 }

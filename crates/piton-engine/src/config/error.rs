@@ -191,10 +191,16 @@ fn suggestion(word: &str, known: &[String]) -> String {
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A longer word is no slip of the finger, and comparing takes the product of the lengths.
     let word: String = word.chars().take(64).collect::<String>().to_lowercase();
+    let distance = |known: &str| {
+        let known = known.to_lowercase();
+        let length = word.chars().count().min(known.chars().count());
+        let slips = strsim::damerau_levenshtein(&word, &known);
+        let is_part = length >= 3 && (known.contains(&word) || word.contains(&known));
+        (slips <= (length / 2).max(1) || is_part).then_some(slips)
+    };
     known
         .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(&word, &known.to_lowercase()), known))
-        .filter(|(distance, known)| *distance <= known.chars().count().max(2) / 2)
+        .filter_map(|known| distance(known).map(|distance| (distance, known)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }

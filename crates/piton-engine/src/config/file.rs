@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use piton_connectors::settings::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
@@ -10,7 +11,7 @@ use super::{
     connectors::{
         CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
     },
-    scalars::{Percent, Period, Size},
+    scalars::{Percent, Size},
 };
 
 /// A pipeline: records are read from a source, transformed, and written to sinks, from where the
@@ -254,7 +255,7 @@ pub(super) struct ClaimFile {
 
 impl Default for ClaimFile {
     fn default() -> Self {
-        let lease = Period(std::time::Duration::from_secs(30));
+        let lease = Period::seconds(30);
         Self { lease, when_held: WhenHeld::default() }
     }
 }
@@ -328,7 +329,7 @@ pub(super) struct HistoryFile {
 
 impl Default for HistoryFile {
     fn default() -> Self {
-        Self { keep: Period(std::time::Duration::from_hours(720)) }
+        Self { keep: Period::seconds(30 * 24 * 60 * 60) }
     }
 }
 

@@ -41,19 +41,25 @@ impl Outside<'_> {
                     problems.push(problem);
                 }
             }
-            Value::List(items) => items.iter_mut().for_each(|item| self.fill(item, problems)),
+            Value::List(items) => {
+                for item in items {
+                    self.fill(item, problems);
+                }
+            }
             Value::Map(entries) => {
-                entries.iter_mut().for_each(|(_, value)| self.fill(value, problems));
+                for (_, value) in entries {
+                    self.fill(value, problems);
+                }
             }
             Value::Null | Value::Bool(_) | Value::Int(..) | Value::Float(..) => {}
         }
     }
 
     fn fill_text(&self, at: Place, text: &mut Text) -> Result<(), Problem> {
-        if !text.text.contains("${") {
+        if !text.value.contains("${") {
             return Ok(());
         }
-        let (mut out, mut rest) = (String::new(), text.text.as_str());
+        let (mut out, mut rest) = (String::new(), text.value.as_str());
         let (mut filled, mut secret) = (false, false);
         while let Some(start) = rest.find("${") {
             if rest[..start].ends_with('$') {
@@ -84,7 +90,7 @@ impl Outside<'_> {
         out.push_str(rest);
         // An address with a user in it usually has the password, too.
         secret |= filled && out.contains("://") && out.contains('@');
-        let written = std::mem::replace(&mut text.text, out);
+        let written = std::mem::replace(&mut text.value, out);
         text.filled = filled.then_some(Filled { written, secret });
         Ok(())
     }

@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+pub use piton_connectors::settings::Period;
 use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
@@ -143,7 +144,8 @@ pub struct Limits {
     pub memory: u64,
 }
 
-/// Source, transforms and sinks as JSON, as the file has them. Secrets stand as they are written
+/// Source, transforms and sinks as JSON, as the file has them but for the order of keys that means
+/// nothing. Secrets stand as they are written
 /// in the file (`${file:…}`), passwords in addresses as `***`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
@@ -164,11 +166,6 @@ impl Described {
             transform: root.get("transform").map_or_else(|| Json::Array(Vec::new()), tree_json),
             sinks: sinks.iter().map(|(key, sink)| (key.name.clone(), tree_json(sink))).collect(),
         }
-    }
-
-    /// A short text that differs, for practical purposes, whenever the JSON does.
-    pub fn digest(json: &Json) -> String {
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(json.to_string().as_bytes()))
     }
 }
 
@@ -196,7 +193,8 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
     match std::str::from_utf8(&bytes) {
         Ok(text) => load_str(text, path, dir, env),
         Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = 1 + before.matches('\n').count();
             let what = Condition::Yaml("this is not UTF-8: save the file as UTF-8".to_owned());
             let problem = Problem { at: Place { line, column: 1 }, what };
             Err(ConfigError::Invalid { file: path.display().to_string(), problems: vec![problem] })
@@ -256,7 +254,9 @@ fn take_rate(root: &mut Node) -> Result<Option<Rate>, Problem> {
     if let Some((_, source)) = source {
         take(source);
         if let Value::Map(connectors) = &mut source.value {
-            connectors.iter_mut().for_each(|(_, settings)| take(settings));
+            for (_, settings) in connectors {
+                take(settings);
+            }
         }
     }
     match found.as_slice() {
@@ -278,12 +278,23 @@ fn tree_json(node: &Node) -> Json {
         }
         Value::Float(float, _) => Json::from(*float),
         Value::Text(_) if node.is_secret() => Json::String(node.shown()),
-        Value::Text(text) => Json::String(without_password(&text.text)),
+        Value::Text(text) => Json::String(without_password(&text.value)),
         Value::List(items) => items.iter().map(tree_json).collect(),
         Value::Map(entries) => {
-            entries.iter().map(|(key, value)| (key.name.clone(), tree_json(value))).collect()
+            let mut sorted: Vec<&(Key, Node)> = entries.iter().collect();
+            sorted.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+            sorted.into_iter().map(entry_json).collect()
         }
     }
+}
+
+fn entry_json((key, node): &(Key, Node)) -> (String, Json) {
+    // Only `select` gives a meaning to the order of keys.
+    let json = match &node.value {
+        Value::Map(columns) if key.name == "select" => columns.iter().map(entry_json).collect(),
+        _ => tree_json(node),
+    };
+    (key.name.clone(), json)
 }
 
 /// `scheme://user:password@host` with `***` for the password.

@@ -132,6 +132,7 @@ fn in_plain_words(expected: &str) -> String {
         "a sequence" => "a list",
         "a character" => "a single character",
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        other if other.starts_with("a nonzero u") => "a whole number, 1 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
         other if other.starts_with("struct ") => "a map of settings",
@@ -148,7 +149,7 @@ impl<'a> Reader<'a> {
     /// Text that was filled in, which may stand for any scalar.
     fn filled(self) -> Option<&'a str> {
         match &self.0.value {
-            Value::Text(Text { text, filled: Some(_), .. }) => Some(text.trim()),
+            Value::Text(Text { value: text, filled: Some(_), .. }) => Some(text.trim()),
             _ => None,
         }
     }
@@ -172,7 +173,7 @@ impl<'a> Reader<'a> {
 
     fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let result = match &self.0.value {
-            Value::Text(text) => visitor.visit_str(&text.text),
+            Value::Text(text) => visitor.visit_str(&text.value),
             Value::Int(_, raw) | Value::Float(_, raw) => visitor.visit_str(raw),
             Value::Bool(b) => visitor.visit_str(if *b { "true" } else { "false" }),
             Value::Null | Value::List(_) | Value::Map(_) => self.any(visitor),
@@ -186,7 +187,7 @@ impl<'a> Reader<'a> {
             Value::Bool(b) => visitor.visit_bool(*b),
             Value::Int(int, _) => visit_int(*int, visitor),
             Value::Float(float, _) => visitor.visit_f64(*float),
-            Value::Text(text) => visitor.visit_str(&text.text),
+            Value::Text(text) => visitor.visit_str(&text.value),
             Value::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
             Value::Map(entries) => visitor.visit_map(Entries { rest: entries.iter(), value: None }),
         };
@@ -285,16 +286,15 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let result = match &self.0.value {
-            Value::Text(text) => visitor.visit_enum(Variant { name: &text.text, content: None }),
-            Value::Map(entries) => match entries.as_slice() {
-                [(key, content)] => {
+            Value::Text(text) => visitor.visit_enum(Variant { name: &text.value, content: None }),
+            Value::Map(entries) => {
+                if let [(key, content)] = entries.as_slice() {
                     visitor.visit_enum(Variant { name: &key.name, content: Some((key, content)) })
-                }
-                _ => {
+                } else {
                     let why = format!("needs exactly one of {}", variants.join(", "));
                     Err(Condition::Invalid { path: String::new(), why }.into())
                 }
-            },
+            }
             _ => {
                 let words = format!("one of {}", variants.join(", "));
                 Err(Fault::invalid_type(Unexpected::Unit, &words.as_str()))

@@ -1,6 +1,7 @@
-//! Durations, sizes, shares and rates as a person writes them: `30s`, `16MiB`, `1%`, `5000/s`.
+//! Sizes, shares and rates as a person writes them: `16MiB`, `1%`, `5000/s`.
 //!
 //! Each carries its unit, so that no number in a file has to be looked up, and is never negative.
+//! Lengths of time are the connectors' own [`Period`](piton_connectors::settings::Period).
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
@@ -15,13 +16,6 @@ pub struct ScalarError {
     what: &'static str,
     hint: String,
 }
-
-/// A length of time: `500ms`, `30s`, `5m`, `1h`, `30d`. Decimals are allowed: `1.5s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Period(
-    /// The same as a [`Duration`].
-    pub Duration,
-);
 
 /// A number of bytes: `16MiB`, `64KB`, or a plain number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,15 +40,6 @@ pub struct Rate {
     pub per: Duration,
 }
 
-/// Units of time, the smallest first, in nanoseconds.
-const TIME: &[(&str, u64)] = &[
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-    ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-    ("d", 86_400_000_000_000),
-];
-
 /// Units of size, in bytes.
 const SIZE: &[(&str, u64)] = &[
     ("B", 1),
@@ -70,19 +55,6 @@ impl Rate {
     /// Records in a second.
     pub fn per_second(&self) -> f64 {
         self.records as f64 / self.per.as_secs_f64()
-    }
-}
-
-impl FromStr for Period {
-    type Err = ScalarError;
-
-    fn from_str(text: &str) -> Result<Self, ScalarError> {
-        let fail = |hint: &str| fail(text, "a duration", hint);
-        let (number, unit) = split(text);
-        let nanos =
-            unit_of(TIME, unit).ok_or_else(|| fail("write it like 500ms, 30s, 5m, 1h or 30d"))?;
-        let nanos = scaled(number, nanos).map_err(fail)?;
-        Ok(Self(Duration::from_nanos(nanos)))
     }
 }
 
@@ -171,27 +143,12 @@ fn scaled(number: &str, unit: u64) -> Result<u64, &'static str> {
     if scaled < u64::MAX as f64 { Ok(scaled.round() as u64) } else { Err(TOO_LARGE) }
 }
 
-/// The largest unit that divides a number of the smallest.
-fn shown(f: &mut fmt::Formatter<'_>, units: &[(&str, u64)], amount: u64) -> fmt::Result {
-    let fits = |(_, factor): &&(&str, u64)| amount > 0 && amount.is_multiple_of(*factor);
-    match units.iter().filter(fits).max_by_key(|(_, factor)| *factor) {
-        Some((name, factor)) => write!(f, "{}{name}", amount / factor),
-        None => {
-            let (name, factor) = units[0];
-            write!(f, "{}{name}", amount as f64 / factor as f64)
-        }
-    }
-}
-
-impl fmt::Display for Period {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shown(f, TIME, u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX))
-    }
-}
-
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shown(f, SIZE, self.0)
+        let fits = |(_, bytes): &&(&str, u64)| self.0 > 0 && self.0.is_multiple_of(*bytes);
+        let largest = SIZE.iter().filter(fits).max_by_key(|(_, bytes)| *bytes);
+        let (name, bytes) = largest.unwrap_or(&SIZE[0]);
+        write!(f, "{}{name}", self.0 / bytes)
     }
 }
 
@@ -248,15 +205,6 @@ macro_rules! written_as_text {
 }
 
 written_as_text!(
-    Period,
-    "a duration such as 30s",
-    "string",
-    r"^\s*[0-9.]+\s*(ms|s|m|h|d)\s*$",
-    "500ms",
-    "30s",
-    "5m"
-);
-written_as_text!(
     Size,
     "a size such as 16MiB",
     ["string", "integer"],
@@ -306,29 +254,22 @@ mod tests {
 
     #[test]
     fn what_a_person_writes_is_read_and_written_back() {
-        let period = |text: &str| text.parse::<Period>().unwrap();
-        assert_eq!(period("500ms").0, Duration::from_millis(500));
-        assert_eq!(period(" 1.5 s ").0, Duration::from_millis(1500));
-        assert_eq!(period("30d").0, Duration::from_hours(720));
-        for text in ["500ms", "30s", "5m", "1h", "30d", "1500ms", "0ms"] {
-            assert_eq!(period(text).to_string(), text);
-        }
         for (text, bytes) in [("16MiB", 16 << 20), ("64KB", 64_000), ("7", 7), ("0.5KiB", 512)] {
             assert_eq!(text.parse::<Size>().unwrap().0, bytes);
         }
         assert_eq!(Size(16 << 20).to_string(), "16MiB");
-        assert_eq!("1%".parse::<Percent>().unwrap().0, 0.01);
+        let percent: Percent = "0.5%".parse().unwrap();
+        assert!((percent.0 - 0.005).abs() < 1e-12);
         let rate: Rate = "120/m".parse().unwrap();
-        assert_eq!((rate.per_second(), rate.to_string()), (2.0, "120/m".to_owned()));
+        assert_eq!((rate.records, rate.per), (120, Duration::from_mins(1)));
+        assert!((rate.per_second() - 2.0).abs() < 1e-12);
+        assert_eq!((percent.to_string(), rate.to_string()), ("0.5%".into(), "120/m".into()));
     }
 
     #[test]
     fn what_cannot_be_meant_says_how_it_is_written() {
         let mut shown: Vec<String> = Vec::new();
-        for text in ["30", "-5s", "s", "5 weeks", "99999999999999999999d", "1e3s", ""] {
-            shown.push(text.parse::<Period>().unwrap_err().to_string());
-        }
-        for text in ["16 MiBs", "-1", "x"] {
+        for text in ["16 MiBs", "-1", "x", "", "1e3KB", "99999999999999999999GB"] {
             shown.push(text.parse::<Size>().unwrap_err().to_string());
         }
         for text in ["0.01", "101%", "-1%"] {

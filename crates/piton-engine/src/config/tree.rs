@@ -32,7 +32,7 @@ pub(super) enum Value {
 /// Text.
 #[derive(Debug, Clone)]
 pub(super) struct Text {
-    pub(super) text: String,
+    pub(super) value: String,
     /// The same in the file, quotes and all.
     pub(super) raw: String,
     /// What may be shown of it, if part of it came from outside the file.
@@ -100,7 +100,7 @@ impl Node {
     pub(super) fn holds_secret_in(&self, message: &str) -> bool {
         match &self.value {
             Value::Text(text) => {
-                self.is_secret() && !text.text.is_empty() && message.contains(&text.text)
+                self.is_secret() && !text.value.is_empty() && message.contains(&text.value)
             }
             Value::List(items) => items.iter().any(|item| item.holds_secret_in(message)),
             Value::Map(entries) => entries.iter().any(|(_, value)| value.holds_secret_in(message)),
@@ -115,7 +115,7 @@ impl Node {
             Value::Bool(b) => b.to_string(),
             Value::Int(_, raw) | Value::Float(_, raw) => excerpt(raw),
             Value::Text(Text { filled: Some(filled), .. }) => excerpt(&filled.written),
-            Value::Text(text) => format!("'{}'", excerpt(&text.text)),
+            Value::Text(text) => format!("'{}'", excerpt(&text.value)),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map".to_owned(),
         }
@@ -125,7 +125,7 @@ impl Node {
     pub(super) fn place_in_text(&self, line: usize, column: usize) -> Place {
         let Value::Text(text) = &self.value else { return self.at };
         let place = || {
-            let wanted = text.text.lines().nth(line - 1)?;
+            let wanted = text.value.lines().nth(line - 1)?;
             let raw = text.raw.lines().nth(line - 1)?;
             let before = raw[..raw.find(wanted)?].chars().count();
             let first = if line == 1 { self.at.column } else { 1 };
@@ -224,7 +224,7 @@ fn node(spanned: Spanned<Raw>, file: &str) -> Result<Node, Problem> {
         Raw::Bool(b) => Value::Bool(b),
         Raw::Int(i) => Value::Int(i, raw()),
         Raw::Float(x) => Value::Float(x, raw()),
-        Raw::Text(text) => Value::Text(Text { text, raw: raw(), filled: None }),
+        Raw::Text(text) => Value::Text(Text { value: text, raw: raw(), filled: None }),
         Raw::List(items) => {
             let items = items.into_iter().map(|item| node(item, file));
             Value::List(items.collect::<Result<_, _>>()?)

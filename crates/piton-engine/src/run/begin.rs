@@ -65,23 +65,18 @@ pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunE
     })
 }
 
-/// The smallest epoch that a claim needs: above what a sink has seen that the store knows nothing of.
-pub(crate) fn epoch_needed(
-    pipeline: &Pipeline,
-    sinks: &mut [Sink],
-    store: &dyn Store,
-) -> Result<Epoch, RunError> {
-    let known = block_on(store.load(&pipeline.name))?;
-    let mut needed = 0;
+/// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or
+/// restored knows less than its sinks.
+pub(crate) fn epoch_needed(pipeline: &Pipeline, sinks: &mut [Sink]) -> Result<Epoch, RunError> {
+    let mut needed = Epoch(0);
     for (spec, sink) in pipeline.sinks.iter().zip(sinks) {
         let Sink::Transactional(sink) = sink else { continue };
-        if known.iter().any(|c| c.key.sink == spec.name) {
-            continue;
-        }
-        let own = peek(pipeline, &spec.name, &mut **sink)?;
-        needed = own.iter().map(|c| c.epoch.0 + 1).max().unwrap_or(0).max(needed);
+        let newest = sink
+            .newest_epoch(&pipeline.name, &spec.name)
+            .map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        needed = needed.max(Epoch(newest.0 + 1));
     }
-    Ok(Epoch(needed))
+    Ok(needed)
 }
 
 fn peek(

@@ -25,8 +25,6 @@ use crate::transform::{Applied, BadRow, TransformError, Transforms};
 
 /// Records in one batch, at most.
 const BATCH_RECORDS: usize = 1000;
-/// Batches that wait between a reader and a sink, at most.
-const WAITING: usize = 4;
 /// How often it is noted how far reading is.
 const TELL: Duration = Duration::from_millis(500);
 /// How long the others may starve for one sink, at once.
@@ -68,9 +66,9 @@ pub(crate) struct Outlet {
     patience: (Duration, Instant),
 }
 
-/// Joins a lane and a sink.
-pub(crate) fn join() -> (Outlet, Inlet) {
-    let (send, receive) = bounded(WAITING);
+/// Joins a lane and a sink, between which so many batches may wait.
+pub(crate) fn join(waiting: usize) -> (Outlet, Inlet) {
+    let (send, receive) = bounded(waiting);
     let end = Arc::new(OnceLock::new());
     let patience = (PATIENCE, Instant::now());
     (Outlet { parcels: send, end: Arc::clone(&end), patience }, Inlet { parcels: receive, end })

@@ -93,7 +93,7 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let store = &**store;
     let mut sinks = make_all(pipeline)?;
-    let needed = begin::epoch_needed(pipeline, &mut sinks, store)?;
+    let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     let (claim, died) = claiming::obtain(pipeline, store, options, signal, needed)?;
     let run = Claimed { pipeline, store, options, signal, figures, claim };
     let result = run.run(sinks, died.as_ref());
@@ -125,7 +125,7 @@ pub(crate) fn claim_for(
     signal: &Signal,
 ) -> Result<Claim, RunError> {
     let mut sinks = make_all(pipeline)?;
-    let needed = begin::epoch_needed(pipeline, &mut sinks, store)?;
+    let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     claiming::obtain(pipeline, store, options, signal, needed).map(|(claim, _)| claim)
 }
 

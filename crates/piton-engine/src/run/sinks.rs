@@ -110,7 +110,7 @@ fn start_lane<'scope, 'env: 'scope>(
     let starts = group.first().map(|(_, ready)| ready.held.starts()).unwrap_or_default();
     let mut outlets = Vec::new();
     for (sink, ready) in group {
-        let (outlet, inlet) = join();
+        let (outlet, inlet) = join(cx.pipeline.batches_waiting());
         outlets.push(outlet);
         let report = report.clone();
         scope.spawn(move || {
@@ -186,7 +186,7 @@ fn own_lane<'scope, 'env: 'scope>(
     cx: &'scope Context<'scope>,
     held: &Held,
 ) -> Inlet {
-    let (outlet, inlet) = join();
+    let (outlet, inlet) = join(cx.pipeline.batches_waiting());
     let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: None };
     scope.spawn(move || lane.run());
     inlet

@@ -10,7 +10,7 @@
 //! One level is spread; what lies deeper stays JSON and can be flattened by its new name. Text that
 //! is such JSON (a CSV field, a text column) counts as such.
 //!
-//! The rows of one record are numbered ([`Origin::ordinal`]), and the numbers depend on that record
+//! The rows of one record are numbered ([`Origin::ordinal`](piton_connectors::batch::Origin::ordinal)), and the numbers depend on that record
 //! alone: if any of its rows holds a list here, all of its rows are numbered anew, else they keep
 //! their numbers.
 
@@ -188,11 +188,11 @@ impl<'a> Spread<'a> {
 
     fn read_row(&mut self, row: usize, ordinal: u32) -> Result<(), Reason> {
         let value = self.batch.get(row, self.column);
-        let text = match (value, opening(value)) {
-            (Value::Json(text) | Value::Text(text), Some(_)) => text.trim_ascii(),
-            _ => return self.keep(row, ordinal),
+        let (Value::Json(text) | Value::Text(text), Some(_)) = (value, opening(value)) else {
+            self.keep(row, ordinal);
+            return Ok(());
         };
-        match serde_json::from_str::<Shape<'a>>(text) {
+        match serde_json::from_str::<Shape<'a>>(text.trim_ascii()) {
             Ok(Shape::Object(fields)) => self.object(row, ordinal, fields),
             Ok(Shape::List(items)) => {
                 let cells = self.cells;
@@ -206,15 +206,17 @@ impl<'a> Spread<'a> {
             }
             Err(error) if error.is_data() => Err(too_many(MOST_ITEMS, "records")),
             // It only looked like JSON.
-            Err(_) => self.keep(row, ordinal),
+            Err(_) => {
+                self.keep(row, ordinal);
+                Ok(())
+            }
         }
     }
 
-    fn keep(&mut self, row: usize, ordinal: u32) -> Result<(), Reason> {
+    fn keep(&mut self, row: usize, ordinal: u32) {
         let cell = self.batch.row(row).get(self.column).copied().unwrap_or(Cell::Absent);
         let whole = copy_cell(self.batch, cell, &mut self.made);
         self.piece(row, ordinal, whole, self.values.len());
-        Ok(())
     }
 
     fn item(&mut self, row: usize, ordinal: u32, item: &'a RawValue) -> Result<(), Reason> {
@@ -275,12 +277,11 @@ impl<'a> Spread<'a> {
 
     fn new_target(&mut self, name: &str) -> Target {
         let full = format!("{}{name}", self.flatten.prefix);
-        let target = match self.batch.schema.index_of(&full) {
-            Some(column) => Target::Old(column),
-            None => {
-                self.columns.push((full.into(), usize::MAX));
-                Target::New(self.columns.len() - 1)
-            }
+        let target = if let Some(column) = self.batch.schema.index_of(&full) {
+            Target::Old(column)
+        } else {
+            self.columns.push((full.into(), usize::MAX));
+            Target::New(self.columns.len() - 1)
         };
         self.targets.insert(name.to_owned(), target);
         target

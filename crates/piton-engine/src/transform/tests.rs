@@ -362,10 +362,9 @@ proptest! {
             let bad: Vec<BadRow> = bad.into_iter().map(sorted_record).collect();
             (rows.iter().map(unordered).collect::<Vec<_>>(), bad)
         };
-        let whole = run_with(&steps, json_batch(&records, 0), limit);
         // Steps that do not fit one another are refused before any record.
-        prop_assume!(whole.is_some());
-        let whole = sorted(whole.unwrap());
+        let Some(whole) = run_with(&steps, json_batch(&records, 0), limit) else { return Ok(()) };
+        let whole = sorted(whole);
         let mut parts = (Vec::new(), Vec::new());
         for (range, first) in [(0..border, 0), (border..records.len(), border)] {
             let (rows, bad) = sorted(

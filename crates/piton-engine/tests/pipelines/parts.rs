@@ -271,6 +271,7 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
         on_complete: OnComplete::Keep,
         rate: None,
         memory_bytes: 1 << 28,
+        record_bytes: 1 << 24,
         keep_history: Duration::from_hours(1),
         record: PipelineRecord {
             pipeline: "p".to_owned(),

@@ -130,3 +130,22 @@ fn a_pipeline_that_deletes_its_checkpoints_begins_anew() {
     assert_eq!(count(folder.path()), (200, 100));
     assert_eq!(block_on(store.runs("p", 10)).unwrap().len(), 2);
 }
+
+#[test]
+fn a_store_from_before_goes_on_where_the_sink_is() {
+    // The sink is ahead, in position and in epoch: it wins.
+    let folder = tempfile::tempdir().unwrap();
+    let old = store();
+    let mut numbers = Numbers { count: 100, ..Numbers::default() };
+    run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &old).unwrap();
+    let before = block_on(old.snapshot()).unwrap();
+    for _ in 0..3 {
+        numbers.count += 100;
+        run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &old).unwrap();
+    }
+    let restored = store();
+    block_on(restored.restore(before)).unwrap();
+    numbers.count += 100;
+    run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &restored).unwrap();
+    assert_eq!(count(folder.path()), (500, 500));
+}

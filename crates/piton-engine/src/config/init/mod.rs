@@ -115,7 +115,10 @@ fn transforms(out: &mut String, sample: &Sample) {
 }
 
 fn sinks(out: &mut String, name: &str, sample: &Sample) {
-    let table = name.replace(['.', '-'], "_");
+    let mut table = name.replace('-', "_");
+    if ["piton_", "sqlite_"].iter().any(|own| table.to_ascii_lowercase().starts_with(own)) {
+        table.insert_str(0, "data_");
+    }
     let _ = write!(
         out,
         "\nsinks:\n  database:\n    sqlite:\n      path: out.db\n      table: {}\n",
@@ -124,8 +127,7 @@ fn sinks(out: &mut String, name: &str, sample: &Sample) {
     let _ = match (&sample.format, sample.key.as_slice()) {
         (_, []) => writeln!(
             out,
-            "      mode: append              # no column tells records apart; with one: upsert\n      \
-             # key: [id]"
+            "      mode: append              # with a column that tells records apart: upsert, and key: [it]"
         ),
         (Format::Sqlite { .. }, key) => {
             writeln!(out, "      mode: upsert\n      key: {}", list(key))

@@ -136,7 +136,9 @@ impl Sample {
 
     fn with_key(format: Format, columns: Vec<String>, unique: &Unique) -> Self {
         let named = |name: &String| {
-            !name.is_empty() && columns.iter().filter(|other| *other == name).count() == 1
+            !name.is_empty()
+                && !name.contains('\0')
+                && columns.iter().filter(|other| *other == name).count() == 1
         };
         // A single record is no evidence.
         let first = (unique.rows > 1)

@@ -63,7 +63,7 @@ impl Reason {
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
     pub(super) batch: &'a Batch,
-    pub(super) row: usize,
+    pub(super) index: usize,
     pub(super) columns: &'a [Option<usize>],
     pub(super) names: &'a [super::compile::FieldName],
 }
@@ -154,7 +154,7 @@ impl<'a> Evaluation<'a> {
 
     fn raw_field(&self, slot: usize) -> Value<'a> {
         match self.row.columns.get(slot) {
-            Some(Some(column)) => self.row.batch.get(self.row.row, *column),
+            Some(Some(column)) => self.row.batch.get(self.row.index, *column),
             _ => Value::Absent,
         }
     }

@@ -100,9 +100,8 @@ impl Function {
             Self::Trim => Ok(owned(self.text(&args[0])?.trim().to_owned())),
             Self::Text => Ok(owned(self.text(&args[0])?.into_owned())),
             Self::Json => match args.swap_remove(0) {
-                Val::Text(Cow::Borrowed(text)) => Val::from_json(text),
+                Val::Text(Cow::Borrowed(text)) | Val::Quoted(text) => Val::from_json(text),
                 Val::Text(Cow::Owned(text)) => owned_json(&text),
-                Val::Quoted(text) => Val::from_json(text),
                 read => Ok(read),
             },
             Self::Bool => match &args[0] {

@@ -136,7 +136,7 @@ impl Expression {
     }
 
     fn row<'a>(&'a self, batch: &'a Batch, row: usize, columns: &'a [Option<usize>]) -> Row<'a> {
-        Row { batch, row, columns, names: &self.fields }
+        Row { batch, index: row, columns, names: &self.fields }
     }
 }
 

@@ -107,7 +107,7 @@ impl<'a> Val<'a> {
     /// Appends it as JSON.
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
         match self {
-            Self::List(items) => write_all(out, *b"[]", items, Val::write_json),
+            Self::List(items) => write_all(out, *b"[]", items, Self::write_json),
             Self::Map(entries) => write_all(out, *b"{}", entries, |(name, value), out| {
                 let _ = write_json_value(Value::Text(name), out);
                 out.push(b':');
@@ -227,9 +227,8 @@ pub(super) fn concatenation<'a>(a: &Val<'_>, b: &Val<'_>) -> Option<Val<'a>> {
 pub(super) fn append(value: &Val<'_>, out: &mut String) -> Option<()> {
     use std::fmt::Write as _;
     match value {
-        Val::Text(text) => out.push_str(text),
+        Val::Text(text) | Val::Number(text) => out.push_str(text),
         Val::Quoted(text) => out.push_str(text),
-        Val::Number(text) => out.push_str(text),
         // Writing to a `String` does not fail.
         Val::Bool(b) => write!(out, "{b}").ok()?,
         Val::Int(i) => write!(out, "{i}").ok()?,
