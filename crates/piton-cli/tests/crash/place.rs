@@ -92,7 +92,7 @@ impl Place {
         self.configure_source(&source, rest);
     }
 
-    fn configure_source(&self, source: &str, rest: &str) {
+    pub(crate) fn configure_source(&self, source: &str, rest: &str) {
         let transform = format!("transform: [{{filter: \"value >= {LEAST}\"}}]");
         self.write("p.yaml", &format!("pipeline: p\n{source}\n{transform}\n{rest}\n"));
     }
