@@ -61,7 +61,7 @@ pub(crate) enum Command {
 /// Which store a command speaks of.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]
+    /// The store: sqlite:PATH [default: $`PITON_STORE`, else sqlite:piton.db]
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
 }

@@ -42,10 +42,6 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
-    pub(crate) fn what(&self) -> &str {
-        &self.what
-    }
-
     pub(crate) fn code(&self) -> u8 {
         self.code
     }

@@ -1,6 +1,9 @@
 //! How things look: aligned tables, short times, numbers with separators, JSON.
 
-use std::{fmt::Write as _, io::{self, Write}};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
@@ -48,7 +51,7 @@ pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

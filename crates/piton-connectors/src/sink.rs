@@ -69,6 +69,15 @@ pub trait TransactionalSink: Send {
     /// [`SinkError::Refused`] when they are damaged.
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError>;
 
+    /// The newest epoch that has written to a pipeline's sink; it outlives the checkpoints.
+    ///
+    /// # Errors
+    /// As [`peek`](Self::peek).
+    fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
+        let newest = self.peek(pipeline, sink)?.into_iter().map(|c| c.epoch).max();
+        Ok(newest.unwrap_or_default())
+    }
+
     /// Takes over: in one transaction writes the epoch to the checkpoint rows of the claimed
     /// partitions (creating them), applies orders, and only then reads what it holds. Waits for
     /// the old owner's open transaction.

@@ -78,7 +78,7 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} since {} (epoch {})", self.owner, self.since, self.epoch)
+        write!(f, "{} since {:.0} (epoch {})", self.owner, self.since, self.epoch)
     }
 }
 

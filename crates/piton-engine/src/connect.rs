@@ -1,49 +1,186 @@
-//! Registration: what the words of a configuration stand for. A new connector is a line here.
+//! Registration: what the words of a configuration stand for. A new connector is a line in each of
+//! the matches here.
 
-use std::sync::Arc;
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
-    sink::{PlainSink, Sink, SinkError},
-    source::Source,
-    sqlite::SqliteSink,
+    http::HttpSink,
+    sink::{Sink, SinkError},
+    source::{Source, SourceError},
+    sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
 };
-use piton_core::{Control, PipelineRecord, PositionOrder, Position, interval::Policy, position::order_of};
+use piton_core::{Control, PipelineRecord, Position, PositionOrder, position::order_of};
 
-use crate::{config::Config, pipeline::{Pipeline, SinkSpec, OnError, OnComplete, Commit}, run::RunError, steer::{Replay, SinkRecord}, transform::Transforms};
+use crate::{
+    config::{self, Config, Refused, SinkSettings, SourceSettings, WhenHeld},
+    pipeline::{Commit, OnComplete, OnError, Pipeline, SinkSpec},
+    run::RunError,
+    steer::{Replay, SinkRecord},
+    transform::Transforms,
+};
+
+/// Output of one `flatten` at once, at most.
+const TRANSFORMED_BYTES: usize = 1 << 20;
 
 /// How stored positions of a kind are ordered; `None` for a kind that is not known.
 pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     match kind {
         FilePosition::KIND => Some(order_of::<FilePosition>),
+        SqlPosition::KIND => Some(order_of::<SqlPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
 }
 
-/// INTERIM
-pub fn pipeline(config: &Config, accept: bool) -> Result<Pipeline, RunError> {
-    let e = |e| RunError::of_source(&config.pipeline, &e);
-    let source: Arc<dyn Source> = if let Some(c) = &config.source.csv {
-        Arc::new(FileSource::new(c.clone(), &config.dir, 16<<20).map_err(e)?.accepting_changes(accept))
-    } else { Arc::new(FileSource::new(config.source.jsonl.clone().unwrap(), &config.dir, 16<<20).map_err(e)?.accepting_changes(accept)) };
-    let mut sinks = vec![]; let mut recs = vec![];
-    for (name, s) in &config.sinks {
-        let dir = config.dir.clone();
-        let make: Box<dyn Fn() -> Result<Sink, SinkError> + Send + Sync> = if let Some(s) = s.sqlite.clone() {
-            Box::new(move || Ok(Sink::Transactional(Box::new(SqliteSink::new(&s, &dir, std::time::Duration::from_secs(30))?))))
-        } else if let Some(s) = s.jsonl.clone() {
-            Box::new(move || Ok(Sink::Plain(Box::new(FileSink::jsonl(&s, &dir)?) as Box<dyn PlainSink>)))
-        } else if let Some(s) = s.csv.clone() {
-            Box::new(move || Ok(Sink::Plain(Box::new(FileSink::csv(&s, &dir)?))))
-        } else { Box::new(|| Ok(Sink::Plain(Box::new(StreamSink::standard())))) };
-        recs.push(SinkRecord{name: name.clone(), kind: "x".into(), at: "".into(), replay: if s.sqlite.is_some() {Replay::Overwrites} else {Replay::CutOrRepeat}});
-        sinks.push(SinkSpec{name: name.clone(), required: s.required.unwrap_or(true), make});
+/// Makes a pipeline of a checked configuration. `accept_changes` says that an operator accepts a
+/// source that was changed.
+///
+/// # Errors
+/// Settings that a connector cannot work with.
+pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunError> {
+    let of_source = |error| RunError::of_source(&config.pipeline, &error);
+    let source = source(config, accept_changes).map_err(of_source)?;
+    refuse_store_as_sink(config)?;
+    let records: Vec<SinkRecord> = config.sinks.iter().map(|sink| record(config, sink)).collect();
+    let record = PipelineRecord {
+        pipeline: config.pipeline.clone(),
+        source: source.identity().to_string(),
+        transforms: config.described.transform.to_string(),
+        sinks: serde_json::to_string(&records).unwrap_or_default(),
+        control: Control::Run,
+        file: Some(config.dir.join(&config.file).display().to_string()),
+    };
+    let transforms = config.transform.clone();
+    let fixed = config.source.settings.has_fixed_fields();
+    let turns = turns(config);
+    let sinks: Result<Vec<SinkSpec>, RunError> =
+        config.sinks.iter().map(|sink| sink_spec(config, sink, &turns)).collect();
+    Ok(Pipeline {
+        name: config.pipeline.clone(),
+        source,
+        transforms: Box::new(move || Transforms::new(&transforms, fixed, TRANSFORMED_BYTES)),
+        sinks: sinks?,
+        commit: match config.commit {
+            config::Commit::Required => Commit::Required,
+            config::Commit::All => Commit::All,
+            config::Commit::Quorum(n) => Commit::Quorum(n),
+        },
+        interval: config.checkpoint.clone(),
+        lease: config.claim.lease,
+        wait_when_held: config.claim.when_held == WhenHeld::Wait,
+        on_error: match (config.on_error.retries, config.on_error.then) {
+            (0, Refused::Stop) => OnError::Stop,
+            (0, Refused::DeadLetter) => OnError::DeadLetter,
+            (times, then) => {
+                OnError::Retry { times, then_dead_letter: then == Refused::DeadLetter }
+            }
+        },
+        on_complete: match config.on_complete {
+            config::OnComplete::Keep => OnComplete::Keep,
+            config::OnComplete::Delete => OnComplete::Delete,
+        },
+        rate: config.source.rate.map(|rate| rate.per_second()),
+        memory_bytes: usize::try_from(config.limits.memory).unwrap_or(usize::MAX),
+        record_bytes: usize::try_from(config.limits.record).unwrap_or(usize::MAX),
+        keep_history: config.keep_history,
+        record,
+    })
+}
+
+fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, SourceError> {
+    let (dir, limit) = (&config.dir, config.limits.record);
+    let file = |source: FileSource| Arc::new(source.accepting_changes(accept_changes));
+    Ok(match config.source.settings.clone() {
+        SourceSettings::Csv(csv) => file(FileSource::new(csv, dir, limit)?),
+        SourceSettings::Jsonl(jsonl) => file(FileSource::new(jsonl, dir, limit)?),
+        SourceSettings::Sql(sql) => {
+            Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
+        }
+    })
+}
+
+/// For each SQLite database that several sinks write, the queue in which they do.
+fn turns(config: &Config) -> HashMap<PathBuf, Arc<Turn>> {
+    let mut counts: HashMap<PathBuf, usize> = HashMap::new();
+    for sink in &config.sinks {
+        if let SinkSettings::Sqlite(sqlite) = &sink.settings {
+            *counts.entry(config.dir.join(&sqlite.path)).or_default() += 1;
+        }
     }
-    Ok(Pipeline { name: config.pipeline.clone(), record: PipelineRecord { pipeline: config.pipeline.clone(), source: source.identity().to_string(), transforms: "[]".into(), sinks: serde_json::to_string(&recs).unwrap(), control: Control::Run, file: None },
-        source, transforms: Box::new(|| Transforms::new(&[], true, 1<<20)), sinks, commit: Commit::Required,
-        interval: match &config.checkpoint { None => Policy::default(), Some(c) => Policy::Fixed{every: c.every.map(Into::into), records: c.records} },
-        lease: std::time::Duration::from_secs(30), wait_when_held: false, on_error: OnError::Stop, on_complete: OnComplete::Keep,
-        rate: config.source.rate.as_ref().map(|r| r.trim_end_matches("/s").parse().unwrap()), memory_bytes: 1<<28, keep_history: std::time::Duration::from_secs(86400*30) })
+    let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+    shared.map(|(path, _)| (path, Arc::default())).collect()
+}
+
+fn sink_spec(
+    config: &Config,
+    sink: &config::Sink,
+    turns: &HashMap<PathBuf, Arc<Turn>>,
+) -> Result<SinkSpec, RunError> {
+    let turn = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => turns.get(&config.dir.join(&sqlite.path)).cloned(),
+        _ => None,
+    };
+    let shares = turn.is_some();
+    let (dir, lease) = (config.dir.clone(), config.claim.lease);
+    let (pipeline, name) = (config.pipeline.clone(), sink.name.clone());
+    let settings = sink.settings.clone();
+    let make = move || -> Result<Sink, SinkError> {
+        Ok(match &settings {
+            SinkSettings::Sqlite(sqlite) => {
+                let sink = SqliteSink::new(sqlite, &dir, lease)?;
+                Sink::Transactional(Box::new(match &turn {
+                    Some(turn) => sink.sharing(Arc::clone(turn)),
+                    None => sink,
+                }))
+            }
+            SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
+            SinkSettings::Csv(csv) => Sink::Plain(Box::new(FileSink::csv(csv, &dir)?)),
+            SinkSettings::Stdout(_) => Sink::Plain(Box::new(StreamSink::standard())),
+            SinkSettings::Http(http) => {
+                Sink::Plain(Box::new(HttpSink::new(http, &pipeline, &name)?))
+            }
+        })
+    };
+    // Settings that cannot work are found before anything else is done.
+    make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
+    Ok(SinkSpec { name: sink.name.clone(), required: sink.required, shares, make: Box::new(make) })
+}
+
+fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
+    let at = |path: &dyn AsRef<std::path::Path>| config.dir.join(path).display().to_string();
+    let (at, replay) = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => {
+            let appends = sqlite.mode().is_ok_and(|mode| mode == Mode::Append);
+            let replay = if appends { Replay::CutOrRepeat } else { Replay::Overwrites };
+            (at(&sqlite.path), replay)
+        }
+        SinkSettings::Jsonl(jsonl) => (at(&jsonl.path), Replay::CutOrRepeat),
+        SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
+        SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
+        SinkSettings::Http(_) => ("http".to_owned(), Replay::SendsAgain),
+    };
+    SinkRecord { name: sink.name.clone(), kind: sink.settings.kind().to_owned(), at, replay }
+}
+
+/// A sink's open transaction would lock the store out of its own file.
+fn refuse_store_as_sink(config: &Config) -> Result<(), RunError> {
+    let Some(store) = config.store.strip_prefix("sqlite:") else { return Ok(()) };
+    let same = |path: PathBuf| {
+        let real = |path: &std::path::Path| path.canonicalize().unwrap_or(path.to_owned());
+        real(&path) == real(&config.dir.join(store))
+    };
+    for sink in &config.sinks {
+        if let SinkSettings::Sqlite(sqlite) = &sink.settings
+            && same(config.dir.join(&sqlite.path))
+        {
+            return Err(RunError::Settings(format!(
+                "{}, sink '{}': {store} is the store: name another database for the rows, or \
+                 another `store:`",
+                config.pipeline, sink.name
+            )));
+        }
+    }
+    Ok(())
 }

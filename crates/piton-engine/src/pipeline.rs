@@ -10,6 +10,9 @@ use piton_core::{PipelineRecord, interval::Policy};
 
 use crate::transform::Transforms;
 
+/// What a batch of small records takes, about.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// Source, transforms and sinks with all that governs them.
 pub struct Pipeline {
     /// Its name: the identity of its checkpoints.
@@ -36,6 +39,8 @@ pub struct Pipeline {
     pub rate: Option<f64>,
     /// The most bytes that wait in memory between source and sinks.
     pub memory_bytes: usize,
+    /// The largest record, in bytes.
+    pub record_bytes: usize,
     /// How long history is kept.
     pub keep_history: Duration,
     /// What is remembered of the definition, to notice a change.
@@ -43,6 +48,14 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// How many batches may wait for each sink. A batch is small, unless one record is large: then
+    /// it holds that record alone. Each sink may have a reader of its own, and each reader holds
+    /// about three batches besides those that wait.
+    pub(crate) fn batches_waiting(&self) -> usize {
+        let batches = self.memory_bytes / self.record_bytes.max(BATCH_BYTES);
+        (batches / self.sinks.len().max(1)).saturating_sub(3).clamp(1, 4)
+    }
+
     /// Whether the pipeline cannot go on without this sink. Under a quorum no single one is needed.
     pub fn needs(&self, sink: usize) -> bool {
         match self.commit {
@@ -59,6 +72,9 @@ pub struct SinkSpec {
     pub name: String,
     /// Whether the pipeline may go on without it.
     pub required: bool,
+    /// Whether another sink of the pipeline writes the same database, so that its transactions have
+    /// to be short.
+    pub shares: bool,
     /// Makes the sink; called again when it is retried.
     pub make: Box<dyn Fn() -> Result<Sink, SinkError> + Send + Sync>,
 }

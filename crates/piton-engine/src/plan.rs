@@ -64,8 +64,8 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
     };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
-        let mut sink = (spec.make)()
-            .map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        let mut sink =
+            (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
         sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known));
     }
     let (changes, refusal) = match store {
@@ -101,12 +101,7 @@ fn bystander() -> RunOptions {
     }
 }
 
-fn sink_plan(
-    pipeline: &Pipeline,
-    name: &str,
-    sink: &mut Sink,
-    known: &[Checkpoint],
-) -> SinkPlan {
+fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoint]) -> SinkPlan {
     let of_sink = |c: &&Checkpoint| c.key.sink == name;
     let mut checkpoints: Vec<Checkpoint> = known.iter().filter(of_sink).cloned().collect();
     let (Guarantee { what, why }, at) = match sink {

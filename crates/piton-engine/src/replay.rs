@@ -8,16 +8,15 @@
 use std::{path::Path, sync::Arc};
 
 use futures_executor::block_on;
+use jiff::Timestamp;
 use piton_connectors::{
     batch::{Batch, Marks, Origin},
     file::{FileSource, JsonlSettings},
     sink::{Fence, Resume, Sink, SinkError},
     source::Source,
 };
-use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Claim, DeadLetter, Owner, Save, Store, StoredPosition,
-    dead_letter::READING,
+    Checkpoint, Claim, DeadLetter, Owner, Save, Store, StoredPosition, dead_letter::READING,
 };
 use serde::Serialize;
 
@@ -46,7 +45,7 @@ pub struct Replayed {
 pub fn replay(
     pipeline: &Pipeline,
     store: &dyn Store,
-    letters: Vec<DeadLetter>,
+    letters: &[DeadLetter],
     owner: Owner,
 ) -> Result<Vec<Replayed>, RunError> {
     let options = RunOptions {
@@ -60,7 +59,7 @@ pub fn replay(
     };
     let claim = claim_for(pipeline, store, &options, &Signal::default())?;
     let replay = Replay { pipeline, store, claim: &claim };
-    let results = letters.into_iter().map(|letter| replay.one(letter)).collect();
+    let results = letters.iter().map(|letter| replay.one(letter)).collect();
     block_on(store.release(&claim))?;
     results
 }
@@ -110,11 +109,11 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn one(&self, letter: DeadLetter) -> Result<Replayed, RunError> {
+    fn one(&self, letter: &DeadLetter) -> Result<Replayed, RunError> {
         let (id, sink) = (letter.id.clone(), letter.sink.clone());
-        let error = match self.records(&letter) {
+        let error = match self.records(letter) {
             Err(why) => Some(why),
-            Ok(batches) => self.deliver(&letter, &batches)?,
+            Ok(batches) => self.deliver(letter, &batches)?,
         };
         if error.is_none() {
             let key = vec![(sink.clone(), id.clone())];

@@ -369,6 +369,29 @@ fn a_store_locked_by_a_stranger_is_busy() {
     assert!(saved.unwrap()[0].is_stored());
 }
 
+/// SQLite would go on writing into a file that has no name any more.
+#[test]
+#[cfg(unix)]
+fn a_store_that_disappears_stores_nothing_more() {
+    for replaced in [false, true] {
+        let folder = scratch::folder();
+        let path = small(&folder);
+        let store = existing(&path).unwrap();
+        let claim = scratch::claim(&store);
+        let copy = folder.path().join("copy.db");
+        piton_stores::backup_to(&store, &copy).unwrap();
+        if replaced {
+            fs::rename(&copy, &path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        let next = block_on(store.save(&claim, vec![scratch::save("0", 3, 4)], Timestamp::now()));
+        assert!(matches!(next, Err(StoreError::Unusable { .. })), "{next:?}");
+        let renewed = block_on(store.renew(&claim));
+        assert!(matches!(renewed, Err(StoreError::Unusable { .. })), "{renewed:?}");
+    }
+}
+
 /// One save of 1,000 partitions is one transaction. Run with `--nocapture` to see what it takes, on
 /// the disk that holds the temporary folder.
 #[test]

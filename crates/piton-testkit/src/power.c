@@ -1,9 +1,9 @@
 /* Preloaded into a program under test: notes how long each file was when it was last synced.
-   One line per successful sync, "LENGTH PATH", is appended to the file named by POWER_LOG. */
+   One line per successful sync, "LENGTH DEVICE INODE", is appended to the file named by POWER_LOG:
+   not the path, because a file may be synced under one name and renamed. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -11,14 +11,11 @@
 
 static void note(int file) {
   const char *log = getenv("POWER_LOG");
-  char link[64], path[PATH_MAX], line[PATH_MAX + 32];
+  char line[96];
   struct stat status;
   if (!log || fstat(file, &status) || !S_ISREG(status.st_mode)) return;
-  snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-  ssize_t length = readlink(link, path, sizeof path - 1);
-  if (length < 0) return;
-  path[length] = 0;
-  int size = snprintf(line, sizeof line, "%lld %s\n", (long long)status.st_size, path);
+  int size = snprintf(line, sizeof line, "%lld %llu %llu\n", (long long)status.st_size,
+                      (unsigned long long)status.st_dev, (unsigned long long)status.st_ino);
   int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (out < 0) return;
   if (write(out, line, size) != size) abort();

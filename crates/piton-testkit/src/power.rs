@@ -7,11 +7,14 @@
 //! last synced. That is the most that an append-only file may lose; a page that was overwritten
 //! in place keeps its new content, which a real loss might not.
 //!
-//! Syncs that do not go through the C library are not seen, and count as not made.
+//! Syncs that do not go through the C library are not seen, and count as not made. A file is known
+//! by its inode, so that it may be renamed after it was synced; one that was removed may leave its
+//! inode, and what was noted of it, to another.
 
 use std::{
     fs::{File, OpenOptions},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -76,12 +79,13 @@ impl PowerLog {
         let noted = self.noted();
         let mut lost = 0;
         for file in files.iter().filter(|file| file.exists()) {
-            let path = file.canonicalize()?;
-            let synced = noted.iter().rev().find(|(_, synced)| *synced == path);
-            let kept = synced.map_or(0, |(length, _)| *length);
-            let length = path.metadata()?.len();
+            let about = file.metadata()?;
+            let synced =
+                noted.iter().rev().find(|sync| (sync[1], sync[2]) == (about.dev(), about.ino()));
+            let kept = synced.map_or(0, |sync| sync[0]);
+            let length = about.len();
             if length > kept {
-                OpenOptions::new().write(true).open(&path)?.set_len(kept)?;
+                OpenOptions::new().write(true).open(file)?.set_len(kept)?;
                 lost += length - kept;
             }
         }
@@ -96,11 +100,14 @@ impl PowerLog {
         File::create(self.notes()).map(drop)
     }
 
-    /// Lengths and paths, in the order of the syncs.
-    fn noted(&self) -> Vec<(u64, PathBuf)> {
+    /// Length, device and inode, in the order of the syncs.
+    fn noted(&self) -> Vec<[u64; 3]> {
         let text = std::fs::read_to_string(self.notes()).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
-        lines.filter_map(|(length, path)| Some((length.parse().ok()?, path.into()))).collect()
+        let numbers = |line: &str| -> Option<[u64; 3]> {
+            let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
+            numbers.ok()?.try_into().ok()
+        };
+        text.lines().filter_map(numbers).collect()
     }
 }
 

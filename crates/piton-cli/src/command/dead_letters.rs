@@ -25,7 +25,10 @@ pub(crate) fn dead_letters(args: &DeadLetters) -> Result<u8, Failure> {
     }
 }
 
-fn letters(named: &Named) -> Result<(Arc<dyn Store>, String, Vec<DeadLetter>), Failure> {
+/// The store, the pipeline's name, and letters of it.
+type Found = (Arc<dyn Store>, String, Vec<DeadLetter>);
+
+fn letters(named: &Named) -> Result<Found, Failure> {
     let (store, name) = opening::named(&named.name, &named.store)?;
     piton_engine::steer::find(&*store, &name)?;
     let letters = block_on(store.dead_letters(&name))?;
@@ -86,7 +89,7 @@ fn unknown(name: &str, id: &str) -> Failure {
     ))
 }
 
-fn chosen(args: &Letters) -> Result<(Arc<dyn Store>, String, Vec<DeadLetter>), Failure> {
+fn chosen(args: &Letters) -> Result<Found, Failure> {
     let (store, name, all) = letters(&args.named)?;
     if args.all {
         return Ok((store, name, all));
@@ -126,7 +129,7 @@ fn replay(args: &Letters) -> Result<u8, Failure> {
     }
     let (store, name, chosen) = chosen(args)?;
     let pipeline = connect::pipeline(&opening::config(file)?, false)?;
-    let results = replay::replay(&pipeline, &*store, chosen, opening::owner())?;
+    let results = replay::replay(&pipeline, &*store, &chosen, opening::owner())?;
     let failed = results.iter().filter(|result| result.error.is_some()).count();
     if args.named.json {
         print_json(&results)?;

@@ -4,7 +4,10 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 
-use crate::{args::Arguments, exit::{FINISHED, Failure}};
+use crate::{
+    args::Arguments,
+    exit::{FINISHED, Failure},
+};
 
 /// `piton completions SHELL`
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {

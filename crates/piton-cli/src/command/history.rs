@@ -48,7 +48,12 @@ pub(crate) fn history(args: &History) -> Result<u8, Failure> {
     print!("{}", table(&["run", "began", "lasted", "records", "end", ""], &[0, 3], rows.collect()));
     println!("\nevents, newest first");
     let rows = view.events.iter().map(|event| {
-        vec![format!("{:.0}", event.at), event.what.clone(), event.who.clone(), event.detail.clone()]
+        vec![
+            format!("{:.0}", event.at),
+            event.what.clone(),
+            event.who.clone(),
+            event.detail.clone(),
+        ]
     });
     print!("{}", table(&["at", "what", "who", ""], &[], rows.collect()));
     Ok(FINISHED)

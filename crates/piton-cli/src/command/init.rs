@@ -12,7 +12,7 @@ use crate::{
 
 /// Writes a commented configuration for a data file.
 pub(crate) fn init(args: &Init) -> Result<u8, Failure> {
-    let text = config::init(&args.data).map_err(|error| Failure::usage(error.to_string()))?;
+    let text = config::init::init(&args.data).map_err(|error| Failure::usage(error.to_string()))?;
     let path = args.output.clone().unwrap_or_else(|| {
         let name = args.data.file_name().unwrap_or_default().to_string_lossy();
         let stem = name.split('.').next().unwrap_or("pipeline").to_owned();

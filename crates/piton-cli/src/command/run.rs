@@ -1,6 +1,7 @@
 //! `piton run FILE`
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
     process,
     sync::{
@@ -17,10 +18,6 @@ use piton_engine::{
     run::{self, Figures, Signal},
 };
 use piton_stores::Mode;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
 
 use crate::{
     args::Run,
@@ -35,7 +32,7 @@ const DRAW: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(5);
 
 /// Runs or resumes a pipeline.
-pub(crate) fn run(args: Run) -> Result<u8, Failure> {
+pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
     let pipeline = connect::pipeline(&config, args.accept_changes)?;
     if args.dry_run {
@@ -44,13 +41,14 @@ pub(crate) fn run(args: Run) -> Result<u8, Failure> {
         out.flush()?;
         return Ok(FINISHED);
     }
+    dry_run::rehearse(&pipeline)?;
     let store = opening::store_of(&config, Mode::Create)?;
-    let teller = Teller::new(&args, &pipeline);
+    let teller = Teller::new(args, &pipeline);
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());
     listen(&signal)?;
     let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
-    let options = options(&args, &teller);
+    let options = options(args, &teller);
     let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let drawing = scope.spawn(|| teller.follow(&figures, &done));
@@ -93,17 +91,14 @@ fn tell(json: bool, event: &str, what: &str) {
 
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
 fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let signal = Arc::clone(signal);
-    thread::spawn(move || {
-        for _ in signals.forever() {
-            if signal.is_stopping() {
-                process::exit(i32::from(FAILED));
-            }
-            signal.stop();
+    let heard = move || {
+        if signal.is_stopping() {
+            process::exit(i32::from(FAILED));
         }
-    });
-    Ok(())
+        signal.stop();
+    };
+    ctrlc::set_handler(heard).map_err(|error| Failure::failed(format!("signals: {error}")))
 }
 
 /// Tells a person, or a machine, how the run goes.
@@ -179,16 +174,16 @@ impl Teller {
             count(report.rate.round() as u64)
         );
         if let Some((share, left)) = figures.left() {
-            line += &format!(", {:.0}%, {} left", share * 100.0, span(left));
+            let _ = write!(line, ", {:.0}%, {} left", share * 100.0, span(left));
         }
         let age = report.sinks.iter().filter_map(|sink| sink.checkpoint_age_seconds);
         if let Some(age) = age.reduce(f64::max) {
-            line += &format!(", checkpoint {} ago", span(age));
+            let _ = write!(line, ", checkpoint {} ago", span(age));
         }
         for sink in &report.sinks {
             if sink.state == piton_engine::run::SinkState::Behind {
                 let why = sink.trouble.as_deref().unwrap_or("catching up");
-                line += &format!("; '{}' is behind: {why}", sink.name);
+                let _ = write!(line, "; '{}' is behind: {why}", sink.name);
             }
         }
         line
@@ -218,7 +213,11 @@ impl Teller {
         );
         match summary.outcome {
             Outcome::Finished if summary.was_finished => {
-                eprintln!("'{}' had finished already: {} records, nothing new", self.pipeline, count(total));
+                eprintln!(
+                    "'{}' had finished already: {} records, nothing new",
+                    self.pipeline,
+                    count(total)
+                );
             }
             Outcome::Finished => eprintln!("finished: {figures}, {} in all", count(total)),
             Outcome::Cancelled => eprintln!("cancelled: {figures}; saved at {}", count(total)),

@@ -25,8 +25,8 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
     }
     piton_stores::backup_to(&*store, &args.file)?;
     eprintln!(
-        "backed up {} to {}. To restore it, put it in the store's place: \
-         older owners are then fenced",
+        "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
+         the backup in its place: older owners are then fenced",
         store.location(),
         args.file.display()
     );
@@ -37,7 +37,8 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
 pub(crate) fn export(args: &Export) -> Result<u8, Failure> {
     let store = opening::existing(&args.store)?;
     let snapshot = block_on(store.snapshot())?;
-    let mut json = serde_json::to_vec_pretty(&snapshot).map_err(|e| Failure::failed(e.to_string()))?;
+    let mut json =
+        serde_json::to_vec_pretty(&snapshot).map_err(|e| Failure::failed(e.to_string()))?;
     json.push(b'\n');
     match &args.output {
         None => io::stdout().write_all(&json)?,
@@ -62,7 +63,10 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     if snapshot.format > FORMAT {
         return Err(Failure::new(
             REFUSED,
-            format!("the export has format {}, this program knows up to {FORMAT}: use a newer piton", snapshot.format),
+            format!(
+                "the export has format {}, this program knows up to {FORMAT}: use a newer piton",
+                snapshot.format
+            ),
         ));
     }
     let store = opening::created(&args.store)?;

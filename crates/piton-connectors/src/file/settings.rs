@@ -11,7 +11,7 @@ use serde::{
 use super::null_key::NullKey;
 
 /// Source `csv`: reads comma-separated files.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
 #[schemars(rename = "CsvSettings")]
 pub struct CsvSettings {
@@ -34,7 +34,8 @@ pub struct CsvSettings {
     /// The text that stands for null. Without it an empty field is an empty text.
     #[serde(default)]
     pub null: Option<String>,
-    /// Go on reading as the file grows and is rotated; the pipeline then has no end.
+    /// Go on reading as the file grows and is rotated, by renaming it or by copying and cutting it
+    /// (logrotate's `copytruncate`); the pipeline then has no end.
     #[serde(default)]
     pub follow: bool,
     /// How the files are compressed.
@@ -65,13 +66,14 @@ impl CsvSettings {
 }
 
 /// Source `jsonl`: reads files with one JSON object per line.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlSettings {
     /// A file, or a glob such as `data/*.jsonl`: each matching file is a partition, read in the
     /// order of their names.
     pub path: String,
-    /// Go on reading as the file grows and is rotated; the pipeline then has no end.
+    /// Go on reading as the file grows and is rotated, by renaming it or by copying and cutting it
+    /// (logrotate's `copytruncate`); the pipeline then has no end.
     #[serde(default)]
     pub follow: bool,
     /// How the files are compressed.
@@ -131,7 +133,7 @@ impl From<JsonlSettings> for FileSettings {
 }
 
 /// Sink `csv`: writes a comma-separated file. Its columns are those of the first records.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CsvSinkSettings {
     /// The file. Its folder must exist.
@@ -145,7 +147,7 @@ pub struct CsvSinkSettings {
 }
 
 /// Sink `jsonl`: writes a file with one JSON object per line.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlSinkSettings {
     /// The file. Its folder must exist.

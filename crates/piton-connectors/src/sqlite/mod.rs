@@ -30,11 +30,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod turn;
 
 pub use position::SqlPosition;
 pub use settings::{Mode, SqlSettings, SqliteSettings};
 pub use sink::SqliteSink;
 pub use source::SqlSource;
+pub use turn::Turn;
 
 /// An identifier as it stands in a statement.
 fn quote(name: &str) -> String {

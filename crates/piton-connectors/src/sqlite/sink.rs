@@ -9,11 +9,12 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, fault};
+use piton_core::{Checkpoint, Epoch, fault};
 use piton_stores::joined::sqlite::{Ledger, create_tables};
 use rusqlite::Connection;
 
@@ -26,6 +27,7 @@ use super::{
     settings::{Mode, SqliteSettings},
     table::{self, Table},
     transaction::SqliteTransaction,
+    turn::Turn,
 };
 use crate::sink::{Fence, Guarantee, SinkError, Transaction, TransactionalSink};
 
@@ -42,6 +44,8 @@ const COMMIT_RETRIES: u32 = 4;
 pub struct SqliteSink {
     target: Target,
     lease: Duration,
+    /// Where other sinks of this process write the same database.
+    turn: Option<Arc<Turn>>,
     /// The connection, between a fence and the first doubt.
     open: Option<Open>,
 }
@@ -106,7 +110,14 @@ impl SqliteSink {
             key: settings.key.clone(),
             create: settings.create,
         };
-        Ok(Self { target, lease, open: None })
+        Ok(Self { target, lease, turn: None, open: None })
+    }
+
+    /// The same sink, taking turns with others of this process that write the same database.
+    #[must_use]
+    pub fn sharing(mut self, turn: Arc<Turn>) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     /// Sets a pragma of the open connection: a smaller cache, a limit of pages as of a full disk.
@@ -202,6 +213,18 @@ impl SqliteSink {
         })
     }
 
+    /// What the database holds, without writing or creating anything.
+    fn look(&self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
+        let path = &self.target.path;
+        if !self.look_at_path()? {
+            return Ok(Ledger::empty(pipeline, sink));
+        }
+        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
+        open::look(path, read)
+            .map_err(|e| failure(path, "read the checkpoints", &e))?
+            .map_err(|e| of_ledger(path, pipeline, e))
+    }
+
     fn held(&self) -> SinkError {
         let path = &self.target.path;
         let who = holder::name(path).unwrap_or_else(|| "another process".into());
@@ -219,14 +242,14 @@ impl SqliteSink {
     fn fenced(&mut self) -> Result<(&Target, &mut Open), SinkError> {
         match self.open.as_mut().filter(|open| !open.in_doubt) {
             Some(open) => Ok((&self.target, open)),
-            None => Err(SinkError::Failed {
-                what: format!(
-                    "{} was not fenced before it was written to",
-                    self.target.path.display()
-                ),
-            }),
+            None => Err(unfenced(&self.target)),
         }
     }
+}
+
+fn unfenced(target: &Target) -> SinkError {
+    let what = format!("{} was not fenced before it was written to", target.path.display());
+    SinkError::Failed { what }
 }
 
 impl Open {
@@ -318,30 +341,32 @@ impl TransactionalSink for SqliteSink {
     }
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
-        let path = &self.target.path;
-        if !self.look_at_path()? {
-            return Ok(Vec::new());
-        }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
-        let ledger = open::look(path, read)
-            .map_err(|e| failure(path, "read the checkpoints", &e))?
-            .map_err(|e| of_ledger(path, pipeline, e))?;
-        Ok(ledger.rows.into_values().collect())
+        Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+    }
+
+    fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
+        Ok(self.look(pipeline, sink)?.epoch)
     }
 
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError> {
         // A connection that was in doubt is not asked again: what is on disk decides.
         self.open = None;
+        let turn = self.turn.clone();
+        let _held = turn.as_ref().map(|turn| turn.take());
         let open = self.open.insert(self.open_fenced(fence)?);
         Ok(open.ledger.rows.values().cloned().collect())
     }
 
     fn begin(&mut self) -> Result<Box<dyn Transaction + '_>, SinkError> {
-        let (target, open) = self.fenced()?;
+        self.fenced()?;
+        let held = self.turn.as_ref().map(|turn| turn.take());
+        let (target, Some(open)) = (&self.target, &mut self.open) else {
+            return Err(unfenced(&self.target));
+        };
         open.begin(&target.path)?;
         fault::point("sink.begin");
         let last_row = open.last_row(target).inspect_err(|_| roll_back(&open.conn))?;
-        Ok(Box::new(SqliteTransaction::new(target, open, last_row)))
+        Ok(Box::new(SqliteTransaction::new(target, open, last_row, held)))
     }
 
     fn forget(&mut self) -> Result<(), SinkError> {

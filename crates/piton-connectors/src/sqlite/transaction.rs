@@ -13,6 +13,7 @@ use super::{
     settings::Mode,
     sink::{Open, Target, roll_back},
     table::{self, Table},
+    turn::Held,
 };
 use crate::{
     batch::Batch,
@@ -27,11 +28,18 @@ pub(super) struct SqliteTransaction<'a> {
     last_row: Option<i64>,
     has_written: bool,
     is_committed: bool,
+    /// Given up after the rollback.
+    _turn: Option<Held<'a>>,
 }
 
 impl<'a> SqliteTransaction<'a> {
-    pub(super) fn new(target: &'a Target, open: &'a mut Open, last_row: Option<i64>) -> Self {
-        Self { target, open, last_row, has_written: false, is_committed: false }
+    pub(super) fn new(
+        target: &'a Target,
+        open: &'a mut Open,
+        last_row: Option<i64>,
+        turn: Option<Held<'a>>,
+    ) -> Self {
+        Self { target, open, last_row, has_written: false, is_committed: false, _turn: turn }
     }
 }
 
@@ -103,7 +111,9 @@ impl Open {
             Checkpoint { version: old.version + 1, ..old.clone() }
         } else {
             let (pipeline, sink) = (&*self.ledger.pipeline, &*self.ledger.sink);
-            orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now)
+            // The store has noted that it began, at version 1.
+            let begun = orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now);
+            Checkpoint { version: begun.version + 1, ..begun }
         };
         let begun = Rows::parse(next.sink_state.as_deref()).map(|rows| rows.begun).or(last_row);
         next.sink_state = end.zip(begun).map(|(rowid, begun)| Rows { rowid, begun }.state());

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Sink `stdout`: writes JSON lines to standard output.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StdoutSettings {}
 

@@ -1,38 +1,313 @@
-//! INTERIM.
-use std::{path::{Path, PathBuf}, collections::BTreeMap, time::Duration, str::FromStr};
-use serde::Deserialize;
-use piton_connectors::{file::*, sqlite::SqliteSettings, stdout::StdoutSettings};
-pub use piton_connectors::settings::Period;
-#[derive(Debug, Deserialize)]
-pub struct Config {
-    pub pipeline: String,
-    #[serde(default = "store")]
-    pub store: String,
-    #[serde(skip)]
-    pub dir: PathBuf,
-    pub source: Source,
-    pub sinks: BTreeMap<String, SinkC>,
-    pub checkpoint: Option<Ck>,
-}
-#[derive(Debug, Deserialize)]
-pub struct Ck { pub every: Option<Period>, pub records: Option<u64> }
-#[derive(Debug, Deserialize)]
-pub struct Source { pub csv: Option<CsvSettings>, pub jsonl: Option<JsonlSettings>, pub rate: Option<String> }
-#[derive(Debug, Deserialize)]
-pub struct SinkC { pub sqlite: Option<SqliteSettings>, pub jsonl: Option<JsonlSinkSettings>, pub csv: Option<CsvSinkSettings>, pub stdout: Option<StdoutSettings>, pub required: Option<bool> }
-fn store() -> String { "sqlite:piton.db".into() }
-#[derive(Debug)]
-pub struct ConfigError(String);
-impl std::fmt::Display for ConfigError { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(&self.0) } }
-pub fn load(path: &Path, _: &dyn Fn(&str)->Option<String>) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(e.to_string()))?;
-    let mut c: Config = serde_saphyr::from_str(&text).map_err(|e| ConfigError(e.to_string()))?;
-    c.dir = std::path::absolute(path).unwrap().parent().unwrap().to_owned();
-    Ok(c)
-}
-pub fn init(_: &Path) -> Result<String, ConfigError> { Err(ConfigError("interim".into())) }
-pub fn schema() -> serde_json::Value { serde_json::json!({}) }
+//! The file that describes a pipeline: read, filled in, checked.
+//!
+//! A file goes through four hands, each of which can say where in it something is wrong: YAML
+//! becomes a tree that knows its places (`tree`), `${NAME}` is filled into the tree's texts
+//! (`interpolate`), the tree becomes settings (`read`, `file`), and what types cannot say is
+//! checked on those (`check`), all problems at once. Nothing is created or opened on the way, so a
+//! configuration that is wrong leaves no trace.
+//!
+//! Values from the environment that look like secrets, and all from `${file:…}`, are shown as they
+//! are written in the file, in errors as well as in [`Described`].
 
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known.into_iter().map(|k| (strsim::damerau_levenshtein(name, k), k)).min().filter(|(d, _)| *d <= 2).map(|(_, k)| k)
+mod check;
+mod connectors;
+mod error;
+mod file;
+mod forms;
+pub mod init;
+mod interpolate;
+mod read;
+pub mod scalars;
+mod schema;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use piton_connectors::settings::Period;
+use piton_core::interval::Policy;
+use serde_json::Value as Json;
+
+pub(crate) use self::error::nearest;
+pub use self::{
+    connectors::{
+        CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
+    },
+    error::{Condition, ConfigError, Place, Problem},
+    file::{Commit, OnComplete, Refused, SinkSettings, SourceSettings, WhenHeld},
+    schema::schema,
+};
+use self::{
+    interpolate::Outside,
+    scalars::Rate,
+    tree::{Key, Node, Value},
+};
+use crate::transform::Transform;
+
+/// The largest file that is read as a configuration, in bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// A pipeline, as configured and checked.
+pub struct Config {
+    /// Its name: the identity of its checkpoints.
+    pub pipeline: String,
+    /// Where checkpoints are kept: `memory:`, or `sqlite:` and an absolute path.
+    pub store: String,
+    /// What is read.
+    pub source: Source,
+    /// What happens to records, in order.
+    pub transform: Vec<Transform>,
+    /// Where records go, in the order of the file; at least one.
+    pub sinks: Vec<Sink>,
+    /// Which sinks have to be durable before the source is told.
+    pub commit: Commit,
+    /// How often to save.
+    pub checkpoint: Policy,
+    /// Who may run it.
+    pub claim: Claim,
+    /// What happens to a record that cannot be taken.
+    pub on_error: OnError,
+    /// Bounds on memory.
+    pub limits: Limits,
+    /// How long runs are remembered.
+    pub keep_history: Duration,
+    /// What happens when a source with an end has been read.
+    pub on_complete: OnComplete,
+    /// What it was made of, for comparing with another run and for showing.
+    pub described: Described,
+    /// The file it was read from, as it was named.
+    pub file: PathBuf,
+    /// The file's folder, absolute: relative paths are resolved against it.
+    pub dir: PathBuf,
 }
+
+impl fmt::Debug for Config {
+    // The settings of connectors hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("pipeline", &self.pipeline)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is read, and how fast at most.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// The connector's settings.
+    pub settings: SourceSettings,
+    /// Spares what is read from.
+    pub rate: Option<Rate>,
+}
+
+/// A sink by its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sink {
+    /// Its name, unique in the pipeline.
+    pub name: String,
+    /// The connector's settings.
+    pub settings: SinkSettings,
+    /// Whether the pipeline waits for it.
+    pub required: bool,
+}
+
+/// Who may run a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// How long a silent owner is waited for.
+    pub lease: Duration,
+    /// What to do while another owner runs it.
+    pub when_held: WhenHeld,
+}
+
+/// What happens to a record that cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OnError {
+    /// How often to try again first.
+    pub retries: u32,
+    /// What then.
+    pub then: Refused,
+}
+
+/// Bounds on memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest record.
+    pub record: u64,
+    /// What may be on its way between source and sinks.
+    pub memory: u64,
+}
+
+/// Source, transforms and sinks as JSON, as the file has them but for the order of keys that means
+/// nothing. Secrets stand as they are written
+/// in the file (`${file:…}`), passwords in addresses as `***`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// The source.
+    pub source: Json,
+    /// The transforms, in order; an empty list if there are none.
+    pub transform: Json,
+    /// The sinks by name.
+    pub sinks: BTreeMap<String, Json>,
+}
+
+impl Described {
+    fn of(root: &Node) -> Self {
+        let json = |key| root.get(key).map_or(Json::Null, tree_json);
+        let sinks = root.get("sinks").map_or(&[][..], Node::entries);
+        Self {
+            source: json("source"),
+            transform: root.get("transform").map_or_else(|| Json::Array(Vec::new()), tree_json),
+            sinks: sinks.iter().map(|(key, sink)| (key.name.clone(), tree_json(sink))).collect(),
+        }
+    }
+}
+
+impl Config {
+    /// A path of the file, against the file's folder.
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        check::resolve(&self.dir, path)
+    }
+}
+
+/// Reads a configuration. `env` answers for the environment.
+///
+/// # Errors
+/// All that is wrong with it, as far as it can be seen at once, each with line and column.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), most: LARGEST_FILE });
+    }
+    let dir = std::path::absolute(path).map_err(unreadable)?;
+    let dir = dir.parent().unwrap_or(Path::new("/"));
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => load_str(text, path, dir, env),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = 1 + before.matches('\n').count();
+            let what = Condition::Yaml("this is not UTF-8: save the file as UTF-8".to_owned());
+            let problem = Problem { at: Place { line, column: 1 }, what };
+            Err(ConfigError::Invalid { file: path.display().to_string(), problems: vec![problem] })
+        }
+    }
+}
+
+/// As [`load`], of a text. `name` stands in errors; relative paths are resolved against `dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_str(
+    text: &str,
+    name: &Path,
+    dir: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    let invalid = |problems| ConfigError::Invalid { file: name.display().to_string(), problems };
+    let mut root = Node::parse(text).map_err(|problem| invalid(vec![problem]))?;
+    let mut problems = Vec::new();
+    Outside { env, dir }.fill(&mut root, &mut problems);
+    if problems.is_empty() {
+        read_and_check(&mut root, name, dir).map_err(invalid)
+    } else {
+        Err(invalid(problems))
+    }
+}
+
+fn read_and_check(root: &mut Node, name: &Path, dir: &Path) -> Result<Config, Vec<Problem>> {
+    if let Some((key, _)) = root.entries().iter().find(|(key, _)| key.name == "job") {
+        let hint = ": describe one pipeline with `pipeline: NAME`, `source:` and `sinks:`";
+        let what = Condition::NotBuilt { what: "jobs are", hint };
+        return Err(vec![Problem { at: key.at, what }]);
+    }
+    if matches!(root.value, Value::Null) {
+        let what = Condition::Yaml("the file is empty; `piton init DATA` writes one".to_owned());
+        return Err(vec![Problem { at: root.at, what }]);
+    }
+    let rate = take_rate(root).map_err(|problem| vec![problem])?;
+    let file = read::read(root).map_err(|problem| vec![problem])?;
+    check::check(root, file, rate, name, dir)
+}
+
+/// `rate` may stand beside the connector or, as is natural to write, among its settings, of which
+/// it is none: the engine slows the source down.
+fn take_rate(root: &mut Node) -> Result<Option<Rate>, Problem> {
+    let mut found: Vec<(Key, Node)> = Vec::new();
+    let source = match &mut root.value {
+        Value::Map(entries) => entries.iter_mut().find(|(key, _)| key.name == "source"),
+        _ => None,
+    };
+    let mut take = |node: &mut Node| {
+        if let Value::Map(entries) = &mut node.value {
+            found.extend(entries.extract_if(.., |(key, _)| key.name == "rate"));
+        }
+    };
+    if let Some((_, source)) = source {
+        take(source);
+        if let Value::Map(connectors) = &mut source.value {
+            for (_, settings) in connectors {
+                take(settings);
+            }
+        }
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [(_, rate)] => read::read_under(&["source", "rate"], rate).map(Some),
+        [_, (key, _), ..] => {
+            let what = Condition::Duplicate { key: key.name.clone() };
+            Err(Problem { at: key.at, what })
+        }
+    }
+}
+
+fn tree_json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(b) => Json::Bool(*b),
+        Value::Int(int, raw) => {
+            i64::try_from(*int).map_or_else(|_| raw.as_str().into(), Json::from)
+        }
+        Value::Float(float, _) => Json::from(*float),
+        Value::Text(_) if node.is_secret() => Json::String(node.shown()),
+        Value::Text(text) => Json::String(without_password(&text.value)),
+        Value::List(items) => items.iter().map(tree_json).collect(),
+        Value::Map(entries) => {
+            let mut sorted: Vec<&(Key, Node)> = entries.iter().collect();
+            sorted.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+            sorted.into_iter().map(entry_json).collect()
+        }
+    }
+}
+
+fn entry_json((key, node): &(Key, Node)) -> (String, Json) {
+    // Only `select` gives a meaning to the order of keys.
+    let json = match &node.value {
+        Value::Map(columns) if key.name == "select" => columns.iter().map(entry_json).collect(),
+        _ => tree_json(node),
+    };
+    (key.name.clone(), json)
+}
+
+/// `scheme://user:password@host` with `***` for the password.
+fn without_password(text: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (userinfo, _) = rest[..end].rsplit_once('@')?;
+        let (user, _) = userinfo.split_once(':')?;
+        Some(format!("{scheme}://{user}:***{}", &rest[userinfo.len()..]))
+    };
+    masked().unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

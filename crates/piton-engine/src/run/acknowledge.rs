@@ -11,7 +11,7 @@ use std::{
 };
 
 use piton_connectors::source::Source;
-use piton_core::{PositionOrder, StoredPosition};
+use piton_core::{PositionOrder, StoredPosition, fault};
 
 use crate::pipeline::{Commit, SinkSpec};
 
@@ -55,7 +55,8 @@ impl Acknowledger {
             return;
         };
         if saved.acknowledged.as_ref() != Some(&allowed) {
-            piton_core::fault::point("acknowledge");
+            fault::point("acknowledge");
+            fault::note(|| format!("acknowledged {partition} {}", allowed.json));
             source.acknowledge(partition, &allowed);
             saved.acknowledged = Some(allowed);
         }

@@ -9,7 +9,7 @@ use piton_connectors::{
     sink::{Fence, PlainSink, Resume, Sink, TransactionalSink},
     source::Start,
 };
-use piton_core::{Checkpoint, Claim, Epoch, Order, OrderKind, Store, fault};
+use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Store, fault};
 
 use super::{
     RunError, RunOptions,
@@ -65,23 +65,18 @@ pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunE
     })
 }
 
-/// The smallest epoch that a claim needs: above what a sink has seen that the store knows nothing of.
-pub(crate) fn epoch_needed(
-    pipeline: &Pipeline,
-    sinks: &mut [Sink],
-    store: &dyn Store,
-) -> Result<Epoch, RunError> {
-    let known = block_on(store.load(&pipeline.name))?;
-    let mut needed = 0;
+/// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or
+/// restored knows less than its sinks.
+pub(crate) fn epoch_needed(pipeline: &Pipeline, sinks: &mut [Sink]) -> Result<Epoch, RunError> {
+    let mut needed = Epoch(0);
     for (spec, sink) in pipeline.sinks.iter().zip(sinks) {
         let Sink::Transactional(sink) = sink else { continue };
-        if known.iter().any(|c| c.key.sink == spec.name) {
-            continue;
-        }
-        let own = peek(pipeline, &spec.name, &mut **sink)?;
-        needed = own.iter().map(|c| c.epoch.0 + 1).max().unwrap_or(0).max(needed);
+        let newest = sink
+            .newest_epoch(&pipeline.name, &spec.name)
+            .map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        needed = needed.max(Epoch(newest.0 + 1));
     }
-    Ok(Epoch(needed))
+    Ok(needed)
 }
 
 fn peek(
@@ -89,8 +84,7 @@ fn peek(
     name: &str,
     sink: &mut dyn TransactionalSink,
 ) -> Result<Vec<Checkpoint>, RunError> {
-    sink.peek(&pipeline.name, name)
-        .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
+    sink.peek(&pipeline.name, name).map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
 }
 
 /// Decides every refusal of one sink, and of the source at the place where that sink stands.
@@ -171,10 +165,59 @@ pub(crate) fn open(
             let _ = block_on(store.mirror(claim, own.clone()))?;
             Held::of(&own)
         }
-        Sink::Plain(sink) => open_plain(pipeline, store, claim, found, options, (name, &mut **sink))?,
+        Sink::Plain(sink) => {
+            open_plain(pipeline, store, claim, found, options, (name, &mut **sink))?
+        }
     };
     fault::point("recover");
     Ok(Ready { sink, held })
+}
+
+/// Removes the checkpoints of a finished pipeline, in the sinks and in the store.
+///
+/// A reset is ordered first: should this process die in between, the next owner finds the order
+/// and begins anew, instead of finding sink and store at odds.
+pub(crate) fn forget(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    claim: &Claim,
+    event: &Event,
+) -> Result<(), RunError> {
+    let checkpoints = block_on(store.load(&pipeline.name))?;
+    let order = |checkpoint: &Checkpoint| Order {
+        id: 0,
+        pipeline: pipeline.name.clone(),
+        partition: checkpoint.key.partition.clone(),
+        sink: checkpoint.key.sink.clone(),
+        kind: OrderKind::Reset,
+        position: None,
+        records: 0,
+        sink_state: None,
+        output: None,
+        who: event.who.clone(),
+        at: event.at,
+        applied_at: None,
+    };
+    block_on(store.order(checkpoints.iter().map(order).collect(), event.clone()))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
+    for spec in &pipeline.sinks {
+        let of_sink = |error| RunError::of_sink(&pipeline.name, &spec.name, &error);
+        if let Sink::Transactional(mut sink) = (spec.make)().map_err(of_sink)? {
+            let fence = Fence {
+                pipeline: pipeline.name.clone(),
+                sink: spec.name.clone(),
+                epoch: claim.epoch,
+                partitions: Vec::new(),
+                orders: Vec::new(),
+            };
+            let _ = sink.fence(&fence).map_err(of_sink)?;
+            sink.forget().map_err(of_sink)?;
+        }
+    }
+    let applied = orders.iter().map(|order| order.id).collect();
+    block_on(store.applied(claim, applied, event.at))?;
+    let _ = block_on(store.complete(claim, None))?;
+    Ok(())
 }
 
 fn open_plain(

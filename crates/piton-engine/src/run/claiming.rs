@@ -31,7 +31,12 @@ pub(crate) fn obtain(
         now: Timestamp::now(),
     };
     let when_held = if pipeline.wait_when_held { WhenHeld::Wait } else { WhenHeld::ReplaceSilent };
-    let on_news = |holder: &Holder| (options.on_wait)(holder);
+    let mut told = None;
+    let on_news = |holder: &Holder| {
+        if told.replace(holder.epoch) != Some(holder.epoch) {
+            (options.on_wait)(holder);
+        }
+    };
     let sleep = |time| ready(signal.sleep(time));
     match block_on(claiming::obtain(store, request, when_held, on_news, sleep))? {
         Obtained::Granted { claim, died, asked } => {

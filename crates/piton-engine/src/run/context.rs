@@ -9,10 +9,13 @@ use std::{
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Claim, DeadLetter, Save, Saved, Store, StoredPosition};
+use piton_core::{Checkpoint, Claim, DeadLetter, Save, Saved, Store, StoreError, StoredPosition};
 
 use super::{RunError, RunOptions, acknowledge::Acknowledger, figures::Figures, signal::Signal};
 use crate::pipeline::Pipeline;
+
+/// How long a locked store is left alone before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the threads of one run share.
 pub(crate) struct Context<'a> {
@@ -31,9 +34,24 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Asks the store again for as long as another process has it locked, or until it is time to
+    /// stop: a backup or a person with a SQL shell is no reason to end.
+    pub(crate) fn patiently<T>(
+        &self,
+        ask: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, RunError> {
+        loop {
+            match ask() {
+                Err(StoreError::Busy { .. }) if self.signal.sleep(ASK_AGAIN) => {}
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
     /// Saves checkpoints of one plain sink, or says why they were not stored.
     pub(crate) fn save(&self, sink: &str, saves: Vec<Save>) -> Result<Vec<u64>, RunError> {
-        let answers = block_on(self.store.save(&self.claim, saves, Timestamp::now()))?;
+        let save = || block_on(self.store.save(&self.claim, saves.clone(), Timestamp::now()));
+        let answers = self.patiently(save)?;
         let mut versions = Vec::with_capacity(answers.len());
         for answer in answers {
             match answer {
@@ -59,9 +77,18 @@ impl Context<'_> {
         ))
     }
 
+    /// Writes what transactional sinks have committed into the store.
+    pub(crate) fn flush_mirror(&self) -> Result<(), RunError> {
+        match self.patiently(|| self.mirror.flush(self.store, &self.claim))? {
+            Saved::Stored { .. } | Saved::Ignored => Ok(()),
+            Saved::Fenced { epoch } => Err(self.fenced(&format!("epoch {epoch}"))),
+            other => Err(self.moved("the store's copy", &other)),
+        }
+    }
+
     /// Sets a record aside durably, before any checkpoint passes it.
     pub(crate) fn set_aside(&self, letter: DeadLetter) -> Result<(), RunError> {
-        let new = block_on(self.store.set_aside(vec![letter]))?;
+        let new = self.patiently(|| block_on(self.store.set_aside(vec![letter.clone()])))?;
         self.figures.set_aside.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }
@@ -83,7 +110,7 @@ impl Mirror {
     }
 
     /// Writes what waits. What could not be written waits on.
-    pub(crate) fn flush(&self, store: &dyn Store, claim: &Claim) -> Result<Saved, RunError> {
+    pub(crate) fn flush(&self, store: &dyn Store, claim: &Claim) -> Result<Saved, StoreError> {
         let taken =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if taken.is_empty() {
@@ -96,7 +123,7 @@ impl Mirror {
                 for (key, checkpoint) in taken {
                     waiting.entry(key).or_insert(checkpoint);
                 }
-                Err(error.into())
+                Err(error)
             }
         }
     }

@@ -54,11 +54,15 @@ fn compare_sinks(known: &PipelineRecord, now: &PipelineRecord) -> Vec<Notice> {
         sinks_of(record).into_iter().map(|sink| sink.name).collect()
     };
     let (before, after) = (names(known), names(now));
-    let new = after.iter().filter(|name| !before.contains(name)).map(|name| {
-        ("sink_added", format!("sink '{name}' is new: it starts at the beginning"))
-    });
+    let new = after
+        .iter()
+        .filter(|name| !before.contains(name))
+        .map(|name| ("sink_added", format!("sink '{name}' is new: it starts at the beginning")));
     let gone = before.iter().filter(|name| !after.contains(name)).map(|name| {
-        ("sink_removed", format!("sink '{name}' is no longer in the configuration; its checkpoint stays"))
+        (
+            "sink_removed",
+            format!("sink '{name}' is no longer in the configuration; its checkpoint stays"),
+        )
     });
     new.chain(gone).collect()
 }

@@ -9,11 +9,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_connectors::{
-    batch::Batch,
-    sink::SinkError,
-};
-use piton_core::{CheckpointKey, DeadLetter, Save, interval::Interval};
+use piton_connectors::{batch::Batch, sink::SinkError};
+use piton_core::{CheckpointKey, DeadLetter, Save, fault, interval::Interval};
 
 use super::{
     RunError,
@@ -75,6 +72,11 @@ impl<'a> Delivery<'a> {
         &self.cx.figures.sinks[self.sink]
     }
 
+    /// Whether another sink of the pipeline writes the same database.
+    pub(crate) fn shares(&self) -> bool {
+        self.cx.pipeline.sinks[self.sink].shares
+    }
+
     /// What an error of the sink means for it and for the run.
     pub(crate) fn trouble(&self, error: &SinkError) -> Trouble {
         match error {
@@ -91,6 +93,10 @@ impl<'a> Delivery<'a> {
     /// Notes that a batch's rows were all taken.
     pub(crate) fn taken(&mut self, batch: &Batch) {
         self.held.take(&batch.partition, batch.end.clone(), batch.records);
+        if fault::known_bad("ack_early") {
+            let source = &*self.cx.pipeline.source;
+            self.cx.acknowledger.saved(source, self.sink, &batch.partition, &batch.end);
+        }
         self.figures().taken.fetch_add(batch.records, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -211,15 +217,15 @@ impl<'a> Delivery<'a> {
     pub(crate) fn note_saved(&mut self, records: u64, counted: Duration) {
         self.figures().note_saved(records, counted, &self.interval);
     }
+}
 
-    /// How the lane's end ends this delivery.
-    pub(crate) fn ended(&self, inlet: &Inlet) -> Result<Ended, Trouble> {
-        match inlet.end() {
-            End::Finished => Ok(Ended::Finished),
-            End::Stopped => Ok(Ended::Stopped),
-            End::LetGo => Ok(Ended::LetGo),
-            End::Failed(error) => Err(Trouble::Run(super::lane::copy_of(error))),
-        }
+/// How the lane's end ends a delivery.
+pub(crate) fn ended(inlet: &Inlet) -> Result<Ended, Trouble> {
+    match inlet.end() {
+        End::Finished => Ok(Ended::Finished),
+        End::Stopped => Ok(Ended::Stopped),
+        End::LetGo => Ok(Ended::LetGo),
+        End::Failed(error) => Err(Trouble::Run(super::lane::copy_of(error))),
     }
 }
 

@@ -20,7 +20,7 @@ use piton_core::{CheckpointKey, Save, fault};
 use super::{
     RunError,
     context::{At, Context},
-    deliver::{Delivery, Ended, Trouble},
+    deliver::{Delivery, Ended, Trouble, ended},
     figures::SinkState,
     lane::{Inlet, Next, Parcel},
     signal::backoff,
@@ -77,7 +77,7 @@ impl Plain<'_, '_> {
                 Next::Deadline => self.save_if_due()?,
                 Next::End => {
                     self.save_and_wait()?;
-                    return self.delivery.ended(inlet);
+                    return ended(inlet);
                 }
             }
         }
@@ -90,7 +90,8 @@ impl Plain<'_, '_> {
         if fault::known_bad("checkpoint_before_durable") {
             self.take(batch);
             self.save_and_wait()?;
-            return self.write_once(batch);
+            self.write_once(batch)?;
+            return self.sink.durable().map(drop).map_err(|e| self.delivery.trouble(&e));
         }
         let mut attempt = 0;
         loop {
@@ -143,8 +144,8 @@ impl Plain<'_, '_> {
 
     fn save_if_due(&mut self) -> Result<(), Trouble> {
         let Some(since) = self.since else { return Ok(()) };
-        let due = self.delivery.is_due(since)
-            || self.bytes >= self.delivery.most_bytes(UNSYNCED_BYTES);
+        let due =
+            self.delivery.is_due(since) || self.bytes >= self.delivery.most_bytes(UNSYNCED_BYTES);
         if !due {
             return Ok(());
         }

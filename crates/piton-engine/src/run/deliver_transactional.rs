@@ -13,7 +13,7 @@ use piton_connectors::{
 
 use super::{
     RunError,
-    deliver::{Delivery, Ended, Trouble},
+    deliver::{Delivery, Ended, Trouble, ended},
     lane::{Inlet, Next, Parcel},
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn run(
         match inlet.next(None) {
             Next::Parcel(Parcel::Batch(batch)) => transaction(delivery, sink, inlet, &batch)?,
             Next::Parcel(Parcel::Idle) | Next::Deadline => {}
-            Next::End => return delivery.ended(inlet),
+            Next::End => return ended(inlet),
         }
     }
 }
@@ -66,7 +66,10 @@ fn fill(
     let mut bytes = first.size();
     write(delivery, transaction, first)?;
     while !delivery.is_due(began) && bytes < delivery.most_bytes(TRANSACTION_BYTES) {
-        match inlet.next(delivery.deadline(began)) {
+        // Where another sink waits for the database, only what is there already is taken along.
+        let hurry = delivery.shares() && delivery.interval.records().is_none();
+        let deadline = if hurry { Some(Instant::now()) } else { delivery.deadline(began) };
+        match inlet.next(deadline) {
             Next::Parcel(Parcel::Batch(batch)) => {
                 delivery.begin_partition(&batch.partition)?;
                 bytes += batch.size();

@@ -24,9 +24,9 @@ pub enum RunError {
         /// Who holds it.
         holder: Holder,
     },
-    /// A resource of a sink is held by another process. Exit code 4.
+    /// The store, or what a sink writes to, is locked by another process. Exit code 4.
     #[error("{0}")]
-    HeldSink(String),
+    Locked(String),
     /// A newer claim has taken over. Exit code 4.
     #[error("'{pipeline}' was taken over by a newer owner ({what}): this process did nothing more")]
     Fenced {
@@ -57,7 +57,7 @@ impl RunError {
         match self {
             Self::Settings(_) => 2,
             Self::Refused(_) => 3,
-            Self::Held { .. } | Self::HeldSink(_) | Self::Fenced { .. } => 4,
+            Self::Held { .. } | Self::Locked(_) | Self::Fenced { .. } => 4,
             Self::BadRecord { .. } | Self::Failed(_) => 1,
         }
     }
@@ -68,6 +68,7 @@ impl From<StoreError> for RunError {
         let text = error.to_string();
         match error {
             StoreError::Missing { .. } => Self::Settings(text),
+            StoreError::Busy { .. } => Self::Locked(text),
             StoreError::Damaged { .. }
             | StoreError::Foreign { .. }
             | StoreError::Newer { .. }
@@ -95,7 +96,7 @@ impl RunError {
         match error {
             SinkError::Settings { .. } => Self::Settings(text),
             SinkError::Refused { .. } => Self::Refused(text),
-            SinkError::Held { .. } => Self::HeldSink(text),
+            SinkError::Held { .. } => Self::Locked(text),
             SinkError::Fenced { epoch, .. } => {
                 Self::Fenced { pipeline: pipeline.to_owned(), what: format!("epoch {epoch}") }
             }

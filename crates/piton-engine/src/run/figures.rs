@@ -17,14 +17,19 @@ pub struct Figures {
     began: Instant,
     /// Records read in this run by the reader that is furthest.
     pub read: AtomicU64,
-    /// How much of the source was read in this run, in the source's unit.
-    pub read_extent: AtomicU64,
     /// Records set aside in this run.
     pub set_aside: AtomicU64,
-    /// How much was behind us at the start and how much there is in all, in the source's unit.
-    pub extent: Mutex<Option<(u64, u64)>>,
+    extent: Mutex<Option<Extent>>,
     /// The sinks, in the order of the configuration.
     pub sinks: Vec<SinkFigures>,
+}
+
+/// How far the reader that is furthest is, in the source's unit (bytes, rows).
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    at_start: u64,
+    now: u64,
+    all: u64,
 }
 
 /// The figures of one sink.
@@ -83,25 +88,30 @@ impl Figures {
         Self {
             began: Instant::now(),
             read: AtomicU64::new(0),
-            read_extent: AtomicU64::new(0),
             set_aside: AtomicU64::new(0),
             extent: Mutex::new(None),
             sinks: sinks.into_iter().map(sink).collect(),
         }
     }
 
+    /// Notes how far reading is, and how much there is in all.
+    pub(crate) fn note_extent(&self, now: u64, all: u64) {
+        let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_start = extent.map_or(now, |extent| extent.at_start);
+        *extent = Some(Extent { at_start, now, all });
+    }
+
     /// The share of the source that is read, and the seconds that the rest will take at the
     /// present rate; `None` where the source does not know its size.
     pub fn left(&self) -> Option<(f64, f64)> {
-        let (done, all) = (*self.extent.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let read = self.read.load(Ordering::Relaxed) as f64;
-        let bytes = self.read_extent.load(Ordering::Relaxed) as f64;
-        if read < 1.0 || bytes < 1.0 || all == 0 {
+        let Extent { at_start, now, all } =
+            (*self.extent.lock().unwrap_or_else(PoisonError::into_inner))?;
+        if now <= at_start || all == 0 {
             return None;
         }
-        let rest = (all as f64 - done as f64 - bytes).max(0.0);
-        let seconds = rest / bytes * self.began.elapsed().as_secs_f64();
-        Some((((done as f64 + bytes) / all as f64).min(1.0), seconds))
+        let seconds = all.saturating_sub(now) as f64 / (now - at_start) as f64
+            * self.began.elapsed().as_secs_f64();
+        Some(((now as f64 / all as f64).min(1.0), seconds))
     }
 
     /// A picture of the figures, to be shown or stored.

@@ -2,15 +2,13 @@
 //! store how far the run is.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use futures_executor::block_on;
+use jiff::Timestamp;
 use piton_core::{Control, Run, Saved, StoreError, fault};
 
 use super::{RunError, context::Context, figures::Report};
@@ -18,24 +16,26 @@ use super::{RunError, context::Context, figures::Report};
 const TICK: Duration = Duration::from_millis(100);
 const LISTEN: Duration = Duration::from_millis(250);
 const REPORT: Duration = Duration::from_secs(1);
+const THIN: Duration = Duration::from_mins(10);
 /// A renewal is also what tells a second run that the owner is at work, so that it need not wait
 /// for a whole lease.
 const RENEW: Duration = Duration::from_secs(2);
 
 /// Keeps the claim while the run works.
 pub(crate) struct Keeper {
-    done: AtomicBool,
+    done: (Sender<()>, Receiver<()>),
     failure: Mutex<Option<RunError>>,
 }
 
 impl Keeper {
     pub(crate) fn new() -> Self {
-        Self { done: AtomicBool::new(false), failure: Mutex::new(None) }
+        Self { done: bounded(1), failure: Mutex::new(None) }
     }
 
     /// Ends the keeper's thread.
     pub(crate) fn finish(&self) {
-        self.done.store(true, Ordering::Relaxed);
+        // Full only if it was said before.
+        let _ = self.done.0.try_send(());
     }
 
     /// Why the run could not be kept, if so.
@@ -46,9 +46,9 @@ impl Keeper {
     /// Runs until [`finish`](Self::finish). `run` is the row that is kept up to date.
     pub(crate) fn keep(&self, cx: &Context<'_>, mut run: Run) {
         let (mut renewed, mut listened) = (Instant::now(), Instant::now());
-        let mut reported = Instant::now();
-        while !self.done.load(Ordering::Relaxed) {
-            thread::sleep(TICK);
+        let (mut reported, mut thinned) = (Instant::now(), Instant::now());
+        self.note(cx, thin(cx));
+        while self.done.1.recv_timeout(TICK).is_err() {
             if renewed.elapsed() >= RENEW.min(cx.claim.lease / 3) {
                 renewed = Instant::now();
                 self.note(cx, renew(cx));
@@ -60,6 +60,10 @@ impl Keeper {
             if reported.elapsed() >= REPORT {
                 reported = Instant::now();
                 self.note(cx, report(cx, &mut run));
+            }
+            if thinned.elapsed() >= THIN {
+                thinned = Instant::now();
+                self.note(cx, thin(cx));
             }
         }
     }
@@ -95,10 +99,14 @@ fn listen(cx: &Context<'_>) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Forgets history that is too old, never what a resume or a rewind needs.
+fn thin(cx: &Context<'_>) -> Result<(), RunError> {
+    let (name, keep) = (&cx.pipeline.name, cx.pipeline.keep_history);
+    patient(block_on(cx.store.thin(name, keep, Timestamp::now()))).map(|_| ())
+}
+
 fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
-    if let Saved::Fenced { epoch } = cx.mirror.flush(cx.store, &cx.claim)? {
-        return Err(cx.fenced(&format!("epoch {epoch}")));
-    }
+    cx.flush_mirror()?;
     let before = run.progress.take();
     note_figures(cx, run);
     if unchanged(before.as_deref(), run.progress.as_deref()) {

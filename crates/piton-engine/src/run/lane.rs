@@ -7,6 +7,7 @@
 //! others, and why memory stays bounded.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,15 +18,15 @@ use piton_connectors::{
     batch::Batch,
     source::{BadRecord, Read, Reader, Start},
 };
-use piton_core::{DeadLetter, dead_letter::READING};
+use piton_core::{DeadLetter, StoredPosition, dead_letter::READING};
 
 use super::{RunError, context::Context};
 use crate::transform::{Applied, BadRow, TransformError, Transforms};
 
 /// Records in one batch, at most.
 const BATCH_RECORDS: usize = 1000;
-/// Batches that wait between a reader and a sink, at most.
-const WAITING: usize = 4;
+/// How often it is noted how far reading is.
+const TELL: Duration = Duration::from_millis(500);
 /// How long the others may starve for one sink, at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The share of time that they may starve for it in the long run: for a sink half as fast.
@@ -65,9 +66,9 @@ pub(crate) struct Outlet {
     patience: (Duration, Instant),
 }
 
-/// Joins a lane and a sink.
-pub(crate) fn join() -> (Outlet, Inlet) {
-    let (send, receive) = bounded(WAITING);
+/// Joins a lane and a sink, between which so many batches may wait.
+pub(crate) fn join(waiting: usize) -> (Outlet, Inlet) {
+    let (send, receive) = bounded(waiting);
     let end = Arc::new(OnceLock::new());
     let patience = (PATIENCE, Instant::now());
     (Outlet { parcels: send, end: Arc::clone(&end), patience }, Inlet { parcels: receive, end })
@@ -109,7 +110,43 @@ pub(crate) struct Lane<'a> {
     pub(crate) starts: Vec<Start>,
     pub(crate) outlets: Vec<Outlet>,
     /// Whether its records count as the run's: the first lane's do, a second reader's do not.
-    pub(crate) counts: bool,
+    pub(crate) counts: Option<Counting>,
+}
+
+/// How far the reader is that counts, for progress and ETA.
+pub(crate) struct Counting {
+    places: BTreeMap<String, StoredPosition>,
+    told: Instant,
+}
+
+impl Counting {
+    pub(crate) fn from(starts: &[Start]) -> Self {
+        let place = |start: &Start| Some((start.partition.clone(), start.position.clone()?));
+        Self { places: starts.iter().filter_map(place).collect(), told: Instant::now() }
+    }
+
+    fn note(&mut self, cx: &Context<'_>, batch: &Batch) {
+        cx.figures.read.fetch_add(batch.records, Ordering::Relaxed);
+        match self.places.get_mut(&*batch.partition) {
+            Some(place) => place.clone_from(&batch.end),
+            None => drop(self.places.insert(batch.partition.to_string(), batch.end.clone())),
+        }
+        if self.told.elapsed() >= TELL {
+            self.told = Instant::now();
+            self.tell(cx);
+        }
+    }
+
+    fn tell(&self, cx: &Context<'_>) {
+        let start = |(partition, position): (&String, &StoredPosition)| Start {
+            partition: partition.clone(),
+            position: Some(position.clone()),
+        };
+        let places: Vec<Start> = self.places.iter().map(start).collect();
+        if let Some((now, all)) = cx.pipeline.source.progress(&places) {
+            cx.figures.note_extent(now, all);
+        }
+    }
 }
 
 impl Lane<'_> {
@@ -140,6 +177,9 @@ impl Lane<'_> {
         let mut reader = cx.pipeline.source.reader(&self.starts).map_err(source_error)?;
         let mut transforms = (cx.pipeline.transforms)();
         let mut stride = Stride::new(cx);
+        if let Some(counts) = &self.counts {
+            counts.tell(cx);
+        }
         while !cx.signal.is_stopping() && !self.outlets.is_empty() {
             if cx.signal.is_paused() {
                 self.send(&|| Parcel::Idle);
@@ -193,8 +233,8 @@ impl Lane<'_> {
     }
 
     fn deliver(&mut self, batch: Batch) {
-        if self.counts {
-            self.context.figures.read.fetch_add(batch.records, Ordering::Relaxed);
+        if let Some(counts) = &mut self.counts {
+            counts.note(self.context, &batch);
         }
         let batch = Arc::new(batch);
         self.send(&|| Parcel::Batch(Arc::clone(&batch)));
@@ -328,7 +368,7 @@ fn before(mut batch: Batch, bad: &BadRow) -> Batch {
 }
 
 /// A batch without rows that carries a sink past one record.
-fn past_one(partition: &str, end: piton_core::StoredPosition) -> Batch {
+fn past_one(partition: &str, end: StoredPosition) -> Batch {
     let mut batch = Batch::empty(partition.into(), end);
     batch.records = 1;
     batch

@@ -24,16 +24,16 @@ use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
 
 pub(crate) use self::begin::governing_state;
-pub use self::{
-    error::RunError,
-    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
-    signal::Signal,
-};
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
+};
+pub use self::{
+    error::RunError,
+    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
+    signal::Signal,
 };
 use crate::pipeline::{OnComplete, Pipeline};
 
@@ -93,10 +93,10 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let store = &**store;
     let mut sinks = make_all(pipeline)?;
-    let needed = begin::epoch_needed(pipeline, &mut sinks, store)?;
+    let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     let (claim, died) = claiming::obtain(pipeline, store, options, signal, needed)?;
     let run = Claimed { pipeline, store, options, signal, figures, claim };
-    let result = run.run(sinks, died);
+    let result = run.run(sinks, died.as_ref());
     // A claim that could not be given up is given up by the lock, when this process ends.
     let _ = block_on(store.release(&run.claim));
     result
@@ -125,7 +125,7 @@ pub(crate) fn claim_for(
     signal: &Signal,
 ) -> Result<Claim, RunError> {
     let mut sinks = make_all(pipeline)?;
-    let needed = begin::epoch_needed(pipeline, &mut sinks, store)?;
+    let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     claiming::obtain(pipeline, store, options, signal, needed).map(|(claim, _)| claim)
 }
 
@@ -146,7 +146,7 @@ struct Claimed<'a> {
 }
 
 impl Claimed<'_> {
-    fn run(&self, mut sinks: Vec<Sink>, died: Option<Holder>) -> Result<Summary, RunError> {
+    fn run(&self, mut sinks: Vec<Sink>, died: Option<&Holder>) -> Result<Summary, RunError> {
         let (pipeline, store) = (self.pipeline, self.store);
         self.heed_control()?;
         let notices = definition::compare(pipeline, store, self.options)?;
@@ -156,16 +156,21 @@ impl Claimed<'_> {
         }
         let had_begun = found.checkpoints.iter().any(|c| c.position.is_some());
         definition::register(pipeline, store, &notices, self.options)?;
-        let (crashes, uptime) = self.past(died.as_ref())?;
+        let (crashes, uptime) = self.past(died)?;
         let mut row = self.begin_row()?;
         let result = self.open_all(sinks, &found).and_then(|ready| {
-            self.note_extent(&ready);
+            self.note_totals(&ready);
             self.work(ready, &mut row, crashes, uptime)
         });
         self.end_row(row, &result);
         let outcome = result?;
         if outcome == Outcome::Finished && pipeline.on_complete == OnComplete::Delete {
-            let _ = block_on(store.complete(&self.claim, None))?;
+            begin::forget(
+                pipeline,
+                store,
+                &self.claim,
+                &self.event("complete", "checkpoints removed"),
+            )?;
         }
         fault::point("shutdown");
         let report = self.figures.report();
@@ -261,16 +266,10 @@ impl Claimed<'_> {
         Ok(ready)
     }
 
-    fn note_extent(&self, ready: &[Ready]) {
+    fn note_totals(&self, ready: &[Ready]) {
         for (figures, ready) in self.figures.sinks.iter().zip(ready) {
             let total = ready.held.saved_records();
             figures.total.store(total, std::sync::atomic::Ordering::Relaxed);
-        }
-        // The sink that is furthest decides what is still to be read for the first time.
-        let starts = ready.iter().map(|ready| ready.held.starts());
-        let extents = starts.filter_map(|starts| self.pipeline.source.progress(&starts));
-        if let Ok(mut extent) = self.figures.extent.lock() {
-            *extent = extents.max_by_key(|(done, _)| *done);
         }
     }
 
@@ -296,6 +295,7 @@ impl Claimed<'_> {
             crashes,
             uptime,
         };
+        acknowledge_saved(&cx, &ready);
         let keeper = Keeper::new();
         let worked = thread::scope(|scope| {
             let (keeper, cx) = (&keeper, &cx);
@@ -309,7 +309,7 @@ impl Claimed<'_> {
         // Fenced, it has nothing more to say: the heir's copy stands.
         let flushed = match self.signal.fenced() {
             Some(_) => Ok(()),
-            None => cx.mirror.flush(self.store, &self.claim).map(|_| ()),
+            None => cx.flush_mirror(),
         };
         keeper::note_figures(&cx, row);
         if let Some(error) = keeper.failure() {
@@ -336,5 +336,17 @@ impl Claimed<'_> {
         row.error = result.as_ref().err().map(ToString::to_string);
         // The run has its result; a row that cannot be written is found open by the next owner.
         let _ = block_on(self.store.update_run(row));
+    }
+}
+
+/// Tells the source what earlier runs have saved: the last of them may have died before it could,
+/// and a sink that has nothing new to save would hold back all that the others save.
+fn acknowledge_saved(cx: &Context<'_>, ready: &[Ready]) {
+    for (sink, ready) in ready.iter().enumerate() {
+        for (partition, at) in ready.held.partitions() {
+            if let Some(position) = &at.saved {
+                cx.acknowledger.saved(&*cx.pipeline.source, sink, partition, position);
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     deliver::{Delivery, Ended, Trouble},
     deliver_plain, deliver_transactional,
     figures::SinkState,
-    lane::{Inlet, Lane, join},
+    lane::{Counting, Inlet, Lane, join},
     signal::backoff,
 };
 use crate::pipeline::Commit;
@@ -39,7 +39,7 @@ pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, R
         let mut ends: Vec<Option<Result<Ended, RunError>>> = (0..count).map(|_| None).collect();
         let mut grace: Option<Instant> = None;
         loop {
-            let wait = grace.map_or(Duration::from_secs(3600), |until| {
+            let wait = grace.map_or(Duration::from_hours(1), |until| {
                 until.saturating_duration_since(Instant::now())
             });
             match reports.recv_timeout(wait) {
@@ -71,16 +71,18 @@ fn satisfied(cx: &Context<'_>, ends: &[Option<Result<Ended, RunError>>]) -> bool
         Commit::All => ends.iter().all(finished),
         Commit::Quorum(n) => ends.iter().filter(|end| finished(end)).count() >= n,
         Commit::Required => {
-            let mut required =
-                cx.pipeline.sinks.iter().zip(ends).filter(|(spec, _)| spec.required);
+            let mut required = cx.pipeline.sinks.iter().zip(ends).filter(|(spec, _)| spec.required);
             required.all(|(_, end)| finished(end))
         }
     }
 }
 
+/// Sinks of one lane, each with its place in the configuration.
+type Group = Vec<(usize, Ready)>;
+
 /// Groups sinks that stand at the same place; the furthest group first.
-fn by_place(ready: Vec<Ready>) -> Vec<Vec<(usize, Ready)>> {
-    let mut groups: Vec<(Vec<Start>, Vec<(usize, Ready)>)> = Vec::new();
+fn by_place(ready: Vec<Ready>) -> Vec<Group> {
+    let mut groups: Vec<(Vec<Start>, Group)> = Vec::new();
     for (sink, ready) in ready.into_iter().enumerate() {
         let place: Vec<Start> =
             ready.held.starts().into_iter().filter(|start| start.position.is_some()).collect();
@@ -101,14 +103,14 @@ type Report = Sender<(usize, Result<Ended, RunError>)>;
 fn start_lane<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     cx: &'scope Context<'scope>,
-    group: Vec<(usize, Ready)>,
+    group: Group,
     counts: bool,
     report: &Report,
 ) {
     let starts = group.first().map(|(_, ready)| ready.held.starts()).unwrap_or_default();
     let mut outlets = Vec::new();
     for (sink, ready) in group {
-        let (outlet, inlet) = join();
+        let (outlet, inlet) = join(cx.pipeline.batches_waiting());
         outlets.push(outlet);
         let report = report.clone();
         scope.spawn(move || {
@@ -117,6 +119,7 @@ fn start_lane<'scope, 'env: 'scope>(
             let _ = report.send((sink, end));
         });
     }
+    let counts = counts.then(|| Counting::from(&starts));
     let lane = Lane { context: cx, starts, outlets, counts };
     scope.spawn(move || lane.run());
 }
@@ -183,9 +186,8 @@ fn own_lane<'scope, 'env: 'scope>(
     cx: &'scope Context<'scope>,
     held: &Held,
 ) -> Inlet {
-    let (outlet, inlet) = join();
-    let lane =
-        Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: false };
+    let (outlet, inlet) = join(cx.pipeline.batches_waiting());
+    let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: None };
     scope.spawn(move || lane.run());
     inlet
 }
@@ -195,7 +197,10 @@ fn own_lane<'scope, 'env: 'scope>(
 fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, RunError> {
     match trouble {
         Trouble::Unavailable(what) => Ok(what),
-        Trouble::Torn(error) | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => Err(error),
+        Trouble::Torn(error)
+        | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => {
+            Err(error)
+        }
         Trouble::Run(error) if cx.pipeline.needs(sink) => Err(error),
         Trouble::Run(error) => Ok(error.to_string()),
     }
@@ -224,7 +229,9 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
             Err(error) => {
                 let figures = &cx.figures.sinks[sink];
                 figures.note_state(SinkState::Behind, Some(error.to_string()));
-                if cx.pipeline.needs(sink) && !matches!(error, RunError::Failed(_) | RunError::HeldSink(_)) {
+                if cx.pipeline.needs(sink)
+                    && !matches!(error, RunError::Failed(_) | RunError::Locked(_))
+                {
                     return Err(error);
                 }
             }

@@ -15,7 +15,7 @@ use piton_core::{
 use serde::{Deserialize, Serialize};
 
 pub use rewind::Target;
-pub use view::{Health, PipelineView, State, history, look, look_at, HistoryView};
+pub use view::{Health, HistoryView, PipelineView, State, history, look, look_at};
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,7 +217,9 @@ fn consequence(
         Some(Replay::CutOrRepeat) => match output {
             Some(Output::Truncate) => "first cuts its output to that position",
             Some(Output::Keep) => "keeps its output: records will be in it twice",
-            None => "needs --truncate (cut its output to that position) or --keep (records will repeat)",
+            None => {
+                "needs --truncate (cut its output to that position) or --keep (records will repeat)"
+            }
         },
         None => "is no longer in the configuration",
     };

@@ -135,13 +135,16 @@ fn view(
     Ok(PipelineView {
         state,
         holder,
-        records: checkpoints.iter().map(|c| (&c.key.sink, c.records)).fold(
-            std::collections::BTreeMap::<&String, u64>::new(),
-            |mut sums, (sink, records)| {
+        records: checkpoints
+            .iter()
+            .map(|c| (&c.key.sink, c.records))
+            .fold(std::collections::BTreeMap::<&String, u64>::new(), |mut sums, (sink, records)| {
                 *sums.entry(sink).or_default() += records;
                 sums
-            },
-        ).into_values().max().unwrap_or(0),
+            })
+            .into_values()
+            .max()
+            .unwrap_or(0),
         checkpoints: checkpoints.iter().map(|c| checkpoint_view(c, now)).collect(),
         run: last.as_ref().and_then(report_of),
         started_at: last.as_ref().map(|run| run.started_at),
@@ -214,8 +217,8 @@ impl PipelineView {
             let why = self.error.as_deref().unwrap_or("no reason was recorded");
             return Health::Ill(format!("'{name}' {}: {why}", self.state.as_str()));
         }
-        let behind = self.run.iter().flat_map(|run| &run.sinks);
-        if let Some(sink) = behind.filter(|s| s.state == SinkState::Behind).next_back() {
+        let mut sinks = self.run.iter().flat_map(|run| &run.sinks);
+        if let Some(sink) = sinks.rfind(|sink| sink.state == SinkState::Behind) {
             let why = sink.trouble.as_deref().unwrap_or("catching up");
             return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
         }
@@ -255,6 +258,16 @@ pub struct RunView {
     pub report: Option<Report>,
 }
 
+/// Taking over stores a checkpoint again under the new epoch; it is shown once.
+fn distinct(mut history: Vec<Checkpoint>) -> Vec<Checkpoint> {
+    let mut seen = std::collections::HashSet::new();
+    history.retain(|c| {
+        let position = c.position.as_ref().map(|position| position.json.clone());
+        seen.insert((c.key.clone(), c.version, position))
+    });
+    history
+}
+
 /// A pipeline's checkpoints, runs and events over time.
 ///
 /// # Errors
@@ -274,7 +287,7 @@ pub fn history(
     };
     Ok(HistoryView {
         pipeline: name.to_owned(),
-        checkpoints: block_on(store.history(name, limit))?
+        checkpoints: distinct(block_on(store.history(name, limit))?)
             .iter()
             .map(|c| checkpoint_view(c, now))
             .collect(),

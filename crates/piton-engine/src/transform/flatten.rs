@@ -10,7 +10,7 @@
 //! One level is spread; what lies deeper stays JSON and can be flattened by its new name. Text that
 //! is such JSON (a CSV field, a text column) counts as such.
 //!
-//! The rows of one record are numbered ([`Origin::ordinal`]), and the numbers depend on that record
+//! The rows of one record are numbered ([`Origin::ordinal`](piton_connectors::batch::Origin::ordinal)), and the numbers depend on that record
 //! alone: if any of its rows holds a list here, all of its rows are numbered anew, else they keep
 //! their numbers.
 
@@ -21,7 +21,9 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
-    About, Outcome, Step, TransformError, bad::BadRows, copy_cell,
+    About, Outcome, Step, TransformError,
+    bad::BadRows,
+    copy_cell,
     expression::{Reason, exact_number},
 };
 
@@ -52,9 +54,8 @@ impl Step for Flatten {
     }
 
     fn apply(&self, batch: &mut Arc<Batch>, from: usize, bad: &mut BadRows<'_>) -> Outcome {
-        let nothing_to_do = |column| {
-            (0..batch.rows()).all(|row| opening(batch.get(row, column)).is_none())
-        };
+        let nothing_to_do =
+            |column| (0..batch.rows()).all(|row| opening(batch.get(row, column)).is_none());
         let Some(column) = self.column.filter(|column| from > 0 || !nothing_to_do(*column)) else {
             bad.stay();
             return Outcome::Changed;
@@ -187,11 +188,11 @@ impl<'a> Spread<'a> {
 
     fn read_row(&mut self, row: usize, ordinal: u32) -> Result<(), Reason> {
         let value = self.batch.get(row, self.column);
-        let text = match (value, opening(value)) {
-            (Value::Json(text) | Value::Text(text), Some(_)) => text.trim_ascii(),
-            _ => return self.keep(row, ordinal),
+        let (Value::Json(text) | Value::Text(text), Some(_)) = (value, opening(value)) else {
+            self.keep(row, ordinal);
+            return Ok(());
         };
-        match serde_json::from_str::<Shape<'a>>(text) {
+        match serde_json::from_str::<Shape<'a>>(text.trim_ascii()) {
             Ok(Shape::Object(fields)) => self.object(row, ordinal, fields),
             Ok(Shape::List(items)) => {
                 let cells = self.cells;
@@ -205,15 +206,17 @@ impl<'a> Spread<'a> {
             }
             Err(error) if error.is_data() => Err(too_many(MOST_ITEMS, "records")),
             // It only looked like JSON.
-            Err(_) => self.keep(row, ordinal),
+            Err(_) => {
+                self.keep(row, ordinal);
+                Ok(())
+            }
         }
     }
 
-    fn keep(&mut self, row: usize, ordinal: u32) -> Result<(), Reason> {
+    fn keep(&mut self, row: usize, ordinal: u32) {
         let cell = self.batch.row(row).get(self.column).copied().unwrap_or(Cell::Absent);
         let whole = copy_cell(self.batch, cell, &mut self.made);
         self.piece(row, ordinal, whole, self.values.len());
-        Ok(())
     }
 
     fn item(&mut self, row: usize, ordinal: u32, item: &'a RawValue) -> Result<(), Reason> {
@@ -274,12 +277,11 @@ impl<'a> Spread<'a> {
 
     fn new_target(&mut self, name: &str) -> Target {
         let full = format!("{}{name}", self.flatten.prefix);
-        let target = match self.batch.schema.index_of(&full) {
-            Some(column) => Target::Old(column),
-            None => {
-                self.columns.push((full.into(), usize::MAX));
-                Target::New(self.columns.len() - 1)
-            }
+        let target = if let Some(column) = self.batch.schema.index_of(&full) {
+            Target::Old(column)
+        } else {
+            self.columns.push((full.into(), usize::MAX));
+            Target::New(self.columns.len() - 1)
         };
         self.targets.insert(name.to_owned(), target);
         target
@@ -288,8 +290,8 @@ impl<'a> Spread<'a> {
     /// Makes the rows: the input's columns, without the field if it was spread in all of them, and
     /// the new columns after them.
     fn write(mut self) -> Batch {
-        let left = self.columns.is_empty()
-            || self.pieces.iter().any(|piece| piece.whole != Cell::Absent);
+        let left =
+            self.columns.is_empty() || self.pieces.iter().any(|piece| piece.whole != Cell::Absent);
         let new = |(name, _): &(Arc<str>, usize)| Column {
             name: Arc::clone(name),
             kind: ColumnType::Unknown,

@@ -3,7 +3,7 @@
 //! A transform is a pure function of one record: what it makes of a record does not depend on which
 //! others came in the same batch, so a replay with other batch borders gives the same rows under
 //! the same ids. A record may leave as no row, as one, or (through `flatten`) as several, which are
-//! told apart by [`Origin::ordinal`].
+//! told apart by [`Origin::ordinal`](piton_connectors::batch::Origin::ordinal).
 //!
 //! A record that a transform cannot take does not spoil its batch: it is named in
 //! [`Applied::bad`] together with how many of the batch's rows stand before it, so that the engine
@@ -329,7 +329,8 @@ impl About {
     fn unknown(&self, schema: &Schema, field: &str) -> TransformError {
         let names: Vec<&str> = schema.columns.iter().map(|column| &*column.name).collect();
         let nearest = crate::config::nearest(field, names.iter().copied());
-        let hint = nearest.map_or_else(|| ".".to_owned(), |name| format!(": did you mean '{name}'?"));
+        let hint =
+            nearest.map_or_else(|| ".".to_owned(), |name| format!(": did you mean '{name}'?"));
         let hint = format!("{hint} Known: {}", names.join(", "));
         TransformError::UnknownField { transform: self.name.clone(), field: field.to_owned(), hint }
     }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use piton_connectors::batch::{Batch, Cell, Column, Schema};
 
-use super::{
-    About, Outcome, Step, TransformError, bad::BadRows, copy_cell, expression::Reason,
-};
+use super::{About, Outcome, Step, TransformError, bad::BadRows, copy_cell, expression::Reason};
 
 #[derive(Debug)]
 pub(super) struct Rename {

@@ -32,10 +32,9 @@ impl Select {
                 Taken::Field(name) => field(name),
                 Taken::Expression(expression) => match expression.plain_field() {
                     Some(name) => field(name),
-                    None => Source::Expression {
-                        expression: expression.clone(),
-                        columns: Vec::new(),
-                    },
+                    None => {
+                        Source::Expression { expression: expression.clone(), columns: Vec::new() }
+                    }
                 },
             };
             (Arc::from(selected.name.as_str()), source)

@@ -173,10 +173,7 @@ fn a_bad_record_is_named_with_the_record_that_the_source_gave() {
 fn a_filter_that_is_neither_true_nor_false_is_an_error_of_the_record() {
     let (rows, bad) = run(&[filter("id")], true, csv_batch("id", &["1"]));
     assert!(rows.is_empty());
-    assert_eq!(
-        bad[0].reason,
-        "transform 1 (filter): \"1\" is text, where true or false is needed"
-    );
+    assert_eq!(bad[0].reason, "transform 1 (filter): \"1\" is text, where true or false is needed");
 }
 
 #[test]
@@ -305,7 +302,16 @@ fn a_schema_that_changes_between_batches_is_followed() {
 
 fn any_record() -> impl Strategy<Value = String> {
     let leaf = prop::sample::select(vec![
-        "1", "-2", "\"3\"", "\"NA\"", "null", "true", "[]", "{}", "{\"k\":4}", "{\"k\":\"x\"}",
+        "1",
+        "-2",
+        "\"3\"",
+        "\"NA\"",
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "{\"k\":4}",
+        "{\"k\":\"x\"}",
     ]);
     let list = prop::collection::vec(leaf.clone(), 0..4).prop_map(|l| format!("[{}]", l.join(",")));
     let value = prop_oneof![3 => leaf.prop_map(str::to_owned), 2 => list];
@@ -356,10 +362,9 @@ proptest! {
             let bad: Vec<BadRow> = bad.into_iter().map(sorted_record).collect();
             (rows.iter().map(unordered).collect::<Vec<_>>(), bad)
         };
-        let whole = run_with(&steps, json_batch(&records, 0), limit);
         // Steps that do not fit one another are refused before any record.
-        prop_assume!(whole.is_some());
-        let whole = sorted(whole.unwrap());
+        let Some(whole) = run_with(&steps, json_batch(&records, 0), limit) else { return Ok(()) };
+        let whole = sorted(whole);
         let mut parts = (Vec::new(), Vec::new());
         for (range, first) in [(0..border, 0), (border..records.len(), border)] {
             let (rows, bad) = sorted(
@@ -381,11 +386,7 @@ proptest! {
     }
 }
 
-fn run_with(
-    steps: &[Transform],
-    batch: Batch,
-    limit: usize,
-) -> Option<(Vec<String>, Vec<BadRow>)> {
+fn run_with(steps: &[Transform], batch: Batch, limit: usize) -> Option<(Vec<String>, Vec<BadRow>)> {
     let records = batch.records;
     let mut transforms = Transforms::new(steps, false, limit);
     let (mut rows, mut bad, mut counted) = (Vec::new(), Vec::new(), 0);

@@ -11,9 +11,7 @@ use std::{
 
 use piton_connectors::{
     batch::{Batch, Marks, Origin, Schema, Value},
-    sink::{
-        Accepted, Durable, Guarantee, PlainSink, Promise, Resume, Sink, SinkError,
-    },
+    sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, Sink, SinkError},
     source::{BadRecord, Read, Reader, Source, SourceError, Start},
     sqlite::{Mode, SqliteSettings, SqliteSink},
 };
@@ -232,6 +230,7 @@ pub(crate) fn fickle(name: &str, required: bool, server: &Arc<Server>) -> SinkSp
     SinkSpec {
         name: name.to_owned(),
         required,
+        shares: false,
         make: Box::new(move || Ok(Sink::Plain(Box::new(Fickle(Arc::clone(&server)))))),
     }
 }
@@ -242,6 +241,7 @@ pub(crate) fn sqlite(name: &str, folder: &Path) -> SinkSpec {
     SinkSpec {
         name: name.to_owned(),
         required: true,
+        shares: false,
         make: Box::new(move || {
             let settings = SqliteSettings {
                 path: "out.db".into(),
@@ -271,7 +271,8 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
         on_complete: OnComplete::Keep,
         rate: None,
         memory_bytes: 1 << 28,
-        keep_history: Duration::from_secs(3600),
+        record_bytes: 1 << 24,
+        keep_history: Duration::from_hours(1),
         record: PipelineRecord {
             pipeline: "p".to_owned(),
             source: "numbers".to_owned(),

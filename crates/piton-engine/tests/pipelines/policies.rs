@@ -71,7 +71,9 @@ fn a_required_sink_that_fails_for_good_ends_the_run() {
 #[test]
 fn the_source_may_forget_what_the_policy_says() {
     // Invariant 1, towards the source.
-    for (commit, forgotten) in [(Commit::Required, 1000), (Commit::Quorum(1), 1000), (Commit::Quorum(2), 0)] {
+    for (commit, forgotten) in
+        [(Commit::Required, 1000), (Commit::Quorum(1), 1000), (Commit::Quorum(2), 0)]
+    {
         let (good, down) = (Arc::new(Server::default()), Arc::new(Server::default()));
         down.down.store(true, Ordering::Relaxed);
         let numbers = Numbers { count: 1000, endless: true, ..Numbers::default() };

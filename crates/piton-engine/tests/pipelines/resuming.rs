@@ -105,7 +105,8 @@ fn a_lost_store_is_noticed_and_can_be_adopted() {
     let numbers = Numbers { count: 100, ..Numbers::default() };
     run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &store()).unwrap();
     let empty = store();
-    let pipeline = pipeline(&Numbers { count: 150, ..numbers }, vec![sqlite("table", folder.path())]);
+    let pipeline =
+        pipeline(&Numbers { count: 150, ..numbers }, vec![sqlite("table", folder.path())]);
     let refusal = run(&pipeline, &empty).unwrap_err();
     assert_eq!(refusal.exit_code(), 3, "{refusal}");
     let mut options = crate::parts::options();
@@ -113,4 +114,38 @@ fn a_lost_store_is_noticed_and_can_be_adopted() {
     let figures = piton_engine::run::Figures::new(["table"]);
     piton_engine::run(&pipeline, &empty, &options, &Signal::default(), &figures).unwrap();
     assert_eq!(count(folder.path()), (150, 150));
+}
+
+#[test]
+fn a_pipeline_that_deletes_its_checkpoints_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = Numbers { count: 100, ..Numbers::default() };
+    let mut pipeline = pipeline(&numbers, vec![sqlite("table", folder.path())]);
+    pipeline.on_complete = piton_engine::OnComplete::Delete;
+    let store = store();
+    for _ in 0..2 {
+        assert_eq!(run(&pipeline, &store).unwrap().report.records, 100);
+        assert_eq!(block_on(store.load("p")).unwrap(), []);
+    }
+    assert_eq!(count(folder.path()), (200, 100));
+    assert_eq!(block_on(store.runs("p", 10)).unwrap().len(), 2);
+}
+
+#[test]
+fn a_store_from_before_goes_on_where_the_sink_is() {
+    // The sink is ahead, in position and in epoch: it wins.
+    let folder = tempfile::tempdir().unwrap();
+    let old = store();
+    let mut numbers = Numbers { count: 100, ..Numbers::default() };
+    run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &old).unwrap();
+    let before = block_on(old.snapshot()).unwrap();
+    for _ in 0..3 {
+        numbers.count += 100;
+        run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &old).unwrap();
+    }
+    let restored = store();
+    block_on(restored.restore(before)).unwrap();
+    numbers.count += 100;
+    run(&pipeline(&numbers, vec![sqlite("table", folder.path())]), &restored).unwrap();
+    assert_eq!(count(folder.path()), (500, 500));
 }

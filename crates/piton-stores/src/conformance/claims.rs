@@ -6,7 +6,8 @@ use super::{Harness, advance, ask, at, granted, held, key, positions, request, s
 
 /// Each claim has the epoch after the last, and one that was given up has left nobody dead.
 pub fn epochs_grow_with_every_claim<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     for epoch in 1..4 {
         let (claim, died) = granted(&*store, request(WHOLE));
         assert_eq!((claim.epoch, died), (Epoch(epoch), None));
@@ -83,7 +84,8 @@ pub fn an_owner_that_stirred_is_not_silent<H: Harness>() {
 
 /// A sink that has seen higher epochs than the store sets the floor.
 pub fn epochs_begin_where_a_sink_has_been<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let asked = super::ClaimRequest { at_least: Epoch(40), ..request(WHOLE) };
     let (claim, _) = granted(&*store, asked.clone());
     assert_eq!(claim.epoch, Epoch(40));

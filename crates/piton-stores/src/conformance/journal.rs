@@ -38,7 +38,8 @@ pub fn a_definition_keeps_its_control<H: Harness>() {
 
 /// Runs are numbered, replaced by number, and an ended one is not opened again by late figures.
 pub fn runs_are_numbered_and_an_ended_run_stays_ended<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let run = |id: u64, pipeline: &str| Run {
         id,
         pipeline: pipeline.to_owned(),
@@ -70,7 +71,8 @@ pub fn runs_are_numbered_and_an_ended_run_stays_ended<H: Harness>() {
 
 /// Events are numbered by the store and come newest first.
 pub fn events_are_kept_newest_first<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     for what in ["one", "two", "three"] {
         ask(store.record(event(what)));
     }

@@ -55,7 +55,7 @@ use piton_core::{
     OrderKind, Owner, Reply, Save, Store, StoredPosition, claim::WHOLE, position::order_of,
 };
 
-/// A place with a store in it.
+/// A place with a store in it. It outlives the stores that are opened in it.
 pub trait Harness: Sized + 'static {
     /// A place with a new, empty store.
     fn fresh() -> Self;

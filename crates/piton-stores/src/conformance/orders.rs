@@ -44,7 +44,8 @@ pub fn a_reset_forgets_and_waits_to_be_applied<H: Harness>() {
 
 /// Invariant 2: a position goes back by an order, which leaves an event and what it replaced.
 pub fn a_rewind_goes_back_and_is_recorded<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let claim = whole(&*store);
     advance(&*store, &claim, &key("0", "a"), Some(8), at(0));
     advance(&*store, &claim, &key("0", "a"), Some(9), at(1));
@@ -69,7 +70,8 @@ pub fn a_rewind_goes_back_and_is_recorded<H: Harness>() {
 
 /// Invariant 2: whoever knew the position of before an order cannot store the next one.
 pub fn an_owner_of_before_an_order_cannot_go_on<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let (claim, key) = (whole(&*store), key("0", "a"));
     advance(&*store, &claim, &key, Some(8), at(0));
     let next = step(&*store, &key, Some(9));
@@ -83,7 +85,8 @@ pub fn an_owner_of_before_an_order_cannot_go_on<H: Harness>() {
 
 /// Of state only the present is kept, so a rewind of it is refused whole; a reset is not.
 pub fn state_cannot_be_rewound<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let claim = whole(&*store);
     advance(&*store, &claim, &key("0", "a"), Some(8), at(0));
     let state = vec![StateEntry { key: String::new(), json: Some("1".to_owned()) }];
@@ -104,7 +107,8 @@ pub fn state_cannot_be_rewound<H: Harness>() {
 
 /// Invariant 3: marking an order applied is the newest owner's.
 pub fn a_fenced_owner_applies_no_order<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let old = whole(&*store);
     ask(store.order(vec![order(OrderKind::Reset, WHOLE, WHOLE, None)], event("reset")));
     let silent = held(&*store, request(WHOLE));

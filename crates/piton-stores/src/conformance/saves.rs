@@ -87,7 +87,8 @@ fn expected_outcome(stored: Option<At>, expected: Option<At>, new: Option<At>, m
 /// Invariants 2 and 3: every combination of what is stored, expected and new, and of the epoch,
 /// answers as the table says, and only what is stored changes anything.
 pub fn every_combination_of_stored_expected_new_and_epoch<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let asked = super::ClaimRequest { at_least: Epoch(5), ..request(WHOLE) };
     let (claim, _) = granted(&*store, asked);
     let mut cases = Vec::new();
@@ -131,7 +132,8 @@ fn find(store: &dyn Store, key: &piton_core::CheckpointKey) -> Option<Checkpoint
 
 /// One that cannot be stored keeps all of them back, and each says what it would have been.
 pub fn many_are_stored_together_or_not_at_all<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let claim = whole(&*store);
     let keys = ["0", "1", "2"].map(|partition| key(partition, "out"));
     advance(&*store, &claim, &keys[1], Some(7), at(0));
@@ -153,7 +155,8 @@ pub fn many_are_stored_together_or_not_at_all<H: Harness>() {
 
 /// Keys of another pipeline, of another partition, and keys given twice are refused.
 pub fn a_claim_gives_no_right_to_anything_else<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let (claim, _) = granted(&*store, request("0"));
     let mine = step(&*store, &key("0", "out"), Some(1));
     let foreign = piton_core::CheckpointKey::new("another", "0", "out");
@@ -176,7 +179,8 @@ fn entry(key: &str, json: Option<&str>) -> StateEntry {
 
 /// Invariant 5 for a program's own state: it is there with its position, or not at all.
 pub fn state_is_stored_with_its_position<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let (claim, key) = (whole(&*store), key("0", "out"));
     let with = |to: u64, state: &[StateEntry]| Save {
         state: state.to_vec(),
@@ -203,7 +207,8 @@ pub fn state_is_stored_with_its_position<H: Harness>() {
 
 /// Completion removes checkpoints of the claim's scope, or of one sink; what happened stays known.
 pub fn completion_removes_what_the_claim_covers<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let all = whole(&*store);
     ask(store.record(event("began")));
     for (partition, sink) in [("0", "a"), ("0", "b"), ("1", "a")] {
@@ -225,7 +230,8 @@ pub fn completion_removes_what_the_claim_covers<H: Harness>() {
 
 /// Invariant 2: a mirror follows the sink's versions, never back, and one version has one position.
 pub fn a_mirror_never_goes_back<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let (claim, key) = (whole(&*store), key("0", "db"));
     let row = |version: u64, to: u64| Checkpoint {
         key: key.clone(),
@@ -269,7 +275,8 @@ pub fn what_is_stored_is_there_for_the_next_process<H: Harness>() {
 
 /// History is what was replaced, newest first: "begun" always, else about one a second.
 pub fn history_shows_what_was_replaced<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let (claim, key) = (whole(&*store), key("0", "out"));
     advance(&*store, &claim, &key, None, at(0));
     advance(&*store, &claim, &key, Some(1), at(10));
@@ -285,7 +292,8 @@ pub fn history_shows_what_was_replaced<H: Harness>() {
 
 /// Thinning drops what is old, never the newest of a key nor what a pending order goes back to.
 pub fn thinning_spares_what_is_needed<H: Harness>() {
-    let store = H::fresh().open();
+    let place = H::fresh();
+    let store = place.open();
     let claim = whole(&*store);
     let day = 86_400_000;
     for (sink, until) in [("a", 4), ("b", 2)] {

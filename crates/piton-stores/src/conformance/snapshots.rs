@@ -61,7 +61,8 @@ pub(crate) fn fill(store: &dyn Store) -> piton_core::Claim {
 
 /// What was taken is what is there after it is restored, but for the epochs, which jump.
 pub fn a_snapshot_fills_an_empty_store<H: Harness>() {
-    let (from, to) = (H::fresh().open(), H::fresh().open());
+    let places = (H::fresh(), H::fresh());
+    let (from, to) = (places.0.open(), places.1.open());
     let _claim = fill(&*from);
     let taken = ask(from.snapshot());
     assert_eq!((taken.checkpoints.len(), taken.history.len(), taken.state.len()), (2, 2, 1));
@@ -76,13 +77,15 @@ pub fn a_snapshot_fills_an_empty_store<H: Harness>() {
     let again = block_on(to.restore(taken.clone()));
     assert!(matches!(again, Err(StoreError::Refused { .. })), "{again:?}");
     let newer = Snapshot { format: FORMAT + 1, ..taken };
-    let newer = block_on(H::fresh().open().restore(newer));
+    let third = H::fresh();
+    let newer = block_on(third.open().restore(newer));
     assert!(matches!(newer, Err(StoreError::Newer { .. })), "{newer:?}");
 }
 
 /// Invariant 3 across a restore: an owner that still lives is fenced, however far it got since.
 pub fn no_owner_of_before_a_restore_passes<H: Harness>() {
-    let (from, to) = (H::fresh().open(), H::fresh().open());
+    let places = (H::fresh(), H::fresh());
+    let (from, to) = (places.0.open(), places.1.open());
     let old = fill(&*from);
     ask(to.restore(ask(from.snapshot())));
     assert_eq!(ask(to.holders("orders")), []);
@@ -97,7 +100,8 @@ pub fn no_owner_of_before_a_restore_passes<H: Harness>() {
 
 /// A snapshot made by hand names no epochs; its checkpoints do.
 pub fn a_snapshot_without_epochs_gets_them_from_its_checkpoints<H: Harness>() {
-    let (from, to) = (H::fresh().open(), H::fresh().open());
+    let places = (H::fresh(), H::fresh());
+    let (from, to) = (places.0.open(), places.1.open());
     let _claim = fill(&*from);
     let taken = ask(from.snapshot());
     ask(to.restore(Snapshot { epochs: Vec::new(), ..taken.clone() }));

@@ -40,6 +40,42 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<Connection, StoreError> {
     connect(path).map_err(|trouble| trouble.at(&at))
 }
 
+/// Which file a path named when the store was opened. SQLite goes on writing into a file that was
+/// removed or replaced, where nobody will find it.
+pub(super) struct Identity {
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Identity {
+    pub(super) fn of(path: PathBuf) -> Self {
+        let file = number(&path);
+        Self { path, file }
+    }
+
+    /// Refuses to write when the path names another file now, or none.
+    pub(super) fn check(&self) -> Result<()> {
+        if number(&self.path) == self.file {
+            return Ok(());
+        }
+        let error = std::io::Error::from(ErrorKind::NotFound);
+        Err(Trouble::io("its file was removed or replaced while it was in use", error))
+    }
+}
+
+/// What tells one file from another, where the operating system says it.
+#[cfg(unix)]
+fn number(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere an open file can be neither removed nor replaced.
+#[cfg(not(unix))]
+fn number(path: &Path) -> Option<(u64, u64)> {
+    path.exists().then_some((0, 0))
+}
+
 fn exists(path: &Path) -> Result<bool> {
     match fs::metadata(path) {
         Ok(_) => Ok(true),

@@ -35,6 +35,7 @@ use piton_core::{
 use rusqlite::Connection;
 
 use self::{
+    file::Identity,
     locks::Locks,
     trouble::{Result, Trouble},
     worker::{Command, Context, Done, Worker},
@@ -64,7 +65,8 @@ impl SqliteStore {
         let connection = file::open(&path, mode)?;
         // Two names of one file must find the same locks.
         let real = path.canonicalize().unwrap_or(path);
-        let worker = Worker::new(at.clone(), connection, Locks::beside(&real))?;
+        let locks = Locks::beside(&real);
+        let worker = Worker::new(at.clone(), connection, Identity::of(real), locks)?;
         let (commands, receiver) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("piton-store".into())

@@ -81,7 +81,7 @@ pub(super) fn mirror(
     new: Vec<Checkpoint>,
 ) -> Result<Saved, StoreError> {
     rules::check_scope(claim, new.iter().map(|row| &row.key))?;
-    worker.write(|c, context| {
+    let answer = worker.write(|c, context| {
         let fence = claims::fence(c, claim)?;
         if fence > claim.epoch {
             return Ok(Done::Rollback(Saved::Fenced { epoch: fence }));
@@ -96,8 +96,11 @@ pub(super) fn mirror(
         }
         let now = new.iter().map(|row| row.updated_at).max().unwrap_or_default();
         replace(c, &mut context.clock, &claim.pipeline, found, new.into_iter(), now)?;
+        fault::point("save.before");
         Ok(Done::Commit(answer))
-    })
+    })?;
+    fault::point("save.after");
+    Ok(answer)
 }
 
 /// Removes what a claim covers, with its state. What was there goes to history.

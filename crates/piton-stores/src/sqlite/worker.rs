@@ -17,6 +17,7 @@ use piton_core::StoreError;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
+    file::Identity,
     locks::Locks,
     manifest::Verified,
     trouble::{self, Result},
@@ -50,6 +51,7 @@ pub(super) enum Done<T> {
 pub(super) struct Worker {
     at: String,
     connection: Connection,
+    identity: Identity,
     pub(super) context: Context,
     /// Why nothing is written any more: a commit is in doubt.
     failed: Option<String>,
@@ -62,6 +64,7 @@ impl Worker {
     pub(super) fn new(
         at: String,
         mut connection: Connection,
+        identity: Identity,
         locks: Locks,
     ) -> Result<Self, StoreError> {
         let log = Arc::new(AtomicUsize::new(0));
@@ -74,7 +77,8 @@ impl Worker {
         connection.set_prepared_statement_cache_capacity(64);
         let context =
             Context { locks, clock: HistoryClock::default(), verified: Verified::default() };
-        Ok(Self { at, connection, context, failed: None, log, tend_at: LOG_PAGES })
+        let (failed, tend_at) = (None, LOG_PAGES);
+        Ok(Self { at, connection, identity, context, failed, log, tend_at })
     }
 
     /// Runs commands until every handle is gone.
@@ -106,6 +110,7 @@ impl Worker {
             let what = format!("an earlier commit is in doubt ({what}); start again to read it");
             return Err(StoreError::Unusable { at: at.clone(), what });
         }
+        self.identity.check().map_err(|trouble| trouble.at(at))?;
         let begin = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = begin.map_err(|e| trouble::Trouble::Sql(e).at(at))?;
         match f(&transaction, &mut self.context).map_err(|trouble| trouble.at(at))? {

@@ -31,10 +31,16 @@ pub(super) enum Node {
     Not(Box<Node>),
     Negate(Box<Node>),
     /// `&&` (false decides) or `||` (true decides).
-    Either { decides: bool, sides: Box<[Node; 2]> },
+    Either {
+        decides: bool,
+        sides: Box<[Node; 2]>,
+    },
     If(Box<[Node; 3]>),
     Compare(Order, Box<[Node; 2]>),
-    Equal { not: bool, sides: Box<[Node; 2]> },
+    Equal {
+        not: bool,
+        sides: Box<[Node; 2]>,
+    },
     In(Box<[Node; 2]>),
     /// Whether a value is there and not null.
     Has(Box<Node>),
@@ -278,13 +284,14 @@ impl Compiler {
                 self.field(&select.field, false)
             }
             Expr::Select(_) | Expr::Ident(_) => self.node(argument)?,
-            Expr::Call(call) if call.func_name == op::INDEX => {
-                match call.args.as_slice() {
-                    [a, Ast { expr: Expr::Literal(LiteralValue::String(name)), .. }]
-                        if self.is_record(a) => self.field(name.inner(), false),
-                    _ => self.node(argument)?,
+            Expr::Call(call) if call.func_name == op::INDEX => match call.args.as_slice() {
+                [a, Ast { expr: Expr::Literal(LiteralValue::String(name)), .. }]
+                    if self.is_record(a) =>
+                {
+                    self.field(name.inner(), false)
                 }
-            }
+                _ => self.node(argument)?,
+            },
             _ => return self.error(argument, "has(…) takes a field".into()),
         };
         Ok(Node::Has(Box::new(node)))
@@ -304,13 +311,7 @@ impl Compiler {
         Ok(Node::Macro(Box::new(Macro { kind, over, test: parts.pop(), give })))
     }
 
-    fn function(
-        &mut self,
-        ast: &Ast,
-        name: &str,
-        target: Option<&Ast>,
-        args: &[Ast],
-    ) -> Compiled {
+    fn function(&mut self, ast: &Ast, name: &str, target: Option<&Ast>, args: &[Ast]) -> Compiled {
         let mut nodes = Vec::with_capacity(args.len() + 1);
         if let Some(target) = target {
             nodes.push(self.node(target)?);
@@ -321,14 +322,16 @@ impl Compiler {
 
     fn named(&self, ast: &Ast, name: &str, mut args: Vec<Node>) -> Compiled {
         let Some((function, arity)) = Function::named(name) else {
-            let known = Function::names().chain(["has", "exists", "all", "exists_one", "map", "filter"]);
+            let known =
+                Function::names().chain(["has", "exists", "all", "exists_one", "map", "filter"]);
             let hint = crate::config::nearest(name, known)
                 .map_or_else(String::new, |nearest| format!(": did you mean '{nearest}'?"));
             return self.error(ast, format!("no function '{}'{hint}", excerpt(name)));
         };
         if !arity.contains(&args.len()) {
             let (least, most) = (arity.start(), arity.end());
-            let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
+            let wanted =
+                if least == most { least.to_string() } else { format!("{least} to {most}") };
             let values = if *most == 1 { "value" } else { "values" };
             let what = format!("'{name}' takes {wanted} {values}, what it is called on included");
             return self.error(ast, what);

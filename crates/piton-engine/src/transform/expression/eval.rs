@@ -63,7 +63,7 @@ impl Reason {
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
     pub(super) batch: &'a Batch,
-    pub(super) row: usize,
+    pub(super) index: usize,
     pub(super) columns: &'a [Option<usize>],
     pub(super) names: &'a [super::compile::FieldName],
 }
@@ -154,7 +154,7 @@ impl<'a> Evaluation<'a> {
 
     fn raw_field(&self, slot: usize) -> Value<'a> {
         match self.row.columns.get(slot) {
-            Some(Some(column)) => self.row.batch.get(self.row.row, *column),
+            Some(Some(column)) => self.row.batch.get(self.row.index, *column),
             _ => Value::Absent,
         }
     }
@@ -229,9 +229,7 @@ impl<'a> Evaluation<'a> {
                 items.extend(more);
                 Ok(Val::List(items))
             }
-            (_, a, b) => {
-                calculate(sum, self.number(&sides[0], &a)?, self.number(&sides[1], &b)?)
-            }
+            (_, a, b) => calculate(sum, self.number(&sides[0], &a)?, self.number(&sides[1], &b)?),
         }
     }
 
@@ -324,7 +322,12 @@ impl<'a> Evaluation<'a> {
         result
     }
 
-    fn fold_items(&mut self, folded: &'a Macro, items: Vec<Val<'a>>, place: usize) -> Evaluated<'a> {
+    fn fold_items(
+        &mut self,
+        folded: &'a Macro,
+        items: Vec<Val<'a>>,
+        place: usize,
+    ) -> Evaluated<'a> {
         let (mut count, mut made) = (0_usize, Vec::new());
         for item in items {
             self.pay(1)?;

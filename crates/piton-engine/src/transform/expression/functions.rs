@@ -86,7 +86,7 @@ impl Function {
     }
 
     /// Calls it. Null gives null, and false where the answer is yes or no.
-    pub(super) fn call<'a>(self, mut args: Vec<Val<'a>>) -> Evaluated<'a> {
+    pub(super) fn call(self, mut args: Vec<Val<'_>>) -> Evaluated<'_> {
         if args.iter().any(Val::is_null) {
             return Ok(if self.is_question() { Val::Bool(false) } else { Val::Null });
         }
@@ -100,9 +100,8 @@ impl Function {
             Self::Trim => Ok(owned(self.text(&args[0])?.trim().to_owned())),
             Self::Text => Ok(owned(self.text(&args[0])?.into_owned())),
             Self::Json => match args.swap_remove(0) {
-                Val::Text(Cow::Borrowed(text)) => Val::from_json(text),
+                Val::Text(Cow::Borrowed(text)) | Val::Quoted(text) => Val::from_json(text),
                 Val::Text(Cow::Owned(text)) => owned_json(&text),
-                Val::Quoted(text) => Val::from_json(text),
                 read => Ok(read),
             },
             Self::Bool => match &args[0] {
@@ -264,7 +263,8 @@ impl Function {
 /// Compiles a pattern, with a bound on its size.
 pub(super) fn regex(pattern: &str) -> Result<Regex, Reason> {
     let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_SIZE).build();
-    compiled.map_err(|e| Reason::Pattern { pattern: excerpt(pattern), why: last_line(&e.to_string()) })
+    compiled
+        .map_err(|e| Reason::Pattern { pattern: excerpt(pattern), why: last_line(&e.to_string()) })
 }
 
 /// The regex crate draws the pattern first and says what is wrong in the last line.

@@ -72,11 +72,8 @@ pub(crate) fn exact_number(text: &str) -> Value<'_> {
 
 /// Whole numbers of up to 18 digits: nearly all of them, without any check for overflow.
 fn small_int(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        [b'+', digits @ ..] => (false, digits),
-        digits => (false, digits),
-    };
+    let negative = text.first() == Some(&b'-');
+    let digits = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
     if digits.is_empty() || digits.len() > 18 {
         return None;
     }

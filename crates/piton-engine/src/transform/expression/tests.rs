@@ -54,7 +54,7 @@ fn holds(text: &str, fields: &[(&str, Value<'_>)]) -> bool {
 }
 
 /// The fenced blocks of the manual with this after the fence.
-fn blocks<'a>(tag: &'a str) -> impl Iterator<Item = &'static str> + 'a {
+fn blocks(tag: &str) -> impl Iterator<Item = &'static str> + '_ {
     MANUAL.split("```").skip(1).step_by(2).filter_map(move |block| {
         let (head, body) = block.split_once('\n')?;
         (head == tag).then_some(body)

@@ -68,9 +68,7 @@ impl<'a> Val<'a> {
         match self {
             Self::Int(i) => Some(Num::Int(*i)),
             Self::Float(x) => Some(Num::Float(*x)),
-            Self::Number(text) => {
-                Num::read(text).or_else(|| text.parse().ok().map(Num::Float))
-            }
+            Self::Number(text) => Num::read(text).or_else(|| text.parse().ok().map(Num::Float)),
             Self::Text(text) => Num::read(text),
             Self::Quoted(text) => Num::read(text),
             _ => None,
@@ -109,8 +107,8 @@ impl<'a> Val<'a> {
     /// Appends it as JSON.
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
         match self {
-            Self::List(items) => write_all(out, b"[]", items, |item, out| item.write_json(out)),
-            Self::Map(entries) => write_all(out, b"{}", entries, |(name, value), out| {
+            Self::List(items) => write_all(out, *b"[]", items, Self::write_json),
+            Self::Map(entries) => write_all(out, *b"{}", entries, |(name, value), out| {
                 let _ = write_json_value(Value::Text(name), out);
                 out.push(b':');
                 value.write_json(out);
@@ -141,9 +139,9 @@ impl<'a> Val<'a> {
         match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
-            (Self::Bool(b), text) | (text, Self::Bool(b)) => {
-                text.as_text().is_some_and(|t| t.eq_ignore_ascii_case(if *b { "true" } else { "false" }))
-            }
+            (Self::Bool(b), text) | (text, Self::Bool(b)) => text
+                .as_text()
+                .is_some_and(|t| t.eq_ignore_ascii_case(if *b { "true" } else { "false" })),
             (Self::Quoted(a), b) | (b, Self::Quoted(a)) if !b.is_number_by_type() => {
                 b.as_text() == Some(a)
             }
@@ -229,9 +227,8 @@ pub(super) fn concatenation<'a>(a: &Val<'_>, b: &Val<'_>) -> Option<Val<'a>> {
 pub(super) fn append(value: &Val<'_>, out: &mut String) -> Option<()> {
     use std::fmt::Write as _;
     match value {
-        Val::Text(text) => out.push_str(text),
+        Val::Text(text) | Val::Number(text) => out.push_str(text),
         Val::Quoted(text) => out.push_str(text),
-        Val::Number(text) => out.push_str(text),
         // Writing to a `String` does not fail.
         Val::Bool(b) => write!(out, "{b}").ok()?,
         Val::Int(i) => write!(out, "{i}").ok()?,
@@ -243,7 +240,7 @@ pub(super) fn append(value: &Val<'_>, out: &mut String) -> Option<()> {
 
 fn write_all<T>(
     out: &mut Vec<u8>,
-    brackets: &[u8; 2],
+    brackets: [u8; 2],
     items: &[T],
     mut write: impl FnMut(&T, &mut Vec<u8>),
 ) {

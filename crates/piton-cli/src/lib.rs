@@ -1,0 +1,105 @@
+//! The program `piton`: arguments and output. All decisions are the engine's.
+//!
+//! It is a library of one function so that two programs can be made of it: `piton`, and one with
+//! known-bad behaviour that the crash harness has to catch.
+
+mod args;
+mod command;
+mod exit;
+mod opening;
+mod output;
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    process::ExitCode,
+    sync::OnceLock,
+};
+
+use clap::Parser;
+use piton_core::fault;
+
+use crate::args::{Arguments, Command};
+
+/// Does what the arguments of this process say.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no mistake; everything else is bad usage.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::FINISHED });
+        }
+    };
+    if let Err(what) = arm_faults() {
+        return exit::Failure::usage(what).report();
+    }
+    match dispatch(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<u8, exit::Failure> {
+    use crate::command as to;
+    match arguments.command {
+        Command::Run(run) => to::run::run(&run),
+        Command::Plan(plan) => to::plan::plan(&plan),
+        Command::Init(init) => to::init::init(&init),
+        Command::Schema => to::init::schema(),
+        Command::Status(status) => to::status::status(&status),
+        Command::History(history) => to::history::history(&history),
+        Command::Reset(reset) => to::steer::reset(&reset),
+        Command::Rewind(rewind) => to::steer::rewind(&rewind),
+        Command::Pause(named) => to::steer::control(&named, piton_core::Control::Pause),
+        Command::Resume(named) => to::steer::control(&named, piton_core::Control::Run),
+        Command::Cancel(named) => to::steer::control(&named, piton_core::Control::Cancel),
+        Command::DeadLetters(letters) => to::dead_letters::dead_letters(&letters),
+        Command::Backup(backup) => to::transfer::backup(&backup),
+        Command::Export(export) => to::transfer::export(&export),
+        Command::Import(import) => to::transfer::import(&import),
+        Command::Completions { shell } => to::generate::completions(shell),
+        Command::Man => to::generate::man(),
+    }
+}
+
+/// Fault points are armed by the crash harness, never in ordinary use.
+fn arm_faults() -> Result<(), String> {
+    if let Ok(bad) = std::env::var("PITON_KNOWN_BAD") {
+        fault::turn_bad(&bad);
+    }
+    if let Ok(path) = std::env::var("PITON_TRACE") {
+        trace_to(&path).map_err(|error| format!("PITON_TRACE: {path}: {error}"))?;
+    }
+    match std::env::var("PITON_FAULT") {
+        Ok(text) => fault::arm_from(&text, kill_self, stop_self),
+        Err(_) => Ok(()),
+    }
+}
+
+static TRACE: OnceLock<File> = OnceLock::new();
+
+/// Writes what the fault points tell to the end of a file.
+fn trace_to(path: &str) -> io::Result<()> {
+    let _ = TRACE.set(File::options().create(true).append(true).open(path)?);
+    fault::listen(|line| {
+        if let Some(mut file) = TRACE.get() {
+            // In one write, so that lines of several threads stay whole.
+            let _ = file.write_all(format!("{line}\n").as_bytes());
+        }
+    });
+    Ok(())
+}
+
+/// Dies at once, as from `kill -9`: nothing is flushed, no destructor runs.
+fn kill_self() {
+    #[cfg(unix)]
+    let _ = signal_hook::low_level::raise(9);
+    std::process::abort();
+}
+
+/// Stops, as from `kill -STOP`, until somebody sends a CONT.
+fn stop_self() {
+    #[cfg(unix)]
+    let _ = signal_hook::low_level::raise(signal_hook::consts::SIGSTOP);
+}

@@ -1,0 +1,12 @@
+//! The guarantees, shown from outside: the real program as a child process that is killed, stopped,
+//! starved and lied to, and an offline checker that reads only the source's and the sinks' data.
+//!
+//! The numbers are the invariants of ARCHITECTURE.md.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+
+mod claims;
+mod kills;
+mod known_bad;
+mod place;
+mod sweep;

@@ -1,0 +1,12 @@
+//! The settings of the connectors, as they stand in a file: each connector's own types, under the
+//! names that the file format knows them by. Adding a connector adds a line here.
+
+pub use piton_connectors::{
+    file::{
+        CsvSettings as CsvSource, CsvSinkSettings as CsvSink, JsonlSettings as JsonlSource,
+        JsonlSinkSettings as JsonlSink,
+    },
+    http::HttpSettings as HttpSink,
+    sqlite::{SqlSettings as SqlSource, SqliteSettings as SqliteSink},
+    stdout::StdoutSettings as StdoutSink,
+};
