@@ -11,6 +11,7 @@ use piton_core::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    clock::Moment,
     error::CursorError,
     options::Options,
     pace::Pace,
@@ -102,7 +103,7 @@ impl<P: Position> Cursor<P> {
             .map_err(|error| CursorError::Position { job: session.job().to_owned(), error })?;
         let past = session.begin(found.as_ref()).await?;
         let interval = Interval::new(options.checkpoint, past.uptime, past.crashes);
-        let pace = Pace::new(interval, options.lease, session.asked);
+        let pace = Pace::new(interval, options.lease);
         Ok(Self {
             session,
             key,
@@ -171,6 +172,7 @@ impl<P: Position> Cursor<P> {
         if self.pace.save_is_due(self.passed) || self.changes.is_large() {
             self.save().await?;
         }
+        self.pace.set_alarm();
         Ok(())
     }
 
@@ -255,7 +257,7 @@ impl<P: Position> Cursor<P> {
     /// # Errors
     /// [`CursorError::Fenced`] when a newer owner has taken over.
     pub async fn renew(&mut self) -> Result<(), CursorError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         if let Some(epoch) = self.session.renew().await? {
             return Err(self.session.fenced(epoch));
         }

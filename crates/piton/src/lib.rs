@@ -72,6 +72,7 @@
 pub mod asynchronous;
 mod blocking;
 pub mod claiming;
+mod clock;
 mod error;
 mod options;
 mod pace;
