@@ -55,6 +55,21 @@ pub struct RunOptions {
     pub on_notice: Box<dyn Fn(&str) + Send + Sync>,
 }
 
+impl RunOptions {
+    /// The options of somebody who accepts nothing unusual and wants to be told nothing.
+    pub fn plain(owner: Owner) -> Self {
+        Self {
+            owner,
+            accept_changes: false,
+            adopt: false,
+            verify: false,
+            again: false,
+            on_wait: Box::new(|_| {}),
+            on_notice: Box::new(|_| {}),
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
