@@ -1,34 +1,37 @@
 //! Concurrent work that finishes out of order: the cursor only passes what is done without a gap.
 
-use std::{error::Error, sync::mpsc, thread};
+use std::{error::Error, sync::mpsc, thread, time::Duration};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let store = piton::open("sqlite:piton.db")?;
     let mut cursor = piton::Cursor::<u64>::open(&store, "thumbnails")?;
-    let mut tracker = piton::Tracker::bounded(64); // at most 64 in flight, so at most 64 replayed
+    let mut tracker = piton::Tracker::bounded(64); // at most 64 in flight
     let (done, finished) = mpsc::channel();
-    let mut next = cursor.position().map_or(0, |last| last + 1);
-    while next < 1000 || tracker.in_flight() > 0 {
-        while next < 1000 && tracker.has_room() {
-            let Ok(ticket) = tracker.start(next) else { break };
-            let (record, done) = (next, done.clone());
+    let mut records = cursor.position().map_or(0, |last| last + 1)..1000;
+    loop {
+        while tracker.has_room() {
+            let Some(record) = records.next() else { break };
+            let Ok(ticket) = tracker.start(record) else { break };
+            let done = done.clone();
             thread::spawn(move || {
                 work(record);
-                let _ = done.send(ticket);
+                done.send(ticket)
             });
-            next += 1;
+        }
+        let in_flight = tracker.in_flight();
+        if in_flight == 0 {
+            break;
         }
         // The low-water mark moves only when the oldest in flight is done.
-        if tracker.finish(finished.recv()?)
-            && let Some(&all_done_up_to) = tracker.low_water()
-        {
-            cursor.passed(all_done_up_to)?;
+        if tracker.finish(finished.recv()?) {
+            let passed = (in_flight - tracker.in_flight()) as u64;
+            let Some(low_water) = tracker.low_water() else { continue };
+            cursor.passed_many(*low_water, passed)?;
         }
     }
-    cursor.finish()?;
-    Ok(())
+    Ok(cursor.finish()?)
 }
 
 fn work(record: u64) {
-    thread::sleep(std::time::Duration::from_micros(record % 7 * 100));
+    thread::sleep(Duration::from_micros(record % 7 * 100));
 }

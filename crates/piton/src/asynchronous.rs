@@ -1,76 +1,80 @@
 //! The cursor for async programs. It needs no particular runtime: the store completes its replies
 //! from a thread of its own.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, CheckpointKey, Claim, ClaimAnswer, ClaimRequest, Control, Epoch, Holder, Owner,
-    PipelineRecord, Position, Run, RunEnd, Save, Saved, StateEntry, Store, StoredPosition,
-    claim::WHOLE,
-    interval::{Interval, Policy},
-    position::order_of,
+    Checkpoint, CheckpointKey, Epoch, Position, RunEnd, Save, Saved, StateEntry, Store,
+    StoredPosition, interval::Interval, position::order_of,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::CursorError;
+use crate::{
+    clock::Moment,
+    error::CursorError,
+    options::Options,
+    pace::Pace,
+    session::Session,
+    state::{Changes, parse},
+};
 
 /// The partition of a job that has only one, and the sink of a program that is its own.
 const OWN: &str = "main";
 
-/// How a cursor behaves. The default saves at an interval that tunes itself, and removes the
-/// checkpoint when the work is done.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How often to save.
-    pub policy: Policy,
-    /// How long a silent owner keeps the claim.
-    pub lease: Duration,
-    /// Whether [`Cursor::finish`] leaves the checkpoint in the store.
-    pub keep: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { policy: Policy::default(), lease: Duration::from_secs(30), keep: false }
-    }
-}
+/// Where the checkpoint is, in the words that `piton status` and `piton reset` understand.
+const SINKS: &str =
+    r#"[{"name":"main","kind":"library","at":"the program itself","replay":"sends_again"}]"#;
 
 /// A job's place in its data, claimed by this process.
+///
+/// After opening, begin behind [`position`](Self::position), and say of each record when it is done
+/// and durable ([`passed`](Self::passed)). Dropping a cursor, as by an early return or a panic, is
+/// a crash: what was not saved is not stored, and the claim is free at once.
+///
+/// A call that was cancelled (its future dropped) may have saved or not; the next one finds out.
+#[must_use = "a cursor that is dropped gives its claim up"]
 pub struct Cursor<P: Position> {
-    store: Arc<dyn Store>,
-    claim: Claim,
+    session: Session,
     key: CheckpointKey,
-    options: Options,
-    run: Run,
+    keep: bool,
     /// What the store has.
     saved: Place,
+    /// What was sent to the store, until its answer is known.
+    sent: Option<Place>,
+    records_before: u64,
     position: Option<P>,
-    /// Records passed since the last save.
+    /// Whether the position was passed since the last save, and with how many records.
+    has_moved: bool,
     passed: u64,
-    /// State that was changed since the last save.
-    changed: BTreeMap<String, Option<String>>,
-    interval: Interval,
-    saved_at: Instant,
-    renewed_at: Instant,
+    changes: Changes,
+    pace: Pace,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Place {
     version: u64,
     position: Option<StoredPosition>,
     records: u64,
 }
 
+impl Place {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        Self {
+            version: checkpoint.version,
+            position: checkpoint.position.clone(),
+            records: checkpoint.records,
+        }
+    }
+}
+
 impl<P: Position> Cursor<P> {
-    /// Claims a job with the default options.
+    /// Claims a job with the default [`Options`].
     ///
     /// # Errors
-    /// [`CursorError::Held`] while another living process has it.
+    /// [`CursorError::Held`] while another living process has it; [`CursorError::Position`] if
+    /// another kind of position is stored; [`CursorError::Mismatch`] if the name belongs to
+    /// something else; what the store fails with.
     pub async fn open(store: &Arc<dyn Store>, job: &str) -> Result<Self, CursorError> {
         Self::open_with(store, job, Options::default()).await
     }
@@ -84,33 +88,34 @@ impl<P: Position> Cursor<P> {
         job: &str,
         options: Options,
     ) -> Result<Self, CursorError> {
-        let owner = Owner {
-            host: gethostname::gethostname().to_string_lossy().into_owned(),
-            pid: std::process::id(),
-        };
-        let (claim, died) = claim(&**store, job, &owner, options.lease, None).await?;
-        let key = CheckpointKey::new(job, OWN, OWN);
-        let (crashes, uptime) = past(&**store, job, died.as_ref()).await?;
-        register(&**store, job).await?;
-        let run = begin_run(&**store, job, owner, claim.epoch).await?;
-        let found = store.load(job).await?.into_iter().find(|c| c.key == key);
-        let saved = found.map(place).unwrap_or_default();
-        let position = saved.position.as_ref().map(StoredPosition::read).transpose()?;
-        let interval = Interval::new(options.policy.clone(), uptime, crashes);
-        let now = Instant::now();
+        let session = Session::claim(store, job, &options, Epoch(0)).await?;
+        Self::read(session, options).await
+    }
+
+    async fn read(mut session: Session, options: Options) -> Result<Self, CursorError> {
+        let known = session.register(SINKS).await?;
+        session.applied(&known.orders).await?;
+        let key = CheckpointKey::new(session.job(), OWN, OWN);
+        let found = known.checkpoints.into_iter().find(|checkpoint| checkpoint.key == key);
+        let saved = found.as_ref().map(Place::of).unwrap_or_default();
+        let position = saved.position.as_ref().map(StoredPosition::read).transpose();
+        let position = position
+            .map_err(|error| CursorError::Position { job: session.job().to_owned(), error })?;
+        let past = session.begin(found.as_ref()).await?;
+        let interval = Interval::new(options.checkpoint, past.uptime, past.crashes);
+        let pace = Pace::new(interval, options.lease);
         Ok(Self {
-            store: Arc::clone(store),
-            claim,
+            session,
             key,
-            options,
-            run,
+            keep: options.keep,
+            records_before: saved.records,
             saved,
+            sent: None,
             position,
+            has_moved: false,
             passed: 0,
-            changed: BTreeMap::new(),
-            interval,
-            saved_at: now,
-            renewed_at: now,
+            changes: Changes::default(),
+            pace,
         })
     }
 
@@ -124,47 +129,153 @@ impl<P: Position> Cursor<P> {
         self.saved.records
     }
 
-    /// Notes that everything up to `position` is done and durable; saves when the interval is over.
-    ///
-    /// # Errors
-    /// [`CursorError::Fenced`] when a newer owner has taken over.
-    pub async fn passed(&mut self, position: P) -> Result<(), CursorError> {
-        self.position = Some(position);
-        self.passed += 1;
-        if self.interval.is_due(self.saved_at.elapsed(), self.passed) {
-            return self.save().await;
-        }
-        self.renew_in_time().await
+    /// The epoch of this cursor's claim: grows with every owner of the job. A system that keeps it
+    /// can refuse what an owner that was replaced still sends.
+    pub fn epoch(&self) -> u64 {
+        self.session.claim.epoch.0
     }
 
-    /// Saves position and changed state now, in one transaction.
+    /// Notes that everything up to `position` is done and durable. Saves when the interval is over,
+    /// not each time; shows others that this owner lives.
     ///
     /// # Errors
-    /// [`CursorError::Fenced`], [`CursorError::Moved`], or what the store failed with.
-    pub async fn save(&mut self) -> Result<(), CursorError> {
-        if self.passed == 0 && self.changed.is_empty() {
-            return Ok(());
+    /// [`CursorError::Fenced`] when a newer owner has taken over; what [`save`](Self::save) fails
+    /// with.
+    #[inline]
+    pub async fn passed(&mut self, position: P) -> Result<(), CursorError> {
+        self.passed_many(position, 1).await
+    }
+
+    /// As [`passed`](Self::passed), for `records` that lie between the last position and this one.
+    ///
+    /// # Errors
+    /// As [`passed`](Self::passed).
+    #[inline]
+    pub async fn passed_many(&mut self, position: P, records: u64) -> Result<(), CursorError> {
+        if self.note(position, records) { self.look_up().await } else { Ok(()) }
+    }
+
+    /// Notes a position, and answers whether it is time to look up.
+    #[inline]
+    pub(crate) fn note(&mut self, position: P, records: u64) -> bool {
+        self.position = Some(position);
+        self.has_moved = true;
+        self.passed += records;
+        self.pace.is_time(self.passed)
+    }
+
+    /// Does what is due: a save, a renewal.
+    pub(crate) async fn look_up(&mut self) -> Result<(), CursorError> {
+        if self.pace.renewal_is_due() {
+            self.renew().await?;
         }
-        let began = Instant::now();
-        let save = self.next_save()?;
-        let position = save.position.clone();
-        let saved = self.store.save(&self.claim, vec![save], Timestamp::now()).await?;
-        self.note(saved.into_iter().next().unwrap_or(Saved::Ignored), position)?;
-        self.interval.saved(began.elapsed());
+        if self.pace.save_is_due(self.passed) || self.changes.is_large() {
+            self.save().await?;
+        }
+        self.pace.set_alarm();
         Ok(())
     }
 
-    /// Saves, then removes the checkpoint and its state, unless it is to be kept. Runs and events
-    /// stay in the store.
+    /// Saves position and changed state now, in one transaction; does nothing if there is nothing
+    /// new. When it returns, they are durable.
+    ///
+    /// # Errors
+    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`], or what the
+    /// store failed with; nothing was saved then, and it may be tried again.
+    pub async fn save(&mut self) -> Result<(), CursorError> {
+        if let Some(sent) = self.sent.take() {
+            self.find_out(sent).await?;
+        }
+        if !self.has_moved && self.changes.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let save = self.next()?;
+        let sent = Place {
+            version: self.saved.version + 1,
+            position: save.position.clone(),
+            records: save.records,
+        };
+        self.sent = Some(sent.clone());
+        let store = Arc::clone(&self.session.store);
+        let saved = store.save(&self.session.claim, vec![save], Timestamp::now()).await?;
+        self.sent = None;
+        match saved.into_iter().next() {
+            Some(Saved::Stored { version }) => self.stored(Place { version, ..sent }),
+            Some(saved) => return Err(self.session.refused(saved)),
+            None => return Err(self.session.refused(Saved::Ignored)),
+        }
+        self.has_moved = false;
+        self.changes.clear();
+        self.pace.saved(began.elapsed());
+        Ok(())
+    }
+
+    /// A save of which the answer was not heard: what the store has now tells.
+    async fn find_out(&mut self, sent: Place) -> Result<(), CursorError> {
+        let found = self.session.store.load(self.session.job()).await?;
+        let found = found.iter().find(|checkpoint| checkpoint.key == self.key);
+        let mine = found.is_some_and(|found| found.epoch == self.session.claim.epoch);
+        // The state that went with it is written again: it is the same, or newer.
+        if mine && found.map(Place::of).as_ref() == Some(&sent) {
+            self.stored(sent);
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, place: Place) {
+        self.passed -= place.records - self.saved.records;
+        self.saved = place;
+    }
+
+    fn next(&self) -> Result<Save, CursorError> {
+        let position = match &self.position {
+            Some(position) if self.has_moved => Some(self.at_rest(position)?),
+            _ => self.saved.position.clone(),
+        };
+        Ok(Save {
+            key: self.key.clone(),
+            expected_version: self.saved.version,
+            expected: self.saved.position.clone(),
+            position,
+            order: order_of::<P>,
+            records: self.saved.records + self.passed,
+            schema_version: 0,
+            sink_state: None,
+            state: self.changes.to_save(),
+        })
+    }
+
+    fn at_rest(&self, position: &P) -> Result<StoredPosition, CursorError> {
+        StoredPosition::of(position)
+            .map_err(|error| CursorError::Position { job: self.session.job().to_owned(), error })
+    }
+
+    /// Shows others that this owner lives. [`passed`](Self::passed) does it by the way; call it
+    /// while a record takes longer than the lease.
+    ///
+    /// # Errors
+    /// [`CursorError::Fenced`] when a newer owner has taken over.
+    pub async fn renew(&mut self) -> Result<(), CursorError> {
+        let asked = Moment::now();
+        if let Some(epoch) = self.session.renew().await? {
+            return Err(self.session.fenced(epoch));
+        }
+        self.pace.renewed(asked);
+        Ok(())
+    }
+
+    /// Saves, then removes the checkpoint and its state, unless [`Options::keep`] is set. Runs and
+    /// history stay in the store.
     ///
     /// # Errors
     /// As [`save`](Self::save).
     pub async fn finish(mut self) -> Result<(), CursorError> {
         self.save().await?;
-        if !self.options.keep {
-            let saved = self.store.complete(&self.claim, None).await?;
+        if !self.keep {
+            let saved = self.session.store.complete(&self.session.claim, None).await?;
             if let Saved::Fenced { epoch } = saved {
-                return Err(self.fenced(epoch));
+                return Err(self.session.fenced(epoch));
             }
         }
         self.end(RunEnd::Finished).await
@@ -179,7 +290,12 @@ impl<P: Position> Cursor<P> {
         self.end(RunEnd::Stopped).await
     }
 
-    /// The program's own state: the single value.
+    async fn end(self, end: RunEnd) -> Result<(), CursorError> {
+        let records = self.saved.records - self.records_before;
+        self.session.end(end, records).await
+    }
+
+    /// The program's own state: the single value, `None` if there is none yet.
     ///
     /// # Errors
     /// [`CursorError::State`] if it is not a `T`.
@@ -187,7 +303,8 @@ impl<P: Position> Cursor<P> {
         self.get("").await
     }
 
-    /// Replaces the single value; stored with the next save.
+    /// Replaces the single value. It is stored with the next save, together with the position that
+    /// was passed by then: change the state first, then pass the record.
     ///
     /// # Errors
     /// [`CursorError::State`] if it cannot be written as JSON.
@@ -195,189 +312,61 @@ impl<P: Position> Cursor<P> {
         self.put("", value)
     }
 
-    /// One entry of keyed state.
+    /// One entry of keyed state, with changes that are not saved yet. The empty key is the single
+    /// value.
     ///
     /// # Errors
     /// [`CursorError::State`] if it is not a `T`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, CursorError> {
-        let json = match self.changed.get(key) {
-            Some(changed) => changed.clone(),
-            None => {
-                let entries = self.store.state(&self.key, Some(key)).await?;
-                entries.into_iter().next().and_then(|entry| entry.json)
-            }
-        };
-        json.map(|json| serde_json::from_str(&json).map_err(|e| self.bad_state(key, &e)))
-            .transpose()
+        let job = self.session.job();
+        if let Some(changed) = self.changes.get(key) {
+            return changed.read(job, key);
+        }
+        let entries = self.session.store.state(&self.key, Some(key)).await?;
+        let json = entries.into_iter().next().and_then(|entry| entry.json);
+        json.map(|json| parse(job, key, &json)).transpose()
     }
 
-    /// Changes one entry of keyed state; only changed entries are written with the next save.
+    /// Every entry of the state in the order of keys, with changes that are not saved yet. For
+    /// state that fits into memory.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn entries<T: DeserializeOwned>(&self) -> Result<Vec<(String, T)>, CursorError> {
+        let stored: Vec<StateEntry> = self.session.store.state(&self.key, None).await?;
+        self.changes.over(self.session.job(), stored)
+    }
+
+    /// Changes one entry of keyed state. Only changed entries are written, with the next save.
     ///
     /// # Errors
     /// [`CursorError::State`] if it cannot be written as JSON.
     pub fn put<T: Serialize>(&mut self, key: &str, value: &T) -> Result<(), CursorError> {
-        let json = serde_json::to_string(value).map_err(|e| self.bad_state(key, &e))?;
-        self.changed.insert(key.to_owned(), Some(json));
+        self.changes.put(self.session.job(), key, value)?;
+        self.hurry_if_large();
         Ok(())
     }
 
-    /// Removes one entry of keyed state with the next save.
+    /// Removes one entry of keyed state, with the next save.
     pub fn remove(&mut self, key: &str) {
-        self.changed.insert(key.to_owned(), None);
+        self.changes.remove(key);
+        self.hurry_if_large();
     }
 
-    fn next_save(&self) -> Result<Save, CursorError> {
-        let position = match (&self.position, self.passed) {
-            (Some(position), 1..) => Some(StoredPosition::of(position)?),
-            _ => self.saved.position.clone(),
-        };
-        let changed = self.changed.iter();
-        Ok(Save {
-            key: self.key.clone(),
-            expected_version: self.saved.version,
-            expected: self.saved.position.clone(),
-            position,
-            order: order_of::<P>,
-            records: self.saved.records + self.passed,
-            schema_version: 0,
-            sink_state: None,
-            state: changed
-                .map(|(key, json)| StateEntry { key: key.clone(), json: json.clone() })
-                .collect(),
-        })
-    }
-
-    /// Takes the store's answer: only what was stored moves this cursor.
-    fn note(&mut self, saved: Saved, position: Option<StoredPosition>) -> Result<(), CursorError> {
-        match saved {
-            Saved::Stored { version } => {
-                self.saved = Place { version, position, records: self.saved.records + self.passed };
-                self.passed = 0;
-                self.changed.clear();
-                self.saved_at = Instant::now();
-                self.renewed_at = self.saved_at;
-                Ok(())
-            }
-            Saved::Fenced { epoch } => Err(self.fenced(epoch)),
-            saved => Err(CursorError::Moved { job: self.key.pipeline.clone(), saved }),
-        }
-    }
-
-    /// A program without threads renews in passing.
-    async fn renew_in_time(&mut self) -> Result<(), CursorError> {
-        if self.renewed_at.elapsed() < self.claim.lease / 3 {
-            return Ok(());
-        }
-        self.renewed_at = Instant::now();
-        match self.store.renew(&self.claim).await? {
-            Saved::Fenced { epoch } => Err(self.fenced(epoch)),
-            _ => Ok(()),
-        }
-    }
-
-    async fn end(mut self, end: RunEnd) -> Result<(), CursorError> {
-        self.run.ended_at = Some(Timestamp::now());
-        self.run.end = Some(end);
-        self.run.records = self.saved.records;
-        self.store.update_run(self.run.clone()).await?;
-        self.store.release(&self.claim).await?;
-        Ok(())
-    }
-
-    fn fenced(&self, epoch: Epoch) -> CursorError {
-        CursorError::Fenced { job: self.key.pipeline.clone(), epoch: epoch.0 }
-    }
-
-    fn bad_state(&self, key: &str, error: &serde_json::Error) -> CursorError {
-        CursorError::State {
-            job: self.key.pipeline.clone(),
-            key: key.to_owned(),
-            why: error.to_string(),
+    /// Memory is bounded: much changed state is saved with the next record.
+    fn hurry_if_large(&mut self) {
+        if self.changes.is_large() {
+            self.pace.hurry();
         }
     }
 }
 
-fn place(checkpoint: Checkpoint) -> Place {
-    Place {
-        version: checkpoint.version,
-        position: checkpoint.position,
-        records: checkpoint.records,
+impl<P: Position> std::fmt::Debug for Cursor<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cursor")
+            .field("claim", &self.session.claim)
+            .field("saved", &self.saved)
+            .field("passed", &self.passed)
+            .finish_non_exhaustive()
     }
-}
-
-async fn claim(
-    store: &dyn Store,
-    job: &str,
-    owner: &Owner,
-    lease: Duration,
-    silent: Option<Holder>,
-) -> Result<(Claim, Option<Holder>), CursorError> {
-    let request = ClaimRequest {
-        pipeline: job.to_owned(),
-        partition: WHOLE.to_owned(),
-        owner: owner.clone(),
-        lease,
-        at_least: Epoch(0),
-        silent,
-        now: Timestamp::now(),
-    };
-    match store.claim(request).await? {
-        ClaimAnswer::Granted { claim, died } => Ok((claim, died)),
-        ClaimAnswer::Held(holder) => Err(CursorError::Held { job: job.to_owned(), holder }),
-    }
-}
-
-/// Counts crashes and time of earlier runs, and notes a run whose owner died.
-async fn past(
-    store: &dyn Store,
-    job: &str,
-    died: Option<&Holder>,
-) -> Result<(u32, Duration), CursorError> {
-    let (mut crashes, mut uptime) = (0, Duration::ZERO);
-    for mut run in store.runs(job, 200).await? {
-        if run.ended_at.is_none() {
-            run.ended_at = Some(Timestamp::now());
-            run.end = Some(RunEnd::Crashed);
-            run.error = died.map(|holder| format!("{} died", holder.owner));
-            store.update_run(run.clone()).await?;
-        } else if let Some(ended) = run.ended_at {
-            uptime += ended.duration_since(run.started_at).unsigned_abs();
-        }
-        crashes += u32::from(run.end == Some(RunEnd::Crashed));
-    }
-    Ok((crashes, uptime))
-}
-
-async fn register(store: &dyn Store, job: &str) -> Result<(), CursorError> {
-    let record = PipelineRecord {
-        pipeline: job.to_owned(),
-        source: "\"library\"".to_owned(),
-        transforms: "[]".to_owned(),
-        sinks: "[]".to_owned(),
-        control: Control::Run,
-        file: None,
-    };
-    Ok(store.register(record).await?)
-}
-
-async fn begin_run(
-    store: &dyn Store,
-    job: &str,
-    owner: Owner,
-    epoch: Epoch,
-) -> Result<Run, CursorError> {
-    let mut run = Run {
-        id: 0,
-        pipeline: job.to_owned(),
-        epoch,
-        owner,
-        started_at: Timestamp::now(),
-        ended_at: None,
-        end: None,
-        records: 0,
-        error: None,
-        progress: None,
-    };
-    run.id = store.begin_run(run.clone()).await?;
-    Ok(run)
 }

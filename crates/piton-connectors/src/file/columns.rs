@@ -119,7 +119,7 @@ impl CsvPlan {
         }
     }
 
-    /// Guesses types from the first rows of a file. `None` if it has none.
+    /// Guesses types from the first rows of a file. `None` if it has no records at all.
     pub(super) fn guess(
         &self,
         window: &mut Window,
@@ -129,10 +129,12 @@ impl CsvPlan {
         let text = Self { types: Types::default(), ..self.clone() };
         let mut csv = text.csv(names.clone(), None);
         let mut guesses = vec![Guess::default(); names.len()];
-        let mut rows = 0;
+        let (mut rows, mut seen) = (0, false);
         while rows < SAMPLE_ROWS && window.offset() < SAMPLE_BYTES {
             let mut batch = scratch();
-            match csv.cut(window, &mut batch)? {
+            let cut = csv.cut(window, &mut batch)?;
+            seen |= !matches!(cut, Cut::End);
+            match cut {
                 Cut::End => break,
                 Cut::Bad(flaw) => {
                     window.consume(flaw.pass.0, flaw.pass.1);
@@ -156,7 +158,7 @@ impl CsvPlan {
             .map(|(name, guess)| (name.to_string(), guess.kind()))
             .filter(|(_, kind)| *kind != FieldType::Text)
             .collect();
-        Ok((rows > 0).then(|| Guessed(Arc::new(types))))
+        Ok(seen.then(|| Guessed(Arc::new(types))))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A file is read by offset. What was consumed is hashed on the way, and the hashes are part of the
 //! position, so that a resume notices a file that is not the one that was read and refuses to go on
-//! in it ([`FilePosition`]). Compressed files are read as the stream that is in them.
+//! in it ([`FilePosition`]). Compressed files are read as the stream that is in them. A file can be
+//! followed as it grows: then the position also counts the rotations that it went through.
 //!
 //! A file is written by one process, which holds the system's lock on it. Its length is what the
 //! checkpoint remembers: whatever was written past that is cut off before writing goes on, so no
@@ -13,10 +14,13 @@ mod csv;
 mod csv_rows;
 mod fields;
 mod fingerprint;
+mod follow;
+mod identity;
 mod input;
 mod json;
 mod json_rows;
 mod jsonl;
+mod locate;
 mod null_key;
 mod number;
 mod output;
@@ -26,14 +30,16 @@ mod position;
 mod reader;
 mod record;
 mod resume;
+mod rotation;
 mod settings;
 mod sink;
 mod source;
 mod window;
 
 pub use fingerprint::{Digest, Fingerprint};
+pub use identity::FileId;
 pub(crate) use json_rows::JsonRows;
-pub use position::{FileId, FilePosition, Guessed};
+pub use position::{FilePosition, Guessed};
 pub use settings::{
     Compression, CsvSettings, CsvSinkSettings, FieldType, FileSettings, Header, JsonlSettings,
     JsonlSinkSettings, Types,

@@ -17,6 +17,7 @@ use std::{
 
 use piton_core::{Output as Choice, fault};
 
+use super::identity::FileId;
 use crate::sink::{Resume, SinkError};
 
 /// How much is gathered before it is written.
@@ -386,20 +387,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Whether an open file is the one that the path names.
-#[cfg(unix)]
+/// Whether an open file is the one that the path names, as far as the system can tell.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let open = file.metadata()?;
     match fs::metadata(path) {
-        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Ok(named) => Ok(FileId::of(&file.metadata()?) == FileId::of(&named)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether an open file is the one that the path names: an open file cannot be moved here.
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> io::Result<bool> {
-    path.try_exists()
 }

@@ -6,8 +6,9 @@ use piton_core::fault;
 
 use super::{
     csv::Csv,
+    identity::FileId,
     jsonl::Jsonl,
-    position::{FileId, FileMarks, FilePosition, Guessed, write_id},
+    position::{FileMarks, FilePosition, Guessed, write_id},
     record::{Cut, Flaw},
     window::Window,
 };

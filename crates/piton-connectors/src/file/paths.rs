@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::partition::Found;
+use super::{partition::Found, rotation::is_generation_of};
 use crate::source::SourceError;
 
 /// The files that a configured path names, in the order of their partitions' names. Paths are
@@ -39,6 +39,14 @@ pub(super) fn find(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
 /// Whether a path is a glob, which may name no file yet.
 pub(super) fn is_glob(path: &str) -> bool {
     path.contains(['*', '?', '['])
+}
+
+/// The files that are followed: not those that a rotation left behind.
+pub(super) fn find_followed(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
+    let mut found = find(path, base)?;
+    let paths: Vec<PathBuf> = found.iter().map(|found| found.path.clone()).collect();
+    found.retain(|found| !paths.iter().any(|path| is_generation_of(path, &found.path)));
+    Ok(found)
 }
 
 fn named(path: PathBuf, base: &Path) -> Result<Found, SourceError> {

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 use piton_core::{Position, PositionError, StoredPosition};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{fingerprint::Fingerprint, settings::FieldType};
+use super::{fingerprint::Fingerprint, identity::FileId, settings::FieldType};
 use crate::batch::{Marks, Origin};
 
 /// A place in a file, or in the succession of files that a rotated log is.
@@ -30,16 +30,6 @@ pub struct FilePosition {
     /// The column types that were guessed from the first rows, so that they stay what they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub types: Option<Guessed>,
-}
-
-/// A file's identity on its machine, which a rename does not change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileId {
-    /// The device.
-    pub device: u64,
-    /// The inode.
-    pub inode: u64,
 }
 
 /// Guessed column types, by name; columns that are not named are text.

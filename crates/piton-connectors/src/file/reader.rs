@@ -56,7 +56,8 @@ impl Reader for FileReader {
                 return Ok(Read::Finished);
             };
             let guessed = self.guessed.as_ref();
-            self.current = Some(self.source.open(&found, position.as_ref(), guessed)?);
+            // An empty file has no columns, and no records either.
+            self.current = self.source.open(&found, position.as_ref(), guessed)?;
         }
     }
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::source::SourceError;
 
 /// A file to go on in.
+#[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     /// What the partition is called.
     pub(super) partition: &'a str,
@@ -132,6 +133,18 @@ fn not_shorter(file: &File, position: &FilePosition) -> Result<(), Refusal> {
     )))
 }
 
+/// Whether a file that is being read still begins as it did. It is read on from `read_end`.
+pub(super) fn has_head(file: &mut File, known: &Fingerprint, read_end: u64) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    let read = read_exactly(file, 0..known.upto.min(fingerprint::CHUNK as u64), &mut bytes);
+    file.seek(SeekFrom::Start(read_end))?;
+    match read {
+        Ok(()) => Ok(fingerprint::head_of(&bytes) == known.head),
+        Err(Refusal::Changed(_) | Refusal::Shortened(_)) => Ok(false),
+        Err(Refusal::Io(error)) => Err(error),
+    }
+}
+
 /// Compares what the fingerprint's head and tail cover, and goes on to the offset.
 fn check_ends(
     file: &mut File,
@@ -180,7 +193,14 @@ fn read_through(
 ) -> Result<Fingerprinter, Refusal> {
     let known = &position.fingerprint;
     let mut hasher = Fingerprinter::new();
-    pass(input, known.upto, &mut hasher, before)?;
+    let head = known.upto.min(fingerprint::CHUNK as u64);
+    pass(input, head, &mut hasher, before)?;
+    if compare && hasher.fingerprint().head != known.head {
+        return Err(Refusal::Changed(format!(
+            "the file was rewritten: its first {head} bytes are not those that were consumed"
+        )));
+    }
+    pass(input, known.upto - head, &mut hasher, before)?;
     if compare && hasher.fingerprint() != *known {
         return Err(Refusal::Changed(format!(
             "the file was rewritten: the first {} bytes are not those that were consumed",

@@ -34,7 +34,8 @@ pub struct CsvSettings {
     /// The text that stands for null. Without it an empty field is an empty text.
     #[serde(default)]
     pub null: Option<String>,
-    /// Go on reading as the file grows and is rotated; the pipeline then has no end.
+    /// Go on reading as the file grows and is rotated, by renaming it or by copying and cutting it
+    /// (logrotate's `copytruncate`); the pipeline then has no end.
     #[serde(default)]
     pub follow: bool,
     /// How the files are compressed.
@@ -71,7 +72,8 @@ pub struct JsonlSettings {
     /// A file, or a glob such as `data/*.jsonl`: each matching file is a partition, read in the
     /// order of their names.
     pub path: String,
-    /// Go on reading as the file grows and is rotated; the pipeline then has no end.
+    /// Go on reading as the file grows and is rotated, by renaming it or by copying and cutting it
+    /// (logrotate's `copytruncate`); the pipeline then has no end.
     #[serde(default)]
     pub follow: bool,
     /// How the files are compressed.

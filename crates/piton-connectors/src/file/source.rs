@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs::File,
     io::Cursor,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,8 +14,10 @@ use serde_json::json;
 use super::{
     columns::CsvPlan,
     fingerprint::Fingerprinter,
+    follow::{FollowReader, Times},
     input::{self, Input},
     jsonl::Jsonl,
+    locate::{Located, locate},
     partition::{Format, Found, Partition},
     paths,
     position::{FilePosition, Guessed},
@@ -87,7 +90,18 @@ impl FileSource {
     }
 
     pub(super) fn find(&self) -> Result<Vec<Found>, SourceError> {
+        if self.settings.follow() {
+            return paths::find_followed(self.settings.path(), &self.base);
+        }
         paths::find(self.settings.path(), &self.base)
+    }
+
+    pub(super) fn accepts_changes(&self) -> bool {
+        self.accept
+    }
+
+    pub(super) fn compression(&self) -> Compression {
+        self.settings.compression()
     }
 
     fn check(&self, thorough: bool) -> Check {
@@ -98,7 +112,7 @@ impl FileSource {
         }
     }
 
-    pub(super) fn place<'a>(&self, found: &'a Found) -> Place<'a> {
+    fn place<'a>(&self, found: &'a Found) -> Place<'a> {
         Place {
             partition: &found.name,
             path: &found.path,
@@ -107,10 +121,35 @@ impl FileSource {
         }
     }
 
+    /// The place of a file that is followed: it is not compressed.
+    pub(super) fn followed<'a>(&self, found: &'a Found) -> Place<'a> {
+        Place { compression: Compression::None, ..self.place(found) }
+    }
+
+    /// Where the file is now in which a position was taken, through rotations.
+    pub(super) fn locate(
+        &self,
+        found: &Found,
+        position: &FilePosition,
+        thorough: bool,
+    ) -> Result<Located, SourceError> {
+        let check = if thorough { Check::All } else { Check::Ends };
+        locate(&self.followed(found), position, check)
+    }
+
     /// A window over a file's beginning.
     pub(super) fn beginning(&self, path: &Path) -> Result<Window, SourceError> {
-        let file = input::open(path)?;
-        let input = Input::of(file, self.settings.compression())
+        self.window_of(input::open(path)?, path, self.settings.compression())
+    }
+
+    /// A window over the beginning of an open file.
+    pub(super) fn window_of(
+        &self,
+        file: File,
+        path: &Path,
+        compression: Compression,
+    ) -> Result<Window, SourceError> {
+        let input = Input::of(file, compression)
             .map_err(|error| SourceError::Io { path: path.to_owned(), error })?;
         Ok(Window::new(input, path.to_owned(), Fingerprinter::new(), 1, self.limit))
     }
@@ -139,23 +178,44 @@ impl FileSource {
         found: &Found,
         position: Option<&FilePosition>,
         guessed: Option<&Guessed>,
-    ) -> Result<Partition, SourceError> {
-        let mut window = self.window(found, position, self.check(false))?;
+    ) -> Result<Option<Partition>, SourceError> {
+        let window = self.window(found, position, self.check(false))?;
+        let mut partition = self.partition(found, window, guessed)?;
+        if let (Some(partition), Some(position)) = (&mut partition, position) {
+            partition.rotation = position.rotation;
+        }
+        Ok(partition)
+    }
+
+    /// A partition that reads from a window. `None` if the columns are not known yet: the header
+    /// has not come, or no row to guess types from.
+    pub(super) fn partition(
+        &self,
+        found: &Found,
+        mut window: Window,
+        guessed: Option<&Guessed>,
+    ) -> Result<Option<Partition>, SourceError> {
         let format = match &self.csv {
             None => Format::Jsonl(Jsonl::new(self.limit)),
+            Some(csv) if csv.types == Types::Auto && guessed.is_none() => return Ok(None),
             Some(csv) => {
                 let names = if window.offset() == 0 {
                     csv.names(&mut window, &found.name)?
                 } else {
-                    csv.names(&mut self.beginning(&found.path)?, &found.name)?
+                    // A generation that was rotated away may be compressed where the next is not.
+                    let follow = self.settings.follow();
+                    let packing = if follow { Compression::Auto } else { self.compression() };
+                    let mut header =
+                        self.window_of(input::open(&found.path)?, &found.path, packing)?;
+                    csv.names(&mut header, &found.name)?
                 };
-                Format::Csv(Box::new(csv.csv(names.unwrap_or_default(), guessed)))
+                let Some(names) = names else { return Ok(None) };
+                Format::Csv(Box::new(csv.csv(names, guessed)))
             }
         };
         let mut partition = Partition::new(Arc::clone(&found.name), window, format);
-        partition.rotation = position.map_or(0, |position| position.rotation);
         partition.types = guessed.cloned();
-        Ok(partition)
+        Ok(Some(partition))
     }
 
     /// The column types that all files are read with: those that were guessed before, or a guess
@@ -267,6 +327,12 @@ impl Source for FileSource {
         let Some(stored) = &start.position else { return Ok(()) };
         let position = FilePosition::restore(stored)?;
         let found = self.found(&start.partition);
+        if self.settings.follow() {
+            return match self.locate(&found, &position, thorough) {
+                Err(SourceError::Gap { .. }) if self.accept => Ok(()),
+                located => located.map(drop),
+            };
+        }
         if self.accept && !found.path.exists() {
             return Ok(());
         }
@@ -274,7 +340,15 @@ impl Source for FileSource {
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
-        let reader = FileReader::new(self.clone(), &positions(starts)?)?;
+        let positions = positions(starts)?;
+        if self.settings.follow() {
+            if positions.is_empty() {
+                self.partitions()?;
+            }
+            let reader = FollowReader::new(self.clone(), &positions, Times::default())?;
+            return Ok(Box::new(reader));
+        }
+        let reader = FileReader::new(self.clone(), &positions)?;
         self.partitions()?;
         Ok(Box::new(reader))
     }
@@ -323,7 +397,7 @@ impl Source for FileSource {
 }
 
 impl FileSource {
-    fn found(&self, partition: &str) -> Found {
+    pub(super) fn found(&self, partition: &str) -> Found {
         Found { name: partition.into(), path: self.base.join(partition) }
     }
 }

@@ -5,6 +5,7 @@
 //! that, up to the record limit and a chunk.
 
 use std::{
+    fs::File,
     io::{ErrorKind, Read},
     path::PathBuf,
 };
@@ -104,6 +105,11 @@ impl Window {
         self
     }
 
+    /// From now on what the stream's end ends is whole.
+    pub(super) fn seal(&mut self) {
+        self.growing = false;
+    }
+
     /// Whether more may come after the end.
     pub(super) fn is_growing(&self) -> bool {
         self.growing
@@ -168,6 +174,39 @@ impl Window {
         } else if self.end < CHUNK / 2 && self.buffer.len() > 4 * CHUNK {
             self.buffer.truncate(CHUNK);
             self.buffer.shrink_to_fit();
+        }
+    }
+
+    /// Gives the buffer back where nothing is in it, until more is read.
+    pub(super) fn release(&mut self) {
+        if self.start == self.end {
+            self.hash_consumed();
+            (self.hashed, self.start, self.end) = (0, 0, 0);
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// How far the stream was read, consumed or not.
+    pub(super) fn read_end(&self) -> u64 {
+        self.offset + self.bytes().len() as u64
+    }
+
+    /// The file, if it is read as it stands.
+    pub(super) fn file(&mut self) -> Option<&mut File> {
+        match &mut self.input {
+            Input::Plain(file) => Some(file),
+            Input::Packed(_) | Input::Text(_) => None,
+        }
+    }
+
+    /// Puts back what was read and not consumed.
+    #[cfg(test)]
+    pub(super) fn forget_read_ahead(&mut self) {
+        use std::io::{Seek, SeekFrom};
+        self.end = self.start;
+        let offset = self.offset;
+        if let Some(file) = self.file() {
+            file.seek(SeekFrom::Start(offset)).unwrap();
         }
     }
 
