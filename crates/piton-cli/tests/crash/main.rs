@@ -10,4 +10,5 @@ mod kills;
 mod known_bad;
 mod place;
 mod signals;
+mod steering;
 mod sweep;

@@ -10,6 +10,7 @@ use piton_testkit::{
     ledger::{lines_in, rows_in_sqlite},
     program::PATIENCE,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The columns of the data.
@@ -141,6 +142,19 @@ impl Place {
         self.program.run_to(code, args).unwrap_or_else(|error| panic!("piton {args:?}: {error}"))
     }
 
+    /// What a command prints as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let ended = self.ends_with(0, args);
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
+    }
+
+    /// What `piton status --json` says of the pipeline.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        self.json(&["status", "p", "--json"])["pipelines"][0].take()
+    }
+
     /// Demands that each record's effect is in a sink exactly once. Invariant 5, and 6 for files.
     #[track_caller]
     pub(crate) fn exactly_once(&self, sink: Sink) {
@@ -185,7 +199,7 @@ impl Place {
         let trace = fs::read_to_string(self.path("trace")).unwrap_or_default();
         let told = trace.lines().filter_map(|line| line.strip_prefix("acknowledged data.csv "));
         let offset = told.map(|position| {
-            let position: serde_json::Value = serde_json::from_str(position).unwrap();
+            let position: Value = serde_json::from_str(position).unwrap();
             position["offset"].as_u64().unwrap() as usize
         });
         let data = fs::read_to_string(self.path("data.csv")).unwrap();
