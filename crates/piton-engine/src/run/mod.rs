@@ -281,10 +281,21 @@ impl Claimed<'_> {
         Ok(ready)
     }
 
+    /// Tells where each sink goes on.
     fn note_totals(&self, ready: &[Ready]) {
+        let mut resumed = Vec::new();
         for (figures, ready) in self.figures.sinks.iter().zip(ready) {
             let total = ready.held.saved_records();
             figures.total.store(total, std::sync::atomic::Ordering::Relaxed);
+            resumed.push((total, &figures.name));
+        }
+        let first = resumed.first().map_or(0, |(total, _)| *total);
+        if resumed.iter().any(|(total, _)| *total != first) {
+            let each =
+                resumed.iter().map(|(total, name)| format!("'{name}' after {total} records"));
+            (self.options.on_notice)(&format!("resuming {}", each.collect::<Vec<_>>().join(", ")));
+        } else if first > 0 {
+            (self.options.on_notice)(&format!("resuming after {first} records"));
         }
     }
 
