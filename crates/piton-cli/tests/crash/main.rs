@@ -3,7 +3,12 @@
 //!
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod claims;
 mod kills;

@@ -49,8 +49,8 @@ impl Context<'_> {
     }
 
     /// Saves checkpoints of one plain sink, or says why they were not stored.
-    pub(crate) fn save(&self, sink: &str, saves: Vec<Save>) -> Result<Vec<u64>, RunError> {
-        let save = || block_on(self.store.save(&self.claim, saves.clone(), Timestamp::now()));
+    pub(crate) fn save(&self, sink: &str, saves: &[Save]) -> Result<Vec<u64>, RunError> {
+        let save = || block_on(self.store.save(&self.claim, saves.to_vec(), Timestamp::now()));
         let answers = self.patiently(save)?;
         let mut versions = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -87,7 +87,7 @@ impl Context<'_> {
     }
 
     /// Sets a record aside durably, before any checkpoint passes it.
-    pub(crate) fn set_aside(&self, letter: DeadLetter) -> Result<(), RunError> {
+    pub(crate) fn set_aside(&self, letter: &DeadLetter) -> Result<(), RunError> {
         let new = self.patiently(|| block_on(self.store.set_aside(vec![letter.clone()])))?;
         self.figures.set_aside.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
         Ok(())

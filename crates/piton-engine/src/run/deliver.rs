@@ -116,7 +116,7 @@ impl<'a> Delivery<'a> {
         }
         let cx = self.cx;
         let save = begun(cx.pipeline, self.name(), partition, None);
-        let versions = cx.save(self.name(), vec![save])?;
+        let versions = cx.save(self.name(), &[save])?;
         self.held.begun(partition, versions.first().copied().unwrap_or(1));
         Ok(())
     }
@@ -171,7 +171,7 @@ impl<'a> Delivery<'a> {
         let mut record = Vec::new();
         // Writing to memory does not fail.
         let _ = batch.write_json(row, &mut record);
-        cx.set_aside(DeadLetter {
+        cx.set_aside(&DeadLetter {
             pipeline: cx.pipeline.name.clone(),
             sink: self.name().to_owned(),
             id: batch.id(row),

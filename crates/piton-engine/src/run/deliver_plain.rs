@@ -282,7 +282,7 @@ fn save_one(cx: &Context<'_>, sink: &str, request: Request) -> Result<Kept, Fail
         save.sink_state.clone_from(&state);
     }
     let partitions: Vec<String> = saves.iter().map(|save| save.key.partition.clone()).collect();
-    let versions = cx.save(sink, saves).map_err(Failed::Store)?;
+    let versions = cx.save(sink, &saves).map_err(Failed::Store)?;
     let versions = partitions.into_iter().zip(versions).collect();
     Ok(Kept { versions, records, cost: began.elapsed() })
 }
