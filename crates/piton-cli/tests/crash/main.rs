@@ -11,6 +11,7 @@
 )]
 
 mod claims;
+mod disk;
 mod kills;
 mod known_bad;
 mod place;

@@ -99,6 +99,8 @@ impl Context<'_> {
 #[derive(Default)]
 pub(crate) struct Mirror {
     waiting: Mutex<BTreeMap<(usize, String), Checkpoint>>,
+    /// Held while some of them are on their way.
+    flushing: Mutex<()>,
 }
 
 impl Mirror {
@@ -109,8 +111,17 @@ impl Mirror {
         }
     }
 
+    /// Forgets what waits of a sink that is being read again: what it then says is newer, and must
+    /// not be followed by this.
+    pub(crate) fn forget(&self, sink: usize) {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|(of, _), _| *of != sink);
+    }
+
     /// Writes what waits. What could not be written waits on.
     pub(crate) fn flush(&self, store: &dyn Store, claim: &Claim) -> Result<Saved, StoreError> {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if taken.is_empty() {

@@ -36,6 +36,8 @@ pub(crate) enum Ended {
 pub(crate) enum Trouble {
     /// The sink does not answer now. What was not saved is read again.
     Unavailable(String),
+    /// Whether a commit took effect is not known: found out by fencing and reading again.
+    InDoubt(String),
     /// The run cannot go on with this sink.
     Run(RunError),
     /// As [`Run`](Self::Run), and the rows of one record are written only in part: what was written
@@ -81,8 +83,7 @@ impl<'a> Delivery<'a> {
     pub(crate) fn trouble(&self, error: &SinkError) -> Trouble {
         match error {
             SinkError::Unavailable { what } => Trouble::Unavailable(what.clone()),
-            // Whether the commit took effect is found out by fencing and reading again.
-            SinkError::InDoubt { .. } => Trouble::Unavailable(error.to_string()),
+            SinkError::InDoubt { .. } => Trouble::InDoubt(error.to_string()),
             SinkError::Fenced { epoch, .. } => {
                 Trouble::Run(self.cx.fenced(&format!("epoch {epoch}")))
             }
