@@ -132,7 +132,7 @@ impl Place {
             };
             let stopped = running.until("it to stop", PATIENCE, is_there);
             stopped.unwrap_or_else(|error| panic!("{error}"));
-            if !self.store_is_locked() {
+            if point.starts_with("save.") || !self.store_is_locked() {
                 return running;
             }
             // Its keeper was just writing to the store: then nobody can take over, which is
