@@ -180,11 +180,12 @@ impl<P: Position> Cursor<P> {
     /// new. When it returns, they are durable.
     ///
     /// # Errors
-    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`], or what the
-    /// store failed with; nothing was saved then, and it may be tried again.
+    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`]: nothing was
+    /// saved. What the store failed with: it may be tried again, and the next save finds out
+    /// whether this one took effect.
     pub async fn save(&mut self) -> Result<(), CursorError> {
-        if let Some(sent) = self.sent.take() {
-            self.find_out(sent).await?;
+        if self.sent.is_some() {
+            self.find_out().await?;
         }
         if !self.has_moved && self.changes.is_empty() {
             return Ok(());
@@ -212,12 +213,14 @@ impl<P: Position> Cursor<P> {
     }
 
     /// A save of which the answer was not heard: what the store has now tells.
-    async fn find_out(&mut self, sent: Place) -> Result<(), CursorError> {
+    async fn find_out(&mut self) -> Result<(), CursorError> {
         let found = self.session.store.load(self.session.job()).await?;
         let found = found.iter().find(|checkpoint| checkpoint.key == self.key);
         let mine = found.is_some_and(|found| found.epoch == self.session.claim.epoch);
+        let sent = self.sent.take();
         // The state that went with it is written again: it is the same, or newer.
-        if mine && found.map(Place::of).as_ref() == Some(&sent) {
+        if let Some(sent) = sent.filter(|sent| mine && found.map(Place::of).as_ref() == Some(sent))
+        {
             self.stored(sent);
         }
         Ok(())

@@ -23,6 +23,10 @@ impl Place {
         Self(folder.unwrap())
     }
 
+    pub(crate) fn on_disk() -> Self {
+        Self(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -74,7 +78,7 @@ const CHILD: &str = "PITON_TEST_CHILD";
 pub(crate) fn is_child(name: &str) -> bool {
     if env::var(CHILD).is_ok_and(|child| child == name) {
         let faults = env::var("PITON_FAULT").unwrap_or_default();
-        piton::core::fault::arm_from(&faults, kill_self).unwrap();
+        piton::core::fault::arm_from(&faults, kill_self, || {}).unwrap();
         return true;
     }
     false
