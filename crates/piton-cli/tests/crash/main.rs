@@ -12,6 +12,7 @@
 
 mod claims;
 mod disk;
+mod identity;
 mod kills;
 mod known_bad;
 mod place;
