@@ -15,7 +15,9 @@ use piton_connectors::{
     sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
 };
-use piton_core::{Control, PipelineRecord, Position, PositionOrder, position::order_of};
+use piton_core::{
+    Control, PipelineRecord, Position, PositionOrder, StoredPosition, position::order_of,
+};
 
 use crate::{
     config::{self, Config, Refused, SinkSettings, SourceSettings, WhenHeld},
@@ -35,6 +37,17 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         SqlPosition::KIND => Some(order_of::<SqlPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
+    }
+}
+
+/// A stored position for people: without its fingerprint, which only machines read.
+pub fn brief(position: &StoredPosition) -> String {
+    match serde_json::from_str(&position.json) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.shift_remove("fingerprint");
+            serde_json::Value::Object(fields).to_string()
+        }
+        _ => position.json.clone(),
     }
 }
 

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::{
     pipeline::Pipeline,
-    run::{RunError, RunOptions, Signal, claim_for, governing_state},
+    run::{RunError, RunOptions, Signal, claim_for, governing_state, stored_instead},
     transform::Applied,
 };
 
@@ -177,7 +177,11 @@ impl Replay<'_> {
             .map_err(|error| failed(error.to_string()))?;
         match saved.first() {
             Some(saved) if saved.is_stored() => Ok(()),
-            other => Err(failed(format!("its checkpoint was changed meanwhile: {other:?}"))),
+            Some(saved) => Err(failed(format!(
+                "its checkpoint was changed meanwhile: {}",
+                stored_instead(saved)
+            ))),
+            None => Err(failed("the store did not answer".to_owned())),
         }
     }
 

@@ -11,7 +11,10 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Checkpoint, Claim, DeadLetter, Save, Saved, Store, StoreError, StoredPosition};
 
-use super::{RunError, RunOptions, acknowledge::Acknowledger, figures::Figures, signal::Signal};
+use super::{
+    RunError, RunOptions, acknowledge::Acknowledger, error::stored_instead, figures::Figures,
+    signal::Signal,
+};
 use crate::pipeline::Pipeline;
 
 /// How long a locked store is left alone before it is asked again.
@@ -57,7 +60,7 @@ impl Context<'_> {
             match answer {
                 Saved::Stored { version } => versions.push(version),
                 Saved::Fenced { epoch } => return Err(self.fenced(&format!("epoch {epoch}"))),
-                other => return Err(self.moved(sink, &other)),
+                other => return Err(self.moved(&format!("sink '{sink}'"), &other)),
             }
         }
         Ok(versions)
@@ -69,11 +72,12 @@ impl Context<'_> {
         RunError::Fenced { pipeline: self.pipeline.name.clone(), what: what.to_owned() }
     }
 
-    fn moved(&self, sink: &str, saved: &Saved) -> RunError {
+    fn moved(&self, what: &str, saved: &Saved) -> RunError {
+        let name = &self.pipeline.name;
         RunError::Refused(format!(
-            "{}, sink '{sink}': its checkpoint was changed by somebody else while this ran ({saved:?}); \
-             nothing more was written. See `piton history {}` and run again",
-            self.pipeline.name, self.pipeline.name
+            "{name}, {what}: the checkpoint is not what this run last stored ({}): somebody else \
+             has changed it. See `piton history {name}`, and run again",
+            stored_instead(saved)
         ))
     }
 

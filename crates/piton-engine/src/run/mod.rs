@@ -23,13 +23,13 @@ use jiff::Timestamp;
 use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
 
-pub(crate) use self::begin::governing_state;
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
 };
+pub(crate) use self::{begin::governing_state, error::stored_instead};
 pub use self::{
     error::RunError,
     figures::{Figures, Report, SinkFigures, SinkReport, SinkState},

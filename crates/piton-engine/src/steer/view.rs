@@ -214,7 +214,11 @@ impl PipelineView {
     pub fn health(&self, max_lag: Option<Duration>) -> Health {
         let name = &self.pipeline;
         if matches!(self.state, State::Failed | State::Crashed | State::Fenced) {
-            let why = self.error.as_deref().unwrap_or("no reason was recorded");
+            let why = match (self.error.as_deref(), self.state) {
+                (Some(error), _) => error,
+                (None, State::Crashed) => "its process died; run it again to resume",
+                (None, _) => "no reason was recorded",
+            };
             return Health::Ill(format!("'{name}' {}: {why}", self.state.as_str()));
         }
         let mut sinks = self.run.iter().flat_map(|run| &run.sinks);
