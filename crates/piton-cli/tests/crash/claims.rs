@@ -12,7 +12,7 @@ use std::{
 use piton_testkit::{Running, program::PATIENCE};
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::place::{Place, Sink};
+use crate::place::{Place, Sink, each};
 
 const ROWS: u64 = 5_000;
 const RUN: &[&str] = &["run", "p.yaml"];
@@ -73,7 +73,7 @@ fn who_may_wait_takes_over_when_the_owner_dies() {
 
 #[test]
 fn a_dead_owner_is_replaced_at_once() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = slow_place(sink, "{lease: 30s}");
         at_work(&place, sink).kill().unwrap();
         let began = Instant::now();
@@ -84,12 +84,12 @@ fn a_dead_owner_is_replaced_at_once() {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(1), "{sink:?}: {took:?} to the claim");
         heir.kill().unwrap();
-    }
+    });
 }
 
 #[test]
 fn an_owner_that_slept_past_its_lease_has_no_more_effect() {
-    for sink in [Sink::Upsert, Sink::Append] {
+    each([Sink::Upsert, Sink::Append], |sink| {
         let place = place(sink);
         let sleeper = place.asleep_at("commit.after", 3);
         place.finish();
@@ -99,7 +99,7 @@ fn an_owner_that_slept_past_its_lease_has_no_more_effect() {
         assert!(woken.stderr.contains("taken over by a newer owner"), "{woken}");
         place.exactly_once(sink);
         assert!(place.finish().stderr.contains("had finished already"));
-    }
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs;
 
 use piton_testkit::{Ended, Program, program::PATIENCE};
 
-use crate::place::{Place, Sink};
+use crate::place::{Place, Sink, each};
 
 const ROWS: u64 = 5_000;
 const RUN: &[&str] = &["run", "p.yaml"];
@@ -40,13 +40,13 @@ fn limited(place: &Place, kib: u64) -> Program {
 
 #[test]
 fn a_file_that_may_not_grow_stops_it_where_it_is_durable() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = Place::new(20_000);
         let rest = format!("sinks: {{out: {{{}}}}}\ncheckpoint: {{records: 4000}}", sink.yaml());
         place.configure(&rest);
         let ended = limited(&place, 400).run(&["limited", "run", "p.yaml"]).unwrap();
         stops_and_resumes(&place, sink, &ended, &[sink.file(), "same command again"], || {});
-    }
+    });
 }
 
 /// Runs the pipeline with the folder `disk` on a file system that is mounted as told, then on one
@@ -88,24 +88,24 @@ fn mended(options: &str, sink: Sink, rest: &str, words: &[&str]) {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_or_read_only_disk_stops_it_and_room_lets_it_go_on() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let settings = sink.yaml().replace("path: ", "path: disk/");
         let rest = format!("sinks: {{out: {{{settings}}}}}");
         let full = if sink.is_transactional() { "no room on the disk" } else { "the disk is full" };
         mended("size=256k", sink, &rest, &[sink.file(), full, "same command again"]);
         mended("ro", sink, &rest, &[sink.file(), "same command again"]);
-    }
+    });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_store_on_a_full_or_read_only_disk_stops_it_and_room_lets_it_go_on() {
-    for sink in [Sink::Append, Sink::Jsonl] {
+    each([Sink::Append, Sink::Jsonl], |sink| {
         let store = "store: \"sqlite:disk/piton.db\"";
         let rest = format!("{store}\nsinks: {{out: {{{}}}}}", sink.yaml());
         mended("size=160k", sink, &rest, &["piton.db", "the disk is full", "same command again"]);
         mended("ro", sink, &rest, &["piton.db", "same command again"]);
-    }
+    });
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_sync_that_fails_is_not_tried_again() {
 
 #[test]
 fn a_commit_whose_result_is_not_known_is_looked_up() {
-    for sink in [Sink::Upsert, Sink::Append] {
+    each([Sink::Upsert, Sink::Append], |sink| {
         // It took effect each time: what the sink then says decides, and nothing is done twice.
         let place = Place::to(ROWS, sink);
         let doubtful = place.traced().with("PITON_FAULT", "commit.after:3=5");
@@ -138,12 +138,12 @@ fn a_commit_whose_result_is_not_known_is_looked_up() {
         let doubtful = place.traced().with("PITON_FAULT", "commit.before:3=5");
         let ended = doubtful.run(RUN).unwrap();
         stops_and_resumes(&place, sink, &ended, &["out.db", "same command again"], || {});
-    }
+    });
 }
 
 #[test]
 fn a_file_that_goes_away_stops_it() {
-    for sink in [Sink::Append, Sink::Jsonl] {
+    each([Sink::Append, Sink::Jsonl], |sink| {
         let place = Place::new(ROWS);
         let rest = format!("sinks: {{out: {{{}}}}}\ncheckpoint: {{records: 500}}", sink.yaml());
         place.configure_slow(4_000, &rest);
@@ -154,7 +154,7 @@ fn a_file_that_goes_away_stops_it() {
         let ended = running.wait(PATIENCE).unwrap();
         let mend = || fs::rename(&away, &there).unwrap();
         stops_and_resumes(&place, sink, &ended, &[sink.file(), "moved"], mend);
-    }
+    });
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_source_that_goes_away_stops_it() {
 
 #[test]
 fn a_store_that_goes_away_stops_it() {
-    for sink in [Sink::Append, Sink::Jsonl] {
+    each([Sink::Append, Sink::Jsonl], |sink| {
         let place = Place::new(ROWS);
         let rest = format!("sinks: {{out: {{{}}}}}\ncheckpoint: {{records: 500}}", sink.yaml());
         place.configure_slow(2_000, &rest);
@@ -194,5 +194,5 @@ fn a_store_that_goes_away_stops_it() {
         swap(&there, &away);
         let ended = running.wait(PATIENCE).unwrap();
         stops_and_resumes(&place, sink, &ended, &["piton.db", "removed"], || swap(&away, &there));
-    }
+    });
 }

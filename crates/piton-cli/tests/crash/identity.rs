@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use piton_testkit::{Dice, Ledger, ledger::rows_in_sqlite, program::PATIENCE};
 
-use crate::place::{COLUMNS, Place, Sink};
+use crate::place::{COLUMNS, Place, Sink, each};
 
 const ROWS: u64 = 5_000;
 const RUN: &[&str] = &["run", "p.yaml"];
@@ -56,7 +56,7 @@ fn refused(place: &Place, sink: Sink, words: &[&str]) {
 
 #[test]
 fn a_store_that_is_gone_is_noticed_by_what_the_sink_knows() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = half_done(sink);
         remove(&place, "piton.db");
         refused(&place, sink, &[sink.file(), "--adopt"]);
@@ -69,12 +69,12 @@ fn a_store_that_is_gone_is_noticed_by_what_the_sink_knows() {
             let report = place.source().compare(&place.held_by(sink));
             assert_eq!(report.repeated.count, rows);
         }
-    }
+    });
 }
 
 #[test]
 fn an_older_store_is_corrected_by_the_sink() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = half_done(sink);
         place.ends_with(0, &["backup", "copy.db"]);
         place.program.strike(RUN, "sink.middle", 3).unwrap();
@@ -82,12 +82,12 @@ fn an_older_store_is_corrected_by_the_sink() {
         fs::rename(place.path("copy.db"), place.path("piton.db")).unwrap();
         place.finish();
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]
 fn an_older_sink_is_refused_until_somebody_decides() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = half_done(sink);
         each_file(&place, sink.file(), "older", copy);
         place.finish();
@@ -113,12 +113,12 @@ fn an_older_sink_is_refused_until_somebody_decides() {
         place.ends_with(0, &[&["reset", "p", "--yes"], how].concat());
         place.finish();
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]
 fn a_sink_that_is_gone_is_refused() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = half_done(sink);
         // Its mirror in the store is at most a second behind: let it catch up.
         place.program.strike(RUN, "shutdown", 2).unwrap();
@@ -129,7 +129,7 @@ fn a_sink_that_is_gone_is_refused() {
         place.ends_with(0, &["reset", "p", "--yes", "--truncate"]);
         place.finish();
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod identity;
 mod kills;
 mod known_bad;
 mod place;
+mod receiver;
 mod signals;
 mod steering;
 mod sweep;

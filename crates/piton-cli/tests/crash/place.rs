@@ -58,6 +58,17 @@ impl Sink {
     }
 }
 
+/// Does the same for several sinks at once: most of it is waiting.
+pub(crate) fn each<const N: usize>(sinks: [Sink; N], test: impl Fn(Sink) + Sync) {
+    std::thread::scope(|scope| {
+        let test = &test;
+        let tests = sinks.map(|sink| (sink, scope.spawn(move || test(sink))));
+        for (sink, test) in tests {
+            assert!(test.join().is_ok(), "{sink:?}");
+        }
+    });
+}
+
 /// A folder with a data file, a configuration `p.yaml`, a store, and sinks.
 pub(crate) struct Place {
     folder: TempDir,

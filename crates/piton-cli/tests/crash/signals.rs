@@ -9,7 +9,7 @@ use std::{
 use piton_testkit::{Running, program::PATIENCE};
 use rusqlite::Connection;
 
-use crate::place::{Place, Sink};
+use crate::place::{Place, Sink, each};
 
 const RUN: &[&str] = &["run", "p.yaml"];
 
@@ -25,7 +25,7 @@ fn at_work(place: &Place, sink: Sink) -> Running {
 
 #[test]
 fn asked_to_stop_it_saves_what_it_took_and_says_how_to_resume() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = Place::new(5_000);
         let running = at_work(&place, sink);
         if sink.is_transactional() {
@@ -44,7 +44,7 @@ fn asked_to_stop_it_saves_what_it_took_and_says_how_to_resume() {
         place.configure(&format!("sinks: {{out: {{{}}}}}", sink.yaml()));
         place.finish();
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn an_endless_run_that_is_asked_to_stop_has_done_its_work() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = Place::new(2_000);
         let mut table = Connection::open(place.path("data.db")).unwrap();
         let columns = "(id INTEGER PRIMARY KEY, name TEXT, value TEXT)";
@@ -88,7 +88,7 @@ fn an_endless_run_that_is_asked_to_stop_has_done_its_work() {
         let ended = running.wait(PATIENCE).unwrap();
         assert_eq!(ended.code, Some(0), "{sink:?}: {ended}");
         place.exactly_once(sink);
-    }
+    });
 }
 
 /// Puts rows of the data file into a table.

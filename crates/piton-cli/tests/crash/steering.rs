@@ -8,7 +8,7 @@ use std::{fs, thread, time::Duration};
 use piton_testkit::{Running, program::PATIENCE};
 use rusqlite::Connection;
 
-use crate::place::{Place, Sink};
+use crate::place::{Place, Sink, each};
 
 const ROWS: u64 = 5_000;
 const RUN: &[&str] = &["run", "p.yaml"];
@@ -52,7 +52,7 @@ fn ticks(running: &Running) -> u64 {
 
 #[test]
 fn a_paused_run_idles_and_goes_on() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         let place = Place::new(ROWS);
         let running = at_work(&place, sink);
         place.ends_with(0, &["pause", "p.yaml"]);
@@ -72,7 +72,7 @@ fn a_paused_run_idles_and_goes_on() {
         place.ends_with(0, &["resume", "p"]);
         assert_eq!(running.wait(PATIENCE).unwrap().code, Some(0));
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_paused_run_can_be_asked_to_stop() {
 
 #[test]
 fn cancelled_it_drains_and_runs_only_again_when_told() {
-    for sink in [Sink::Upsert, Sink::Jsonl] {
+    each([Sink::Upsert, Sink::Jsonl], |sink| {
         let place = Place::new(ROWS);
         let running = at_work(&place, sink);
         place.ends_with(0, &["cancel", "p"]);
@@ -123,7 +123,7 @@ fn cancelled_it_drains_and_runs_only_again_when_told() {
         place.configure(&settings(sink));
         place.ends_with(0, &["run", "p.yaml", "--again"]);
         place.exactly_once(sink);
-    }
+    });
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn after_a_rewind_an_upsert_gives_the_same_table() {
 
 #[test]
 fn after_a_rewind_output_is_cut_or_kept_as_told() {
-    for sink in [Sink::Append, Sink::Jsonl, Sink::Csv] {
+    each([Sink::Append, Sink::Jsonl, Sink::Csv], |sink| {
         let (place, version, rows) = finished_in_two_runs(sink);
         let rewind = ["rewind", "p", "--to", &version, "--yes"];
         let undecided = place.ends_with(2, &rewind);
@@ -189,12 +189,12 @@ fn after_a_rewind_output_is_cut_or_kept_as_told() {
         let report = all.compare(&place.held_by(sink));
         assert_eq!(report.repeated.count, all.len() - rows, "{sink:?}: {report}");
         assert_eq!(report.at_least_once(u64::MAX), Ok(()), "{sink:?}");
-    }
+    });
 }
 
 #[test]
 fn an_order_that_a_crash_interrupts_is_carried_out_once() {
-    for sink in Sink::ALL {
+    each(Sink::ALL, |sink| {
         for (point, hit) in [("recover", 1), ("recover", 2), ("sink.middle", 2)] {
             let place = Place::to(ROWS, sink);
             place.finish();
@@ -204,7 +204,7 @@ fn an_order_that_a_crash_interrupts_is_carried_out_once() {
             place.finish();
             place.exactly_once(sink);
         }
-    }
+    });
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_position_cannot_be_changed_by_hand() {
 #[test]
 fn what_was_taken_before_a_pause_is_acknowledged_during_it() {
     // The interval is not over when the pause begins: the last save comes in the middle of it.
-    for sink in [Sink::Append, Sink::Jsonl] {
+    each([Sink::Append, Sink::Jsonl], |sink| {
         let place = Place::new(ROWS);
         let rest = settings(sink).replace("{records: 500}", "{every: 2s}");
         place.configure_slow(2_000, &rest);
@@ -271,5 +271,5 @@ fn what_was_taken_before_a_pause_is_acknowledged_during_it() {
         place.ends_with(0, &["resume", "p"]);
         assert_eq!(running.wait(PATIENCE).unwrap().code, Some(0));
         place.exactly_once(sink);
-    }
+    });
 }

@@ -183,6 +183,11 @@ impl<'a> Delivery<'a> {
         })
     }
 
+    /// Whether to save what was taken and end, leaving what waits.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.cx.signal.is_stopping()
+    }
+
     /// Whether a save is due, this long after the first record that it would cover.
     pub(crate) fn is_due(&self, since: Instant) -> bool {
         self.interval.is_due(since.elapsed(), self.held.pending_records())

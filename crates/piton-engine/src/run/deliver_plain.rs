@@ -62,6 +62,11 @@ impl Plain<'_, '_> {
         loop {
             let deadline = self.since.and_then(|since| self.delivery.deadline(since));
             match inlet.next(deadline) {
+                // What waits is read again by the next run: a slow sink would take long over it.
+                Next::Parcel(_) if self.delivery.is_stopping() => {
+                    self.save_and_wait()?;
+                    return Ok(Ended::Stopped);
+                }
                 Next::Parcel(Parcel::Batch(batch)) => {
                     if let Err(trouble) = self.write(&batch) {
                         if matches!(trouble, Trouble::Torn(_)) {

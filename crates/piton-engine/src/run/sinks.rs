@@ -27,6 +27,9 @@ use crate::pipeline::{Commit, SinkSpec};
 /// How long a sink that the policy does not need is waited for once all others have finished.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Why a sink that was let go is behind.
+const SLOWER: &str = "it is slower than the sinks beside it, and goes on at its own pace";
+
 /// Delivers to every sink. True when the policy's sinks have everything the source had.
 pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, RunError> {
     thread::scope(|scope| {
@@ -162,7 +165,7 @@ fn attend<'scope, 'env: 'scope>(
         }
         ready.held = delivery.held;
         match ended {
-            Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, None),
+            Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, Some(SLOWER.to_owned())),
             Ok(ended) => return Ok(ended),
             Err(trouble) => {
                 let stood_at = ready.held.saved_records();
