@@ -200,10 +200,10 @@ pub(crate) enum DeadLetterCommand {
     Count(Named),
     /// Show one with its record
     Show(Letter),
-    /// Deliver them again, dropping those that are taken
-    Replay(Letters),
+    /// Deliver them again, by the configuration file; those that are taken are dropped
+    Replay(Chosen),
     /// Drop them for good
-    Drop(Letters),
+    Drop(Drop),
 }
 
 #[derive(Debug, Args)]
@@ -214,8 +214,9 @@ pub(crate) struct Letter {
     pub(crate) id: String,
 }
 
+/// Which dead letters.
 #[derive(Debug, Args)]
-pub(crate) struct Letters {
+pub(crate) struct Chosen {
     #[command(flatten)]
     pub(crate) named: Named,
     /// Ids, as `list` shows them
@@ -223,6 +224,12 @@ pub(crate) struct Letters {
     /// All of them
     #[arg(long, conflicts_with = "ids")]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drop {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use piton_core::StoreError;
 use piton_engine::{RunError, steer::SteerError};
 
+use crate::output::note;
+
 /// Finished, also when it was already; or an endless pipeline drained on request.
 pub(crate) const FINISHED: u8 = 0;
 /// Failed, or a bounded run stopped before its end; the same command resumes.
@@ -38,7 +40,7 @@ impl Failure {
 
     /// Tells a person, and gives the code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("piton: {}", self.what);
+        note!("piton: {}", self.what);
         ExitCode::from(self.code)
     }
 

@@ -3,6 +3,9 @@
 //! It is a library of one function so that two programs can be made of it: `piton`, and one with
 //! known-bad behaviour that the crash harness has to catch.
 
+// They panic when nobody reads: see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod command;
 mod exit;

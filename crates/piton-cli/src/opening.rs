@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use piton_core::{Owner, Store};
+use piton_core::{Owner, Store, StoreError};
 use piton_engine::config::{self, Config, Period};
 use piton_stores::Mode;
 
@@ -24,17 +24,30 @@ pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
 
 /// The store that a configuration names.
 pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
-    Ok(piton_stores::open(&config.store, &config.dir, mode)?)
+    open(&config.store, &config.dir, mode)
 }
 
 /// The store of a command without a configuration. Only reading, it is never created.
 pub(crate) fn existing(args: &StoreArgs) -> Result<Arc<dyn Store>, Failure> {
-    Ok(piton_stores::open(&url(args), &here()?, Mode::Existing)?)
+    open(&url(args), &here()?, Mode::Existing)
 }
 
 /// The store of a command that may create it.
 pub(crate) fn created(args: &StoreArgs) -> Result<Arc<dyn Store>, Failure> {
-    Ok(piton_stores::open(&url(args), &here()?, Mode::Create)?)
+    open(&url(args), &here()?, Mode::Create)
+}
+
+fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
+    if (url, mode) == ("memory:", Mode::Existing) {
+        return Err(Failure::usage(
+            "a store in memory ends with its run: there is nothing to look at",
+        ));
+    }
+    piton_stores::open(url, base, mode).map_err(|error| match error {
+        // Not the state is refused here, but an address that names no store.
+        StoreError::Refused { what } => Failure::usage(what),
+        error => error.into(),
+    })
 }
 
 fn url(args: &StoreArgs) -> String {

@@ -2,25 +2,43 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
 };
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
+/// Tells a person something on standard error. Work goes on when nobody listens any more, which
+/// `eprintln!` would panic at.
+macro_rules! note {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arg)*);
+    }};
+}
+pub(crate) use note;
+
+/// Prints to standard output. A reader that has gone, as `head` does, has seen enough.
+pub(crate) fn show(text: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Prints a value as one JSON document.
 pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    show(text)
 }
 
 /// Prints a value as one line of JSON.
 pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    out.flush()
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    show(text)
 }
 
 /// A table without lines; the columns in `right` are aligned to the right.
@@ -59,6 +77,21 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// 1 record, 2 records, 1,234 records.
+pub(crate) fn records(number: u64) -> String {
+    many(number, "record")
+}
+
+/// A number of things whose name takes an s.
+pub(crate) fn many(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// The first sentence of an error, for tables; `status NAME` and `--json` have all of it.
+pub(crate) fn first_sentence(text: &str) -> &str {
+    text.split_once(". ").map_or(text, |(first, _)| first)
+}
+
 /// A length of time as people say it: 850 ms, 12 s, 3 min 5 s, 2 h 4 min, 3 d 2 h.
 pub(crate) fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
@@ -80,6 +113,7 @@ mod tests {
     fn numbers_and_times_read_well() {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!((records(1), records(0)), ("1 record".to_owned(), "0 records".to_owned()));
         assert_eq!(span(0.85), "850 ms");
         assert_eq!(span(185.0), "3 min 5 s");
         assert_eq!(span(90_000.0), "1 d 1 h");

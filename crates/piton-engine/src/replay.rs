@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::{
     pipeline::Pipeline,
-    run::{RunError, RunOptions, Signal, claim_for, governing_state},
+    run::{RunError, RunOptions, Signal, claim_for, governing_state, stored_instead},
     transform::Applied,
 };
 
@@ -48,15 +48,7 @@ pub fn replay(
     letters: &[DeadLetter],
     owner: Owner,
 ) -> Result<Vec<Replayed>, RunError> {
-    let options = RunOptions {
-        owner,
-        accept_changes: false,
-        adopt: false,
-        verify: false,
-        again: false,
-        on_wait: Box::new(|_| {}),
-        on_notice: Box::new(|_| {}),
-    };
+    let options = RunOptions::plain(owner);
     let claim = claim_for(pipeline, store, &options, &Signal::default())?;
     let replay = Replay { pipeline, store, claim: &claim };
     let results = letters.iter().map(|letter| replay.one(letter)).collect();
@@ -185,7 +177,11 @@ impl Replay<'_> {
             .map_err(|error| failed(error.to_string()))?;
         match saved.first() {
             Some(saved) if saved.is_stored() => Ok(()),
-            other => Err(failed(format!("its checkpoint was changed meanwhile: {other:?}"))),
+            Some(saved) => Err(failed(format!(
+                "its checkpoint was changed meanwhile: {}",
+                stored_instead(saved)
+            ))),
+            None => Err(failed("the store did not answer".to_owned())),
         }
     }
 

@@ -8,10 +8,10 @@ use piton_engine::{connect, replay};
 
 use super::steer::confirm;
 use crate::{
-    args::{DeadLetterCommand, DeadLetters, Letter, Letters, Named},
+    args::{Chosen, DeadLetterCommand, DeadLetters, Drop, Letter, Named},
     exit::{FAILED, FINISHED, Failure},
     opening,
-    output::{print_json, table},
+    output::{many, note, print_json, show, table},
 };
 
 /// Records that were set aside.
@@ -19,7 +19,7 @@ pub(crate) fn dead_letters(args: &DeadLetters) -> Result<u8, Failure> {
     match &args.command {
         DeadLetterCommand::List(named) => list(named),
         DeadLetterCommand::Count(named) => count(named),
-        DeadLetterCommand::Show(letter) => show(letter),
+        DeadLetterCommand::Show(letter) => show_one(letter),
         DeadLetterCommand::Replay(letters) => replay(letters),
         DeadLetterCommand::Drop(letters) => drop_letters(letters),
     }
@@ -42,13 +42,13 @@ fn list(named: &Named) -> Result<u8, Failure> {
         return Ok(FINISHED);
     }
     if letters.is_empty() {
-        println!("'{name}' has set no records aside");
+        show(format!("'{name}' has set no records aside\n"))?;
         return Ok(FINISHED);
     }
     let rows = letters.into_iter().map(|letter| {
         vec![letter.id, letter.sink, letter.place, letter.reason, format!("{:.0}", letter.at)]
     });
-    print!("{}", table(&["id", "sink", "place", "reason", "at"], &[], rows.collect()));
+    show(table(&["id", "sink", "place", "reason", "at"], &[], rows.collect()))?;
     Ok(FINISHED)
 }
 
@@ -57,12 +57,12 @@ fn count(named: &Named) -> Result<u8, Failure> {
     if named.json {
         print_json(&serde_json::json!({ "pipeline": name, "count": letters.len() }))?;
     } else {
-        println!("{}", letters.len());
+        show(format!("{}\n", letters.len()))?;
     }
     Ok(FINISHED)
 }
 
-fn show(args: &Letter) -> Result<u8, Failure> {
+fn show_one(args: &Letter) -> Result<u8, Failure> {
     let (_, name, letters) = letters(&args.named)?;
     let found: Vec<DeadLetter> = letters.into_iter().filter(|l| l.id == args.id).collect();
     if found.is_empty() {
@@ -72,15 +72,15 @@ fn show(args: &Letter) -> Result<u8, Failure> {
         print_json(&found)?;
         return Ok(FINISHED);
     }
-    for letter in found {
-        println!("id:     {}", letter.id);
-        println!("sink:   {}", letter.sink);
-        println!("place:  {}", letter.place);
-        println!("reason: {}", letter.reason);
-        println!("at:     {}", letter.at);
-        println!("{}", letter.record);
-    }
+    show(found.iter().map(described).collect::<String>())?;
     Ok(FINISHED)
+}
+
+fn described(letter: &DeadLetter) -> String {
+    format!(
+        "id:     {}\nsink:   {}\nplace:  {}\nreason: {}\nat:     {:.0}\nrecord: {}\n",
+        letter.id, letter.sink, letter.place, letter.reason, letter.at, letter.record
+    )
 }
 
 fn unknown(name: &str, id: &str) -> Failure {
@@ -89,7 +89,7 @@ fn unknown(name: &str, id: &str) -> Failure {
     ))
 }
 
-fn chosen(args: &Letters) -> Result<Found, Failure> {
+fn chosen(args: &Chosen) -> Result<Found, Failure> {
     let (store, name, all) = letters(&args.named)?;
     if args.all {
         return Ok((store, name, all));
@@ -104,22 +104,23 @@ fn chosen(args: &Letters) -> Result<Found, Failure> {
     Ok((store, name, chosen))
 }
 
-fn drop_letters(args: &Letters) -> Result<u8, Failure> {
-    let (store, name, chosen) = chosen(args)?;
-    if !args.yes {
-        confirm(&format!("drop {} records of '{name}' for good?", chosen.len()))?;
+fn drop_letters(args: &Drop) -> Result<u8, Failure> {
+    let (store, name, chosen) = chosen(&args.chosen)?;
+    if !args.yes && !chosen.is_empty() {
+        let records = many(chosen.len() as u64, "record");
+        confirm(&format!("drop {records} of '{name}' for good?"))?;
     }
     let ids = chosen.into_iter().map(|letter| (letter.sink, letter.id)).collect();
     let dropped = block_on(store.drop_letters(&name, ids))?;
-    if args.named.json {
+    if args.chosen.named.json {
         print_json(&serde_json::json!({ "pipeline": name, "dropped": dropped }))?;
     } else {
-        eprintln!("dropped {dropped}");
+        note!("'{name}': {} dropped", many(dropped, "record"));
     }
     Ok(FINISHED)
 }
 
-fn replay(args: &Letters) -> Result<u8, Failure> {
+fn replay(args: &Chosen) -> Result<u8, Failure> {
     let file = Path::new(&args.named.name);
     if !file.is_file() {
         return Err(Failure::usage(format!(
@@ -136,11 +137,12 @@ fn replay(args: &Letters) -> Result<u8, Failure> {
     } else {
         for result in &results {
             match &result.error {
-                None => eprintln!("{}: delivered", result.id),
-                Some(error) => eprintln!("{}: still fails: {error}", result.id),
+                None => note!("{}: delivered", result.id),
+                Some(error) => note!("{}: still fails: {error}", result.id),
             }
         }
-        eprintln!("'{name}': {} delivered, {failed} left", results.len() - failed);
+        let delivered = many((results.len() - failed) as u64, "record");
+        note!("'{name}': {delivered} delivered, {failed} still set aside");
     }
     Ok(if failed == 0 { FINISHED } else { FAILED })
 }

@@ -1,17 +1,18 @@
 //! What is generated from the command line's definition.
 
-use std::io::{self, Write};
-
 use clap::CommandFactory;
 
 use crate::{
     args::Arguments,
     exit::{FINISHED, Failure},
+    output::show,
 };
 
 /// `piton completions SHELL`
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
-    clap_complete::generate(shell, &mut Arguments::command(), "piton", &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "piton", &mut script);
+    show(script)?;
     Ok(FINISHED)
 }
 
@@ -27,6 +28,6 @@ pub(crate) fn man() -> Result<u8, Failure> {
         man.render_description_section(&mut page)?;
         man.render_options_section(&mut page)?;
     }
-    io::stdout().write_all(&page)?;
+    show(page)?;
     Ok(FINISHED)
 }

@@ -1,25 +1,43 @@
 //! `piton history NAME`
 
+use std::{cmp::Reverse, collections::HashMap};
+
 use jiff::Timestamp;
-use piton_engine::steer;
+use piton_core::RunEnd;
+use piton_engine::steer::{self, CheckpointView, HistoryView, PipelineView};
 
 use crate::{
     args::History,
     exit::{FINISHED, Failure},
     opening,
-    output::{count, print_json, span, table},
+    output::{count, first_sentence, print_json, show, span, table},
 };
 
 /// Shows a pipeline's checkpoints, runs and events over time.
 pub(crate) fn history(args: &History) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.named.name, &args.named.store)?;
-    let view = steer::history(&*store, &name, args.limit, Timestamp::now())?;
+    let now = Timestamp::now();
+    let mut history = steer::history(&*store, &name, args.limit, now)?;
+    let present = steer::look_at(&*store, &name, now)?;
+    with_present(&mut history.checkpoints, &present, args.limit);
     if args.named.json {
-        print_json(&view)?;
-        return Ok(FINISHED);
+        print_json(&history)?;
+    } else {
+        show(described(&history, present.holder.is_some()))?;
     }
-    println!("{name}: checkpoints, newest first");
-    let rows = view.checkpoints.iter().map(|c| {
+    Ok(FINISHED)
+}
+
+/// Adds the checkpoints that stand: a store's history has only those that were replaced.
+fn with_present(checkpoints: &mut Vec<CheckpointView>, present: &PipelineView, limit: u64) {
+    checkpoints.extend(present.checkpoints.iter().cloned());
+    checkpoints.sort_by_key(|c| Reverse((c.updated_at, c.version, c.epoch)));
+    checkpoints.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+}
+
+fn described(history: &HistoryView, runs_now: bool) -> String {
+    let mut text = format!("{}: checkpoints, newest first\n", history.pipeline);
+    let rows = distinct(&history.checkpoints).into_iter().map(|c| {
         let position = c.position.as_ref().map_or("(begun)".to_owned(), brief);
         vec![
             c.version.to_string(),
@@ -31,23 +49,26 @@ pub(crate) fn history(args: &History) -> Result<u8, Failure> {
         ]
     });
     let head = ["version", "sink", "partition", "records", "at", "position"];
-    print!("{}", table(&head, &[0, 3], rows.collect()));
-    println!("\nruns, newest first");
-    let rows = view.runs.iter().map(|run| {
+    text += &table(&head, &[0, 3], rows.collect());
+    text += "\nruns, newest first\n";
+    let rows = history.runs.iter().enumerate().map(|(index, run)| {
         let (report, run) = (&run.report, &run.run);
-        let end = run.end.map_or("running, or died", piton_core::RunEnd::as_str);
+        let open = if index == 0 && runs_now { "running" } else { "died" };
         vec![
             run.id.to_string(),
             format!("{:.0}", run.started_at),
             report.as_ref().map(|report| span(report.seconds)).unwrap_or_default(),
             count(run.records),
-            end.to_owned(),
-            run.error.clone().unwrap_or_default(),
+            run.end.map_or(open, RunEnd::as_str).to_owned(),
+            run.error.as_deref().map(first_sentence).unwrap_or_default().to_owned(),
         ]
     });
-    print!("{}", table(&["run", "began", "lasted", "records", "end", ""], &[0, 3], rows.collect()));
-    println!("\nevents, newest first");
-    let rows = view.events.iter().map(|event| {
+    text += &table(&["run", "began", "lasted", "records", "end", ""], &[0, 3], rows.collect());
+    if history.events.is_empty() {
+        return text;
+    }
+    text += "\nevents, newest first\n";
+    let rows = history.events.iter().map(|event| {
         vec![
             format!("{:.0}", event.at),
             event.what.clone(),
@@ -55,8 +76,21 @@ pub(crate) fn history(args: &History) -> Result<u8, Failure> {
             event.detail.clone(),
         ]
     });
-    print!("{}", table(&["at", "what", "who", ""], &[], rows.collect()));
-    Ok(FINISHED)
+    text + &table(&["at", "what", "who", ""], &[], rows.collect())
+}
+
+/// Without those that differ from the next newer one of their sink and partition in the epoch
+/// alone: a new owner writes its own to the checkpoint that it finds.
+fn distinct(checkpoints: &[CheckpointView]) -> Vec<&CheckpointView> {
+    let mut newer = HashMap::new();
+    let mut distinct = Vec::with_capacity(checkpoints.len());
+    for checkpoint in checkpoints {
+        let what = (checkpoint.version, &checkpoint.position);
+        if newer.insert((&checkpoint.sink, &checkpoint.partition), what) != Some(what) {
+            distinct.push(checkpoint);
+        }
+    }
+    distinct
 }
 
 /// A position without its fingerprint, which only machines read.

@@ -1,13 +1,16 @@
 //! `piton init DATA` and `piton schema`
 
-use std::{fs::OpenOptions, io::Write};
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Write},
+};
 
 use piton_engine::config;
 
 use crate::{
     args::Init,
     exit::{FINISHED, Failure},
-    output::print_json,
+    output::{note, print_json},
 };
 
 /// Writes a commented configuration for a data file.
@@ -20,10 +23,14 @@ pub(crate) fn init(args: &Init) -> Result<u8, Failure> {
     });
     let created = OpenOptions::new().write(true).create_new(true).open(&path);
     let mut file = created.map_err(|error| {
-        Failure::usage(format!("{}: {error}. Name another with --output", path.display()))
+        let what = match error.kind() {
+            ErrorKind::AlreadyExists => "is there already".to_owned(),
+            _ => format!("cannot be written: {error}"),
+        };
+        Failure::usage(format!("{} {what}: name another file with --output", path.display()))
     })?;
     file.write_all(text.as_bytes())?;
-    eprintln!("wrote {}: look it over, then `piton run {}`", path.display(), path.display());
+    note!("wrote {}: look it over, then `piton run {}`", path.display(), path.display());
     Ok(FINISHED)
 }
 

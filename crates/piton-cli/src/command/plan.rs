@@ -1,52 +1,91 @@
 //! `piton plan FILE`
 
-use piton_engine::{connect, plan as engine};
-use piton_stores::Mode;
+use std::fmt::Write as _;
+
+use piton_engine::{Pipeline, connect, dry_run, plan as engine};
+use piton_stores::{MemoryStore, Mode};
+use serde_json::Value;
 
 use crate::{
     args::Plan,
     exit::{FINISHED, Failure},
     opening,
-    output::{count, print_json},
+    output::{print_json, records, show},
 };
 
 /// Says what a run would do, changing nothing.
 pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
     let pipeline = connect::pipeline(&config, false)?;
-    let store = match opening::store_of(&config, Mode::Existing) {
-        Ok(store) => Some(store),
-        Err(failure) if failure.code() == crate::exit::USAGE => None,
+    let plan = match opening::store_of(&config, Mode::Existing) {
+        Ok(store) => engine::plan(&pipeline, Some(&*store))?,
+        Err(failure) if failure.code() == crate::exit::USAGE => without_store(&pipeline)?,
         Err(failure) => return Err(failure),
     };
-    let plan = engine::plan(&pipeline, store.as_deref())?;
+    let plan = rehearsed(plan, &pipeline);
     if args.json {
         print_json(&plan)?;
     } else {
-        show(&plan);
+        show(described(&plan))?;
     }
     Ok(plan.refusal.as_ref().map_or(FINISHED, |refusal| refusal.exit_code))
 }
 
-fn show(plan: &engine::Plan) {
-    println!("{}: reads {}", plan.pipeline, plan.source);
-    match &plan.store {
-        Some(store) => println!("store: {store}"),
-        None => println!("store: not there yet; a run creates it"),
+/// As a run would find it that creates the store: sinks may be there already.
+fn without_store(pipeline: &Pipeline) -> Result<engine::Plan, Failure> {
+    let plan = engine::plan(pipeline, Some(&MemoryStore::new()))?;
+    Ok(engine::Plan { store: None, ..plan })
+}
+
+/// A run tries the transforms on the first record before it creates anything.
+fn rehearsed(mut plan: engine::Plan, pipeline: &Pipeline) -> engine::Plan {
+    if let (None, Err(error)) = (&plan.refusal, dry_run::rehearse(pipeline)) {
+        let (exit_code, what) = (error.exit_code(), error.to_string());
+        plan.refusal = Some(engine::Refusal { exit_code, what });
     }
+    plan
+}
+
+fn described(plan: &engine::Plan) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}: reads {}", plan.pipeline, source(&plan.source));
+    let _ = match &plan.store {
+        Some(store) => writeln!(text, "store: {store}"),
+        None => writeln!(text, "store: not there yet; a run creates it"),
+    };
     for sink in &plan.sinks {
-        println!("\nsink '{}': {}", sink.sink, sink.at);
-        println!("  guarantee: {}", sink.guarantee);
-        println!("  because {}", sink.why);
-        match sink.resumes_after {
-            None => println!("  starts at the beginning"),
-            Some(records) => println!("  resumes after {} records", count(records)),
-        }
+        let _ = writeln!(text, "\nsink '{}': {}", sink.sink, sink.at);
+        let _ = writeln!(text, "  guarantee: {}", sink.guarantee);
+        let _ = writeln!(text, "  because {}", sink.why);
+        let _ = match sink.resumes_after {
+            None => writeln!(text, "  starts at the beginning"),
+            Some(number) => writeln!(text, "  resumes after {}", records(number)),
+        };
     }
     for change in &plan.changes {
-        println!("\nchanged: {change}");
+        let _ = writeln!(text, "\nchanged: {change}");
     }
     if let Some(refusal) = &plan.refusal {
-        println!("\na run would be refused: {}", refusal.what);
+        let _ = writeln!(text, "\na run would be refused: {}", refusal.what);
     }
+    text
+}
+
+/// What a source's identity names, in a few words; the JSON output has all of it.
+fn source(identity: &str) -> String {
+    let short = || -> Option<String> {
+        let identity: Value = serde_json::from_str(identity).ok()?;
+        let (kind, settings) = match identity.get("kind").and_then(Value::as_str) {
+            Some(kind) => (kind, &identity),
+            None => {
+                let (kind, settings) = identity.as_object()?.iter().next()?;
+                (kind.as_str(), settings)
+            }
+        };
+        let word = |key| settings.get(key).and_then(Value::as_str);
+        let what = word("path").or(word("table")).or(word("query"))?;
+        let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
+        Some(format!("{kind} {what}{of}"))
+    };
+    short().unwrap_or_else(|| identity.to_owned())
 }

@@ -23,13 +23,17 @@ use crate::{
     args::Run,
     exit::{FAILED, FINISHED, Failure},
     opening,
-    output::{count, print_json_line, span},
+    output::{count, note, print_json_line, records, span},
 };
 
 /// How often the live line is drawn.
 const DRAW: Duration = Duration::from_millis(100);
 /// How often a plain line or a JSON line is printed.
 const TELL: Duration = Duration::from_secs(5);
+
+/// A signal this soon after the first is the same request: `timeout`, for one, sends it to the
+/// process and then to its group.
+const ECHO: Duration = Duration::from_millis(200);
 
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
@@ -68,6 +72,8 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
 
 fn options(args: &Run, teller: &Teller) -> RunOptions {
     let (quiet, waiting) = (teller.json, teller.json);
+    let patience =
+        if teller.waits { "waiting for it to let go" } else { "looking whether it is alive" };
     RunOptions {
         owner: opening::owner(),
         accept_changes: args.accept_changes,
@@ -75,7 +81,7 @@ fn options(args: &Run, teller: &Teller) -> RunOptions {
         verify: args.verify,
         again: args.again,
         on_wait: Box::new(move |holder| {
-            tell(waiting, "waiting", &format!("held by {holder}: waiting for it to let go"));
+            tell(waiting, "waiting", &format!("held by {holder}: {patience}"));
         }),
         on_notice: Box::new(move |what| tell(quiet, "notice", what)),
     }
@@ -85,18 +91,21 @@ fn tell(json: bool, event: &str, what: &str) {
     if json {
         let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
     } else {
-        eprintln!("{what}");
+        note!("{what}");
     }
 }
 
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
 fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
     let signal = Arc::clone(signal);
-    let heard = move || {
-        if signal.is_stopping() {
-            process::exit(i32::from(FAILED));
+    let mut first: Option<Instant> = None;
+    let heard = move || match first {
+        None => {
+            first = Some(Instant::now());
+            signal.stop();
         }
-        signal.stop();
+        Some(first) if first.elapsed() < ECHO => {}
+        Some(_) => process::exit(i32::from(FAILED)),
     };
     ctrlc::set_handler(heard).map_err(|error| Failure::failed(format!("signals: {error}")))
 }
@@ -107,6 +116,8 @@ struct Teller {
     pipeline: String,
     command: String,
     bounded: bool,
+    /// Whether it waits for a claim that is held.
+    waits: bool,
 }
 
 impl Teller {
@@ -116,6 +127,7 @@ impl Teller {
             pipeline: pipeline.name.clone(),
             command: format!("piton run {}", args.file.display()),
             bounded: pipeline.source.is_bounded(),
+            waits: pipeline.wait_when_held,
         }
     }
 
@@ -126,7 +138,7 @@ impl Teller {
             });
             let _ = print_json_line(&line);
         } else {
-            eprintln!("store: {store}");
+            note!("store: {store}");
         }
     }
 
@@ -134,7 +146,7 @@ impl Teller {
     fn follow(&self, figures: &Figures, done: &AtomicBool) {
         let bar = (!self.json && io::stderr().is_terminal()).then(live_line);
         let mut told = Instant::now();
-        let mut seen = 0;
+        let mut seen = (0, String::new());
         while !done.load(Ordering::Relaxed) {
             thread::sleep(DRAW.min(Duration::from_millis(20)));
             let due = told.elapsed() >= if bar.is_some() { DRAW } else { TELL };
@@ -150,10 +162,10 @@ impl Teller {
                     let _ = print_json_line(&line);
                 }
                 None => {
-                    let read = figures.read.load(Ordering::Relaxed);
-                    if read != seen {
-                        seen = read;
-                        eprintln!("{}", self.line(figures));
+                    let news = (figures.read.load(Ordering::Relaxed), behind(&figures.report()));
+                    if news != seen {
+                        seen = news;
+                        note!("{}", self.line(figures));
                     }
                 }
             }
@@ -167,12 +179,8 @@ impl Teller {
     fn line(&self, figures: &Figures) -> String {
         let report = figures.report();
         let total = report.sinks.iter().map(|sink| sink.records + sink.at_risk).max().unwrap_or(0);
-        let mut line = format!(
-            "{}: {} records, {}/s",
-            self.pipeline,
-            count(total),
-            count(report.rate.round() as u64)
-        );
+        let rate = count(report.rate.round() as u64);
+        let mut line = format!("{}: {}, {rate}/s", self.pipeline, records(total));
         if let Some((share, left)) = figures.left() {
             let _ = write!(line, ", {:.0}%, {} left", share * 100.0, span(left));
         }
@@ -180,52 +188,44 @@ impl Teller {
         if let Some(age) = age.reduce(f64::max) {
             let _ = write!(line, ", checkpoint {} ago", span(age));
         }
-        for sink in &report.sinks {
-            if sink.state == piton_engine::run::SinkState::Behind {
-                let why = sink.trouble.as_deref().unwrap_or("catching up");
-                let _ = write!(line, "; '{}' is behind: {why}", sink.name);
-            }
-        }
-        line
+        line + &behind(&report)
     }
 
     /// Tells the result and gives the exit code.
     fn ended(&self, summary: &Summary) -> u8 {
         let resumable = summary.outcome != Outcome::Finished && self.bounded;
         let code = if resumable { FAILED } else { FINISHED };
+        let report = &summary.report;
         let word = match summary.outcome {
-            Outcome::Finished if summary.was_finished => "already_finished",
+            Outcome::Finished if had_finished(summary) => "already_finished",
             Outcome::Finished => "finished",
             Outcome::Stopped => "stopped",
             Outcome::Cancelled => "cancelled",
         };
         if self.json {
-            self.result(word, code, None, &summary.report);
+            self.result(word, code, None, report);
             return code;
         }
-        let report = &summary.report;
         let total = report.sinks.iter().map(|sink| sink.records).max().unwrap_or(0);
-        let figures = format!(
-            "{} records in {}, {}/s",
-            count(report.records),
-            span(report.seconds),
-            count(report.rate.round() as u64)
-        );
+        let rate = count(report.rate.round() as u64);
+        let figures = format!("{} in {}, {rate}/s", records(report.records), span(report.seconds));
         match summary.outcome {
+            Outcome::Finished if had_finished(summary) => {
+                note!("'{}' had finished already: {}, nothing new", self.pipeline, records(total));
+            }
             Outcome::Finished if summary.was_finished => {
-                eprintln!(
-                    "'{}' had finished already: {} records, nothing new",
-                    self.pipeline,
+                note!(
+                    "finished: no new records; a sink that was behind has caught up in {}, {} in all",
+                    span(report.seconds),
                     count(total)
                 );
             }
-            Outcome::Finished => eprintln!("finished: {figures}, {} in all", count(total)),
-            Outcome::Cancelled => eprintln!("cancelled: {figures}; saved at {}", count(total)),
-            Outcome::Stopped => eprintln!("stopped: {figures}; saved at {}", count(total)),
+            Outcome::Finished => note!("finished: {figures}, {} in all", count(total)),
+            Outcome::Cancelled | Outcome::Stopped => note!("{word}: {figures}; {}", saved(report)),
         }
         if resumable {
             let again = if summary.outcome == Outcome::Cancelled { " --again" } else { "" };
-            eprintln!("to resume, run: {}{again}", self.command);
+            note!("to resume, run: {}{again}", self.command);
         }
         self.remarks(summary);
         code
@@ -233,16 +233,16 @@ impl Teller {
 
     fn remarks(&self, summary: &Summary) {
         if summary.report.set_aside > 0 {
-            eprintln!(
-                "{} records were set aside: see `piton dead-letters list {}`",
-                count(summary.report.set_aside),
+            note!(
+                "set aside: {}; see `piton dead-letters list {}`",
+                records(summary.report.set_aside),
                 self.pipeline
             );
         }
         for sink in &summary.report.sinks {
             if sink.state == piton_engine::run::SinkState::Behind {
                 let why = sink.trouble.as_deref().unwrap_or("it had not caught up");
-                eprintln!(
+                note!(
                     "sink '{}' is behind ({why}): the next run goes on with it from its checkpoint",
                     sink.name
                 );
@@ -268,6 +268,33 @@ impl Teller {
         });
         let _ = print_json_line(&line);
     }
+}
+
+/// Whether an earlier run had done everything: nothing was read, and no sink had to catch up.
+fn had_finished(summary: &Summary) -> bool {
+    summary.was_finished && summary.report.sinks.iter().all(|sink| sink.checkpoints == 0)
+}
+
+/// How far the sinks have saved; each by itself where they differ.
+fn saved(report: &run::Report) -> String {
+    let mut sinks = report.sinks.iter();
+    match sinks.next() {
+        Some(first) if sinks.any(|sink| sink.records != first.records) => {
+            let each = report.sinks.iter().map(|s| format!("{} in '{}'", count(s.records), s.name));
+            format!("saved at {}", each.collect::<Vec<_>>().join(", "))
+        }
+        first => format!("saved at {}", count(first.map_or(0, |sink| sink.records))),
+    }
+}
+
+/// The sinks that are behind, and why, as the end of a line.
+fn behind(report: &run::Report) -> String {
+    let mut text = String::new();
+    for sink in report.sinks.iter().filter(|sink| sink.state == run::SinkState::Behind) {
+        let why = sink.trouble.as_deref().unwrap_or("catching up");
+        let _ = write!(text, "; '{}' is behind: {why}", sink.name);
+    }
+    text
 }
 
 fn live_line() -> ProgressBar {

@@ -1,16 +1,19 @@
 //! `piton status [NAME]`
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
-use piton_engine::steer::{self, Health, PipelineView};
+use piton_engine::{
+    run::{SinkReport, SinkState},
+    steer::{self, Health, PipelineView},
+};
 
 use super::history::brief;
 use crate::{
     args::Status,
     exit::{FAILED, FINISHED, Failure},
     opening,
-    output::{count, print_json, span, table},
+    output::{count, first_sentence, many, note, print_json, records, show, span, table},
 };
 
 /// Shows pipelines and their checkpoints; with `--check` judges them for cron.
@@ -32,9 +35,9 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
     if args.json {
         print_json(&serde_json::json!({ "store": store.location(), "pipelines": views }))?;
     } else if args.name.is_some() {
-        views.iter().for_each(show_one);
+        show(views.iter().map(one).collect::<String>())?;
     } else {
-        show_all(&store.location(), &views);
+        show(all(&store.location(), &views))?;
     }
     Ok(if args.check { check(&views, max_lag) } else { FINISHED })
 }
@@ -43,15 +46,17 @@ fn check(views: &[PipelineView], max_lag: Option<Duration>) -> u8 {
     let mut code = FINISHED;
     for view in views {
         if let Health::Ill(what) = view.health(max_lag) {
-            eprintln!("piton: {what}");
+            note!("piton: {what}");
             code = FAILED;
         }
     }
     code
 }
 
-fn show_all(store: &str, views: &[PipelineView]) {
-    println!("store: {store}");
+fn all(store: &str, views: &[PipelineView]) -> String {
+    if views.is_empty() {
+        return format!("store: {store}\nno pipeline has begun in it yet\n");
+    }
     let rows = views.iter().map(|view| {
         let newest = view.checkpoints.iter().map(|c| c.age_seconds).fold(f64::INFINITY, f64::min);
         let at_risk = view.run.iter().flat_map(|run| &run.sinks).map(|sink| sink.at_risk).max();
@@ -62,20 +67,46 @@ fn show_all(store: &str, views: &[PipelineView]) {
             if newest.is_finite() { format!("{} ago", span(newest)) } else { "-".to_owned() },
             at_risk.filter(|_| view.holder.is_some()).map_or("-".to_owned(), count),
             count(view.dead_letters),
-            view.error.clone().unwrap_or_default(),
+            view.error.as_deref().map(first_sentence).unwrap_or_default().to_owned(),
         ]
     });
     let head = ["pipeline", "state", "records", "checkpoint", "at risk", "set aside", ""];
-    print!("{}", table(&head, &[2, 4, 5], rows.collect()));
+    format!("store: {store}\n{}", table(&head, &[2, 4, 5], rows.collect()))
 }
 
-fn show_one(view: &PipelineView) {
-    println!("{}: {}", view.pipeline, view.state.as_str());
+fn one(view: &PipelineView) -> String {
+    let mut text = format!("{}: {}\n", view.pipeline, view.state.as_str());
     if let Some(holder) = &view.holder {
-        println!("held by {holder}");
+        let _ = writeln!(text, "held by {holder}");
     }
     if let Some(error) = &view.error {
-        println!("last error: {error}");
+        let _ = writeln!(text, "last error: {error}");
+    }
+    text += &checkpoints(view);
+    for sink in view.run.iter().flat_map(|run| &run.sinks) {
+        text += &interval(sink);
+        if view.holder.is_some() {
+            let _ = writeln!(text, "  if it died now: {} to replay", records(sink.at_risk));
+        }
+        if let (SinkState::Behind, Some(trouble)) = (sink.state, &sink.trouble) {
+            let _ = writeln!(text, "  behind: {trouble}");
+        }
+    }
+    if view.dead_letters > 0 {
+        let number = records(view.dead_letters);
+        let _ =
+            writeln!(text, "set aside: {number}; see `piton dead-letters list {}`", view.pipeline);
+    }
+    if view.pending_orders > 0 {
+        let orders = many(view.pending_orders, "order");
+        let _ = writeln!(text, "{orders} to reset or rewind: the next run begins with that");
+    }
+    text
+}
+
+fn checkpoints(view: &PipelineView) -> String {
+    if view.checkpoints.is_empty() {
+        return "no checkpoints\n".to_owned();
     }
     let rows = view.checkpoints.iter().map(|c| {
         vec![
@@ -88,26 +119,17 @@ fn show_one(view: &PipelineView) {
         ]
     });
     let head = ["sink", "partition", "records", "version", "checkpoint", "position"];
-    print!("{}", table(&head, &[2, 3], rows.collect()));
-    for sink in view.run.iter().flat_map(|run| &run.sinks) {
-        let interval = sink.interval_seconds.map_or("at the end".to_owned(), span);
-        let why = sink.interval_why.as_deref().unwrap_or("no save yet");
-        println!("sink '{}': interval {interval} ({why})", sink.name);
-        if view.holder.is_some() {
-            println!("  if it died now, {} records would be replayed", count(sink.at_risk));
+    table(&head, &[2, 3], rows.collect())
+}
+
+/// The interval in force and why. It is known from the first save of a run on.
+fn interval(sink: &SinkReport) -> String {
+    match (sink.interval_seconds, &sink.interval_why) {
+        (Some(seconds), Some(why)) => {
+            format!("sink '{}': interval {} ({why})\n", sink.name, span(seconds))
         }
-        if let Some(trouble) = &sink.trouble {
-            println!("  behind: {trouble}");
-        }
-    }
-    if view.dead_letters > 0 {
-        println!(
-            "{} records set aside: see `piton dead-letters list {}`",
-            count(view.dead_letters),
-            view.pipeline
-        );
-    }
-    if view.pending_orders > 0 {
-        println!("{} orders wait for the next run", view.pending_orders);
+        // Time does not decide it.
+        (None, Some(why)) => format!("sink '{}': interval {why}\n", sink.name),
+        (_, None) => String::new(),
     }
 }

@@ -1,21 +1,26 @@
 //! `reset`, `rewind`, `pause`, `resume`, `cancel`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, IsTerminal, Write},
+};
 
-use piton_core::{Control, Output};
+use futures_executor::block_on;
+use piton_core::{Control, Output, Store};
 use piton_engine::steer::{self, Proposal, Target, Wish};
 
 use crate::{
     args::{Named, OutputArgs, Reset, Rewind},
     exit::{FINISHED, Failure},
     opening,
-    output::print_json,
+    output::{many, note, print_json},
 };
 
 /// `piton reset NAME`
 pub(crate) fn reset(args: &Reset) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.named.name, &args.named.store)?;
     let who = opening::who();
+    check_sink(&*store, &name, args)?;
     let wish = wish(args, &name, &who);
     let proposal = steer::propose_reset(&*store, &wish)?;
     carry_out(args, &*store, proposal, &who)
@@ -27,12 +32,27 @@ pub(crate) fn rewind(args: &Rewind) -> Result<u8, Failure> {
     let reset = &args.reset;
     let (store, name) = opening::named(&reset.named.name, &reset.named.store)?;
     let who = opening::who();
+    check_sink(&*store, &name, reset)?;
     let proposal = steer::propose_rewind(&*store, &wish(reset, &name, &who), &to)?;
     carry_out(reset, &*store, proposal, &who)
 }
 
 fn wish<'a>(args: &'a Reset, pipeline: &'a str, who: &'a str) -> Wish<'a> {
     Wish { pipeline, sink: args.sink.as_deref(), output: output(&args.output), who }
+}
+
+/// A sink that was misspelt must not read as one that has nothing to go back from.
+fn check_sink(store: &dyn Store, name: &str, args: &Reset) -> Result<(), Failure> {
+    let Some(wanted) = &args.sink else { return Ok(()) };
+    let of_record = steer::sinks_of(&steer::find(store, name)?).into_iter().map(|sink| sink.name);
+    // A sink that is no longer in the configuration may still have checkpoints.
+    let of_checkpoints = block_on(store.load(name))?.into_iter().map(|c| c.key.sink);
+    let known: BTreeSet<String> = of_record.chain(of_checkpoints).collect();
+    if known.contains(wanted) {
+        return Ok(());
+    }
+    let known: Vec<String> = known.into_iter().collect();
+    Err(Failure::usage(format!("'{name}' has no sink '{wanted}'; it has {}", known.join(", "))))
 }
 
 fn output(args: &OutputArgs) -> Option<Output> {
@@ -45,7 +65,7 @@ fn output(args: &OutputArgs) -> Option<Output> {
 
 fn carry_out(
     args: &Reset,
-    store: &dyn piton_core::Store,
+    store: &dyn Store,
     proposal: Proposal,
     who: &str,
 ) -> Result<u8, Failure> {
@@ -53,12 +73,17 @@ fn carry_out(
     let name = proposal.pipeline.clone();
     let consequences = proposal.consequences.clone();
     if proposal.orders.is_empty() {
-        eprintln!("'{name}' has no checkpoints: there is nothing to {word}");
+        let waiting = block_on(store.orders(&name))?.len() as u64;
+        let why = match waiting {
+            0 => "it begins at the beginning anyway".to_owned(),
+            _ => format!("{} to reset or rewind for the next run", many(waiting, "order")),
+        };
+        note!("there is no checkpoint to {word} in '{name}': {why}");
         return Ok(FINISHED);
     }
     if !args.named.json {
         for line in &consequences {
-            eprintln!("{line}");
+            note!("{line}");
         }
     }
     if proposal.undecided.is_empty() && !args.yes {
@@ -70,7 +95,7 @@ fn carry_out(
             "pipeline": name, "done": word, "consequences": consequences,
         }))?;
     } else {
-        eprintln!("done: the next run applies it before it reads");
+        note!("done: the next run applies it before it reads");
     }
     Ok(FINISHED)
 }
@@ -82,7 +107,7 @@ pub(crate) fn confirm(question: &str) -> Result<(), Failure> {
             "{question} Nobody can answer here: say --yes. Nothing was changed"
         )));
     }
-    eprint!("{question} [y/N] ");
+    write!(io::stderr(), "{question} [y/N] ")?;
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
@@ -96,15 +121,19 @@ pub(crate) fn confirm(question: &str) -> Result<(), Failure> {
 pub(crate) fn control(args: &Named, control: Control) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.name, &args.store)?;
     steer::control(&*store, &name, control, &opening::who())?;
-    let said = match control {
-        Control::Run => "goes on",
-        Control::Pause => "idles at the next record boundary",
-        Control::Cancel => "drains and ends; a new run needs --again",
+    let runs = !block_on(store.holders(&name))?.is_empty();
+    let said = match (control, runs) {
+        (Control::Run, true) => "goes on",
+        (Control::Run, false) => "may run again; it does not run now",
+        (Control::Pause, true) => "idles at the next record boundary",
+        (Control::Pause, false) => "does not run now; a new run waits for `piton resume`",
+        (Control::Cancel, true) => "drains and ends; a new run needs --again",
+        (Control::Cancel, false) => "does not run now; a new run needs --again",
     };
     if args.json {
         print_json(&serde_json::json!({ "pipeline": name, "control": control }))?;
     } else {
-        eprintln!("'{name}' {said}");
+        note!("'{name}' {said}");
     }
     Ok(FINISHED)
 }

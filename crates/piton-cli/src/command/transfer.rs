@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Read},
 };
 
 use futures_executor::block_on;
@@ -12,6 +12,7 @@ use crate::{
     args::{Backup, Export, Import},
     exit::{FINISHED, Failure, REFUSED},
     opening,
+    output::{many, note, show},
 };
 
 /// `piton backup FILE`
@@ -24,7 +25,7 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
         )));
     }
     piton_stores::backup_to(&*store, &args.file)?;
-    eprintln!(
+    note!(
         "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
          the backup in its place: older owners are then fenced",
         store.location(),
@@ -41,7 +42,7 @@ pub(crate) fn export(args: &Export) -> Result<u8, Failure> {
         serde_json::to_vec_pretty(&snapshot).map_err(|e| Failure::failed(e.to_string()))?;
     json.push(b'\n');
     match &args.output {
-        None => io::stdout().write_all(&json)?,
+        None => show(&json)?,
         Some(path) => fs::write(path, &json)
             .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?,
     }
@@ -72,6 +73,6 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     let store = opening::created(&args.store)?;
     let pipelines = snapshot.pipelines.len();
     block_on(store.restore(snapshot))?;
-    eprintln!("imported {pipelines} pipelines into {}", store.location());
+    note!("imported {} into {}", many(pipelines as u64, "pipeline"), store.location());
     Ok(FINISHED)
 }

@@ -15,6 +15,7 @@ use super::{
     RunError, RunOptions,
     context::Held,
     deliver::begun,
+    error::stored_instead,
     reconcile::{Sides, reconcile},
 };
 use crate::pipeline::Pipeline;
@@ -267,10 +268,8 @@ fn begin_all(
     }
     for saved in block_on(store.save(claim, saves, Timestamp::now()))? {
         if !saved.is_stored() {
-            return Err(RunError::Fenced {
-                pipeline: pipeline.name.clone(),
-                what: format!("{saved:?}"),
-            });
+            let what = stored_instead(&saved);
+            return Err(RunError::Fenced { pipeline: pipeline.name.clone(), what });
         }
     }
     Ok(())

@@ -11,7 +11,10 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Checkpoint, Claim, DeadLetter, Save, Saved, Store, StoreError, StoredPosition};
 
-use super::{RunError, RunOptions, acknowledge::Acknowledger, figures::Figures, signal::Signal};
+use super::{
+    RunError, RunOptions, acknowledge::Acknowledger, error::stored_instead, figures::Figures,
+    signal::Signal,
+};
 use crate::pipeline::Pipeline;
 
 /// How long a locked store is left alone before it is asked again.
@@ -49,15 +52,15 @@ impl Context<'_> {
     }
 
     /// Saves checkpoints of one plain sink, or says why they were not stored.
-    pub(crate) fn save(&self, sink: &str, saves: Vec<Save>) -> Result<Vec<u64>, RunError> {
-        let save = || block_on(self.store.save(&self.claim, saves.clone(), Timestamp::now()));
+    pub(crate) fn save(&self, sink: &str, saves: &[Save]) -> Result<Vec<u64>, RunError> {
+        let save = || block_on(self.store.save(&self.claim, saves.to_vec(), Timestamp::now()));
         let answers = self.patiently(save)?;
         let mut versions = Vec::with_capacity(answers.len());
         for answer in answers {
             match answer {
                 Saved::Stored { version } => versions.push(version),
                 Saved::Fenced { epoch } => return Err(self.fenced(&format!("epoch {epoch}"))),
-                other => return Err(self.moved(sink, &other)),
+                other => return Err(self.moved(&format!("sink '{sink}'"), &other)),
             }
         }
         Ok(versions)
@@ -69,11 +72,12 @@ impl Context<'_> {
         RunError::Fenced { pipeline: self.pipeline.name.clone(), what: what.to_owned() }
     }
 
-    fn moved(&self, sink: &str, saved: &Saved) -> RunError {
+    fn moved(&self, what: &str, saved: &Saved) -> RunError {
+        let name = &self.pipeline.name;
         RunError::Refused(format!(
-            "{}, sink '{sink}': its checkpoint was changed by somebody else while this ran ({saved:?}); \
-             nothing more was written. See `piton history {}` and run again",
-            self.pipeline.name, self.pipeline.name
+            "{name}, {what}: the checkpoint is not what this run last stored ({}): somebody else \
+             has changed it. See `piton history {name}`, and run again",
+            stored_instead(saved)
         ))
     }
 
@@ -87,7 +91,7 @@ impl Context<'_> {
     }
 
     /// Sets a record aside durably, before any checkpoint passes it.
-    pub(crate) fn set_aside(&self, letter: DeadLetter) -> Result<(), RunError> {
+    pub(crate) fn set_aside(&self, letter: &DeadLetter) -> Result<(), RunError> {
         let new = self.patiently(|| block_on(self.store.set_aside(vec![letter.clone()])))?;
         self.figures.set_aside.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
         Ok(())
@@ -99,6 +103,8 @@ impl Context<'_> {
 #[derive(Default)]
 pub(crate) struct Mirror {
     waiting: Mutex<BTreeMap<(usize, String), Checkpoint>>,
+    /// Held while some of them are on their way.
+    flushing: Mutex<()>,
 }
 
 impl Mirror {
@@ -109,8 +115,17 @@ impl Mirror {
         }
     }
 
+    /// Forgets what waits of a sink that is being read again: what it then says is newer, and must
+    /// not be followed by this.
+    pub(crate) fn forget(&self, sink: usize) {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|(of, _), _| *of != sink);
+    }
+
     /// Writes what waits. What could not be written waits on.
     pub(crate) fn flush(&self, store: &dyn Store, claim: &Claim) -> Result<Saved, StoreError> {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if taken.is_empty() {

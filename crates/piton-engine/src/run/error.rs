@@ -1,7 +1,9 @@
 //! Why a run ended badly, named by what the caller can do, with its exit code.
 
 use piton_connectors::{sink::SinkError, source::SourceError};
-use piton_core::{Holder, StoreError};
+use piton_core::{Holder, Saved, StoreError};
+
+use crate::connect::brief;
 
 /// Why a run could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,19 @@ impl RunError {
             Self::Held { .. } | Self::Locked(_) | Self::Fenced { .. } => 4,
             Self::BadRecord { .. } | Self::Failed(_) => 1,
         }
+    }
+}
+
+/// What a save that was not stored found, for people.
+pub(crate) fn stored_instead(saved: &Saved) -> String {
+    match saved {
+        Saved::Stored { version } => format!("it was stored as version {version}"),
+        Saved::Ignored => "it was stored before".to_owned(),
+        Saved::Further { stored } | Saved::Older { stored } | Saved::Mismatch { stored } => {
+            let position = stored.as_ref().map_or("no position".to_owned(), brief);
+            format!("the store holds {position}")
+        }
+        Saved::Fenced { epoch } => format!("epoch {epoch}"),
     }
 }
 

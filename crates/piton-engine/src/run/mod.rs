@@ -23,13 +23,13 @@ use jiff::Timestamp;
 use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
 
-pub(crate) use self::begin::governing_state;
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
 };
+pub(crate) use self::{begin::governing_state, error::stored_instead};
 pub use self::{
     error::RunError,
     figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
@@ -53,6 +53,21 @@ pub struct RunOptions {
     pub on_wait: Box<dyn Fn(&Holder) + Send + Sync>,
     /// Told of things that a person should know: a sink is new, a transform has changed.
     pub on_notice: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl RunOptions {
+    /// The options of somebody who accepts nothing unusual and wants to be told nothing.
+    pub fn plain(owner: Owner) -> Self {
+        Self {
+            owner,
+            accept_changes: false,
+            adopt: false,
+            verify: false,
+            again: false,
+            on_wait: Box::new(|_| {}),
+            on_notice: Box::new(|_| {}),
+        }
+    }
 }
 
 /// How a run ended.
@@ -266,10 +281,21 @@ impl Claimed<'_> {
         Ok(ready)
     }
 
+    /// Tells where each sink goes on.
     fn note_totals(&self, ready: &[Ready]) {
+        let mut resumed = Vec::new();
         for (figures, ready) in self.figures.sinks.iter().zip(ready) {
             let total = ready.held.saved_records();
             figures.total.store(total, std::sync::atomic::Ordering::Relaxed);
+            resumed.push((total, &figures.name));
+        }
+        let first = resumed.first().map_or(0, |(total, _)| *total);
+        if resumed.iter().any(|(total, _)| *total != first) {
+            let each =
+                resumed.iter().map(|(total, name)| format!("'{name}' after {total} records"));
+            (self.options.on_notice)(&format!("resuming {}", each.collect::<Vec<_>>().join(", ")));
+        } else if first > 0 {
+            (self.options.on_notice)(&format!("resuming after {first} records"));
         }
     }
 

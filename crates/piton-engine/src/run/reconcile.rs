@@ -8,6 +8,8 @@
 
 use piton_core::{Checkpoint, Order};
 
+use crate::connect::brief;
+
 /// What the store knows of one sink, beside what the sink itself holds.
 pub(crate) struct Sides<'a> {
     pub(crate) pipeline: &'a str,
@@ -52,9 +54,9 @@ pub(crate) fn reconcile(sides: &Sides<'_>) -> Result<(), String> {
             }
             Some(_) => continue,
         };
-        let at = copy.position.as_ref().map(ToString::to_string).unwrap_or_default();
+        let at = copy.position.as_ref().map(brief).unwrap_or_default();
         let holds = held
-            .and_then(|held| held.position.as_ref().map(|p| format!(" ({p})")))
+            .and_then(|held| held.position.as_ref().map(|p| format!(" ({})", brief(p))))
             .unwrap_or_default();
         return Err(format!(
             "{pipeline}, sink '{sink}', partition '{partition}': {location} {problem}{holds}, while the \

@@ -14,8 +14,10 @@ use piton_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::connect::brief;
+
 pub use rewind::Target;
-pub use view::{Health, HistoryView, PipelineView, State, history, look, look_at};
+pub use view::{CheckpointView, Health, HistoryView, PipelineView, State, history, look, look_at};
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +212,7 @@ fn consequence(
     position: Option<&piton_core::StoredPosition>,
     output: Option<Output>,
 ) -> String {
-    let from = position.map_or("the beginning".to_owned(), ToString::to_string);
+    let from = position.map_or("the beginning".to_owned(), brief);
     let effect = match sink.map(|sink| sink.replay) {
         Some(Replay::Overwrites) => "writes its rows over; unchanged ones fire no trigger",
         Some(Replay::SendsAgain) => "sends the records again, with the same ids",

@@ -1,6 +1,6 @@
 //! Where to go back to: a version, a time, or a position, looked up in the history.
 
-use std::{cmp::Ordering, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, StoredPosition};
@@ -17,6 +17,16 @@ pub enum Target {
     Time(Timestamp),
     /// A position, as JSON.
     Position(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => write!(f, "version {version}"),
+            Self::Time(time) => time.fmt(f),
+            Self::Position(json) => f.write_str(json),
+        }
+    }
 }
 
 impl FromStr for Target {
@@ -81,8 +91,14 @@ pub(super) fn refuse_nowhere(
         return Ok(());
     }
     let name = wish.pipeline;
+    if checkpoints.is_empty() {
+        return Err(SteerError::Undecided(format!(
+            "'{name}' has no checkpoint to go back from: nothing has run yet, or a reset or rewind \
+             waits for the next run. See `piton status {name}`"
+        )));
+    }
     Err(SteerError::Undecided(format!(
-        "the history of '{name}' has no checkpoint at or before {to:?}: see `piton history {name}`, \
+        "the history of '{name}' has no checkpoint at or before {to}: see `piton history {name}`, \
          or `piton reset {name}` to begin anew"
     )))
 }
