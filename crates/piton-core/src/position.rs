@@ -119,6 +119,11 @@ macro_rules! number_position {
 // A program's own loop counts records with a plain number.
 number_position!(u64 => "number", i64 => "signed_number", u32 => "small_number");
 
+// Keys and names, compared byte by byte.
+impl Position for String {
+    const KIND: &'static str = "text";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,7 +89,13 @@ impl<P: Position> Cursor<P> {
         options: Options,
     ) -> Result<Self, CursorError> {
         let session = Session::claim(store, job, &options, Epoch(0)).await?;
-        Self::read(session, options).await
+        let claim = session.claim.clone();
+        let opened = Self::read(session, options).await;
+        if opened.is_err() {
+            // Nothing was done under it: nobody died.
+            let _ = store.release(&claim).await;
+        }
+        opened
     }
 
     async fn read(mut session: Session, options: Options) -> Result<Self, CursorError> {

@@ -52,7 +52,7 @@
 //!
 //! # Positions
 //!
-//! Numbers are positions already. Anything else that is ordered and turns into JSON can be one:
+//! Numbers and strings (compared byte by byte) are positions already. Anything else that is ordered and turns into JSON can be one:
 //!
 //! ```
 //! use piton::Position;
@@ -87,7 +87,7 @@ pub use piton_core as core;
 pub use piton_core::{
     Position, Saved, Store, StoreError, Tracker, interval::Policy, tracker::Ticket,
 };
-pub use piton_stores::joined::{Advance, JoinsTransaction};
+pub use piton_stores::joined::{self, JoinsTransaction};
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
 

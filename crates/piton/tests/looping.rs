@@ -323,6 +323,7 @@ fn a_name_that_belongs_to_something_else_is_refused() {
         assert!(matches!(refused, Err(CursorError::Mismatch { .. })), "{refused:?}");
     }
     assert!(place.runs().is_empty());
+    assert!(block_on(store.holders("flights")).unwrap().is_empty());
 
     // The checkpoint of this job is in a database, and of that one in the store.
     let mut conn = place.database();

@@ -147,14 +147,33 @@ fn state_in_the_programs_database_is_written_with_the_effects() {
     assert!(cursor.transaction(&mut conn, 2, |_| Ok(())).unwrap().is_stored());
     assert_eq!(conn.total_changes() - before, 4, "two entries, the checkpoint, its manifest");
 
-    // A change belongs to one attempt: what is rolled back takes it along.
-    cursor.put("500", &77).unwrap();
+    // A change belongs to one attempt: what is rolled back takes it along, whatever the reason.
+    let mut next = 3..;
+    let mut goes_on = |cursor: &mut sqlite::Cursor<u64>, conn: &mut Connection| {
+        let saved = cursor.transaction(conn, next.next().unwrap(), |_| Ok(())).unwrap();
+        assert!(saved.is_stored());
+    };
+    cursor.put("failed", &1).unwrap();
     let failed = cursor.transaction(&mut conn, 3, |_| Err("no".into()));
     assert!(matches!(failed, Err(CursorError::Effects { .. })), "{failed:?}");
-    cursor.put("502", &88).unwrap();
-    let again = cursor.transaction(&mut conn, 2, |_| panic!("done before")).unwrap();
+    goes_on(&mut cursor, &mut conn);
+    cursor.put("rolled back", &1).unwrap();
+    let tx = conn.transaction().unwrap();
+    assert!(cursor.save_in(&tx, &9).unwrap().is_stored());
+    tx.rollback().unwrap();
+    goes_on(&mut cursor, &mut conn);
+    cursor.put("done before", &1).unwrap();
+    let again = cursor.transaction(&mut conn, 2, |_| panic!("it was done")).unwrap();
     assert!(!again.is_stored());
-    assert!(cursor.transaction(&mut conn, 3, |_| Ok(())).unwrap().is_stored());
+    goes_on(&mut cursor, &mut conn);
+    cursor.put("locked out", &1).unwrap();
+    let other = place.database();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let locked = cursor.transaction(&mut conn, 9, |_| Ok(()));
+    assert!(matches!(locked, Err(CursorError::Database { .. })), "{locked:?}");
+    drop(other);
+    goes_on(&mut cursor, &mut conn);
     drop(cursor);
     let cursor = open(&mut conn);
     let entries = cursor.entries::<u64>(&conn).unwrap();

@@ -9,7 +9,7 @@ use std::{cmp::Ordering, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use piton::{
-    Advance, CursorError, JoinsTransaction, Options, Position, Saved, Store,
+    CursorError, JoinsTransaction, Options, Position, Saved, Store,
     core::{CheckpointKey, Epoch, Event, Order, OrderKind, StoredPosition, position::order_of},
     rusqlite::{Connection, Transaction, TransactionBehavior},
     sqlite::{Cursor, Joined, LedgerError},
@@ -255,7 +255,7 @@ fn a_handler_can_be_written_for_any_driver() {
         tx: Tx,
         n: u64,
     ) -> Result<Saved, J::Error> {
-        let advance = Advance {
+        let advance = piton::joined::Advance {
             position: StoredPosition::of(&n).unwrap(),
             order: order_of::<u64>,
             records: 1,

@@ -64,7 +64,12 @@ impl<P: Position> Cursor<P> {
             match take_over(&session, conn, &key, options.adopt) {
                 Ok((joined, orders)) => {
                     block_on(session.applied(&orders))?;
-                    return Self::begin(session, conn, joined, options);
+                    let claim = session.claim.clone();
+                    let opened = Self::begin(session, conn, joined, options);
+                    if opened.is_err() {
+                        let _ = block_on(store.release(&claim));
+                    }
+                    return opened;
                 }
                 // Another store has granted a newer claim.
                 Err(Refused::Newer(epoch)) => newest = epoch,
