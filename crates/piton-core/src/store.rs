@@ -182,7 +182,9 @@ pub enum StoreError {
         what: String,
     },
     /// A commit whose result is not known. Fence, then read; never go on by hope.
-    #[error("the store {at} did not say whether a commit took effect: {what}")]
+    #[error(
+        "the store {at} did not say whether a commit took effect: {what}. When that is mended, run the same command again: it reads what the store holds"
+    )]
     InDoubt {
         /// Which store.
         at: String,

@@ -1,7 +1,11 @@
 //! Registration: what the words of a configuration stand for. A new connector is a line in each of
 //! the matches here.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
@@ -119,7 +123,7 @@ fn turns(config: &Config) -> HashMap<PathBuf, Arc<Turn>> {
     let mut counts: HashMap<PathBuf, usize> = HashMap::new();
     for sink in &config.sinks {
         if let SinkSettings::Sqlite(sqlite) = &sink.settings {
-            *counts.entry(config.dir.join(&sqlite.path)).or_default() += 1;
+            *counts.entry(real(&config.dir.join(&sqlite.path))).or_default() += 1;
         }
     }
     let shared = counts.into_iter().filter(|(_, count)| *count > 1);
@@ -132,7 +136,7 @@ fn sink_spec(
     turns: &HashMap<PathBuf, Arc<Turn>>,
 ) -> Result<SinkSpec, RunError> {
     let turn = match &sink.settings {
-        SinkSettings::Sqlite(sqlite) => turns.get(&config.dir.join(&sqlite.path)).cloned(),
+        SinkSettings::Sqlite(sqlite) => turns.get(&real(&config.dir.join(&sqlite.path))).cloned(),
         _ => None,
     };
     let shares = turn.is_some();
@@ -180,10 +184,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
 /// A sink's open transaction would lock the store out of its own file.
 fn refuse_store_as_sink(config: &Config) -> Result<(), RunError> {
     let Some(store) = config.store.strip_prefix("sqlite:") else { return Ok(()) };
-    let same = |path: PathBuf| {
-        let real = |path: &std::path::Path| path.canonicalize().unwrap_or(path.to_owned());
-        real(&path) == real(&config.dir.join(store))
-    };
+    let store_file = real(&config.dir.join(store));
+    let same = |path: PathBuf| real(&path) == store_file;
     for sink in &config.sinks {
         if let SinkSettings::Sqlite(sqlite) = &sink.settings
             && same(config.dir.join(&sqlite.path))
@@ -196,4 +198,11 @@ fn refuse_store_as_sink(config: &Config) -> Result<(), RunError> {
         }
     }
     Ok(())
+}
+
+/// A path without links, also of a file that is not there yet.
+fn real(path: &Path) -> PathBuf {
+    let whole = path.canonicalize().ok();
+    let folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    whole.or_else(folder).unwrap_or_else(|| path.to_owned())
 }

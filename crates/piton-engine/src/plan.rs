@@ -68,9 +68,10 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
             (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
         sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known));
     }
+    let nobody = Owner { host: String::new(), pid: 0 };
     let (changes, refusal) = match store {
         None => (Vec::new(), None),
-        Some(store) => match foresee(pipeline, store, &bystander()) {
+        Some(store) => match foresee(pipeline, store, &RunOptions::plain(nobody)) {
             Ok(changes) => (changes, None),
             Err(error) => {
                 let refusal = Refusal { exit_code: error.exit_code(), what: error.to_string() };
@@ -86,19 +87,6 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
         changes,
         refusal,
     })
-}
-
-/// Options of a run that is only thought of.
-fn bystander() -> RunOptions {
-    RunOptions {
-        owner: Owner { host: String::new(), pid: 0 },
-        accept_changes: false,
-        adopt: false,
-        verify: false,
-        again: false,
-        on_wait: Box::new(|_| {}),
-        on_notice: Box::new(|_| {}),
-    }
 }
 
 fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoint]) -> SinkPlan {

@@ -48,15 +48,7 @@ pub fn replay(
     letters: &[DeadLetter],
     owner: Owner,
 ) -> Result<Vec<Replayed>, RunError> {
-    let options = RunOptions {
-        owner,
-        accept_changes: false,
-        adopt: false,
-        verify: false,
-        again: false,
-        on_wait: Box::new(|_| {}),
-        on_notice: Box::new(|_| {}),
-    };
+    let options = RunOptions::plain(owner);
     let claim = claim_for(pipeline, store, &options, &Signal::default())?;
     let replay = Replay { pipeline, store, claim: &claim };
     let results = letters.iter().map(|letter| replay.one(letter)).collect();

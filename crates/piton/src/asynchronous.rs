@@ -11,6 +11,7 @@ use piton_core::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    clock::Moment,
     error::CursorError,
     options::Options,
     pace::Pace,
@@ -102,7 +103,7 @@ impl<P: Position> Cursor<P> {
             .map_err(|error| CursorError::Position { job: session.job().to_owned(), error })?;
         let past = session.begin(found.as_ref()).await?;
         let interval = Interval::new(options.checkpoint, past.uptime, past.crashes);
-        let pace = Pace::new(interval, options.lease, session.asked);
+        let pace = Pace::new(interval, options.lease);
         Ok(Self {
             session,
             key,
@@ -171,6 +172,7 @@ impl<P: Position> Cursor<P> {
         if self.pace.save_is_due(self.passed) || self.changes.is_large() {
             self.save().await?;
         }
+        self.pace.set_alarm();
         Ok(())
     }
 
@@ -178,11 +180,12 @@ impl<P: Position> Cursor<P> {
     /// new. When it returns, they are durable.
     ///
     /// # Errors
-    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`], or what the
-    /// store failed with; nothing was saved then, and it may be tried again.
+    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`]: nothing was
+    /// saved. What the store failed with: it may be tried again, and the next save finds out
+    /// whether this one took effect.
     pub async fn save(&mut self) -> Result<(), CursorError> {
-        if let Some(sent) = self.sent.take() {
-            self.find_out(sent).await?;
+        if self.sent.is_some() {
+            self.find_out().await?;
         }
         if !self.has_moved && self.changes.is_empty() {
             return Ok(());
@@ -210,12 +213,14 @@ impl<P: Position> Cursor<P> {
     }
 
     /// A save of which the answer was not heard: what the store has now tells.
-    async fn find_out(&mut self, sent: Place) -> Result<(), CursorError> {
+    async fn find_out(&mut self) -> Result<(), CursorError> {
         let found = self.session.store.load(self.session.job()).await?;
         let found = found.iter().find(|checkpoint| checkpoint.key == self.key);
         let mine = found.is_some_and(|found| found.epoch == self.session.claim.epoch);
+        let sent = self.sent.take();
         // The state that went with it is written again: it is the same, or newer.
-        if mine && found.map(Place::of).as_ref() == Some(&sent) {
+        if let Some(sent) = sent.filter(|sent| mine && found.map(Place::of).as_ref() == Some(sent))
+        {
             self.stored(sent);
         }
         Ok(())
@@ -255,7 +260,7 @@ impl<P: Position> Cursor<P> {
     /// # Errors
     /// [`CursorError::Fenced`] when a newer owner has taken over.
     pub async fn renew(&mut self) -> Result<(), CursorError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         if let Some(epoch) = self.session.renew().await? {
             return Err(self.session.fenced(epoch));
         }

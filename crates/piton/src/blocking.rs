@@ -80,8 +80,9 @@ impl<P: Position> Cursor<P> {
     /// new. When it returns, they are durable.
     ///
     /// # Errors
-    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`], or what the
-    /// store failed with; nothing was saved then, and it may be tried again.
+    /// [`CursorError::Fenced`], [`CursorError::Backwards`], [`CursorError::Moved`]: nothing was
+    /// saved. What the store failed with: it may be tried again, and the next save finds out
+    /// whether this one took effect.
     pub fn save(&mut self) -> Result<(), CursorError> {
         block_on(self.0.save())
     }

@@ -76,8 +76,8 @@ pub enum CursorError {
     /// It is not known whether the last commit took effect. Open the cursor again: it fences, then
     /// reads.
     #[error(
-        "'{job}': it is not known whether the last commit took effect ({what}): open the cursor \
-         again, which reads where it stands"
+        "'{job}': it is not known whether the last commit took effect ({what}): the \
+         cursor must be opened again, which reads where it stands"
     )]
     InDoubt {
         /// The job.

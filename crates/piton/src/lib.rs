@@ -72,6 +72,7 @@
 pub mod asynchronous;
 mod blocking;
 pub mod claiming;
+mod clock;
 mod error;
 mod options;
 mod pace;
@@ -107,3 +108,8 @@ pub use crate::{
 pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     piton_stores::open(url, Path::new("."), piton_stores::Mode::Create)
 }
+
+/// The page on the library compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct Page;

@@ -1,10 +1,7 @@
 //! What every cursor is, wherever its checkpoint is kept: a claimed, registered job with a run in
 //! the store's history.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_timer::Delay;
 use jiff::Timestamp;
@@ -29,8 +26,6 @@ const KEEP: Duration = Duration::from_hours(30 * 24);
 pub(crate) struct Session {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) claim: Claim,
-    /// When the claim was asked for.
-    pub(crate) asked: Instant,
     died: Option<Holder>,
     run: Option<Run>,
 }
@@ -74,8 +69,8 @@ impl Session {
         };
         match obtain(&**store, request, options.when_held, |_| {}, sleep).await? {
             Obtained::Held(holder) => Err(CursorError::Held { job: job.to_owned(), holder }),
-            Obtained::Granted { claim, died, asked } => {
-                Ok(Self { store: Arc::clone(store), claim, asked, died, run: None })
+            Obtained::Granted { claim, died, .. } => {
+                Ok(Self { store: Arc::clone(store), claim, died, run: None })
             }
         }
     }

@@ -31,6 +31,10 @@ const DRAW: Duration = Duration::from_millis(100);
 /// How often a plain line or a JSON line is printed.
 const TELL: Duration = Duration::from_secs(5);
 
+/// A signal this soon after the first is the same request: `timeout`, for one, sends it to the
+/// process and then to its group.
+const ECHO: Duration = Duration::from_millis(200);
+
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
@@ -94,11 +98,14 @@ fn tell(json: bool, event: &str, what: &str) {
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
 fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
     let signal = Arc::clone(signal);
-    let heard = move || {
-        if signal.is_stopping() {
-            process::exit(i32::from(FAILED));
+    let mut first: Option<Instant> = None;
+    let heard = move || match first {
+        None => {
+            first = Some(Instant::now());
+            signal.stop();
         }
-        signal.stop();
+        Some(first) if first.elapsed() < ECHO => {}
+        Some(_) => process::exit(i32::from(FAILED)),
     };
     ctrlc::set_handler(heard).map_err(|error| Failure::failed(format!("signals: {error}")))
 }

@@ -3,10 +3,19 @@
 //!
 //! The numbers are the invariants of ARCHITECTURE.md.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod claims;
+mod disk;
+mod identity;
 mod kills;
 mod known_bad;
 mod place;
+mod signals;
+mod steering;
 mod sweep;

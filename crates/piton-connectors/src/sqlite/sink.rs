@@ -8,6 +8,8 @@
 
 use std::{
     fmt,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -137,6 +139,11 @@ impl SqliteSink {
             Some(folder) if !folder.is_dir() => {
                 settings(format!("the folder {} does not exist: create it", folder.display()))
             }
+            _ if is_store(path) => settings(format!(
+                "{} is a store of Piton, which would be locked by the rows of every transaction: \
+                 name another database",
+                path.display()
+            )),
             _ => Ok(path.exists()),
         }
     }
@@ -317,6 +324,17 @@ fn as_reported(error: &std::io::Error) -> rusqlite::Error {
     let is_full = error.kind() == std::io::ErrorKind::StorageFull;
     let code = if is_full { ffi::SQLITE_FULL } else { ffi::SQLITE_IOERR_FSYNC };
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
+}
+
+/// Whether a file is a store of checkpoints, by what its header says.
+fn is_store(path: &Path) -> bool {
+    const APPLICATION_ID_AT: u64 = 68;
+    let mut id = [0; 4];
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(APPLICATION_ID_AT))?;
+        file.read_exact(&mut id)
+    });
+    read.is_ok() && id == *b"Pito"
 }
 
 /// Ends a transaction without effect. If that fails it was over already.

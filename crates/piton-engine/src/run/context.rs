@@ -52,8 +52,8 @@ impl Context<'_> {
     }
 
     /// Saves checkpoints of one plain sink, or says why they were not stored.
-    pub(crate) fn save(&self, sink: &str, saves: Vec<Save>) -> Result<Vec<u64>, RunError> {
-        let save = || block_on(self.store.save(&self.claim, saves.clone(), Timestamp::now()));
+    pub(crate) fn save(&self, sink: &str, saves: &[Save]) -> Result<Vec<u64>, RunError> {
+        let save = || block_on(self.store.save(&self.claim, saves.to_vec(), Timestamp::now()));
         let answers = self.patiently(save)?;
         let mut versions = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -91,7 +91,7 @@ impl Context<'_> {
     }
 
     /// Sets a record aside durably, before any checkpoint passes it.
-    pub(crate) fn set_aside(&self, letter: DeadLetter) -> Result<(), RunError> {
+    pub(crate) fn set_aside(&self, letter: &DeadLetter) -> Result<(), RunError> {
         let new = self.patiently(|| block_on(self.store.set_aside(vec![letter.clone()])))?;
         self.figures.set_aside.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
         Ok(())
@@ -103,6 +103,8 @@ impl Context<'_> {
 #[derive(Default)]
 pub(crate) struct Mirror {
     waiting: Mutex<BTreeMap<(usize, String), Checkpoint>>,
+    /// Held while some of them are on their way.
+    flushing: Mutex<()>,
 }
 
 impl Mirror {
@@ -113,8 +115,17 @@ impl Mirror {
         }
     }
 
+    /// Forgets what waits of a sink that is being read again: what it then says is newer, and must
+    /// not be followed by this.
+    pub(crate) fn forget(&self, sink: usize) {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|(of, _), _| *of != sink);
+    }
+
     /// Writes what waits. What could not be written waits on.
     pub(crate) fn flush(&self, store: &dyn Store, claim: &Claim) -> Result<Saved, StoreError> {
+        let _on_its_way = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if taken.is_empty() {

@@ -36,6 +36,8 @@ pub(crate) enum Ended {
 pub(crate) enum Trouble {
     /// The sink does not answer now. What was not saved is read again.
     Unavailable(String),
+    /// Whether a commit took effect is not known: found out by fencing and reading again.
+    InDoubt(String),
     /// The run cannot go on with this sink.
     Run(RunError),
     /// As [`Run`](Self::Run), and the rows of one record are written only in part: what was written
@@ -81,8 +83,7 @@ impl<'a> Delivery<'a> {
     pub(crate) fn trouble(&self, error: &SinkError) -> Trouble {
         match error {
             SinkError::Unavailable { what } => Trouble::Unavailable(what.clone()),
-            // Whether the commit took effect is found out by fencing and reading again.
-            SinkError::InDoubt { .. } => Trouble::Unavailable(error.to_string()),
+            SinkError::InDoubt { .. } => Trouble::InDoubt(error.to_string()),
             SinkError::Fenced { epoch, .. } => {
                 Trouble::Run(self.cx.fenced(&format!("epoch {epoch}")))
             }
@@ -115,7 +116,7 @@ impl<'a> Delivery<'a> {
         }
         let cx = self.cx;
         let save = begun(cx.pipeline, self.name(), partition, None);
-        let versions = cx.save(self.name(), vec![save])?;
+        let versions = cx.save(self.name(), &[save])?;
         self.held.begun(partition, versions.first().copied().unwrap_or(1));
         Ok(())
     }
@@ -170,7 +171,7 @@ impl<'a> Delivery<'a> {
         let mut record = Vec::new();
         // Writing to memory does not fail.
         let _ = batch.write_json(row, &mut record);
-        cx.set_aside(DeadLetter {
+        cx.set_aside(&DeadLetter {
             pipeline: cx.pipeline.name.clone(),
             sink: self.name().to_owned(),
             id: batch.id(row),

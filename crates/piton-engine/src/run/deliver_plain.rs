@@ -74,7 +74,8 @@ impl Plain<'_, '_> {
                     self.save_if_due()?;
                 }
                 Next::Parcel(Parcel::Idle) => self.save_if_idle()?,
-                Next::Deadline => self.save_if_due()?,
+                // Due, and nothing has come that could be written meanwhile.
+                Next::Deadline => self.save_and_wait()?,
                 Next::End => {
                     self.save_and_wait()?;
                     return ended(inlet);
@@ -159,13 +160,13 @@ impl Plain<'_, '_> {
         self.save()
     }
 
+    /// Nothing more is coming, perhaps for long: what was taken is neither left waiting behind the
+    /// save that is under way, nor saved without the source being told.
     fn save_if_idle(&mut self) -> Result<(), Trouble> {
-        self.note_saved(false)?;
         match self.since {
-            Some(since) if self.delivery.is_worth_it_idle(since) && !self.saver.is_busy() => {
-                self.save()
-            }
-            _ => Ok(()),
+            Some(since) if self.delivery.is_worth_it_idle(since) => self.save_and_wait(),
+            Some(_) => self.note_saved(false),
+            None => self.note_saved(true),
         }
     }
 
@@ -281,7 +282,7 @@ fn save_one(cx: &Context<'_>, sink: &str, request: Request) -> Result<Kept, Fail
         save.sink_state.clone_from(&state);
     }
     let partitions: Vec<String> = saves.iter().map(|save| save.key.partition.clone()).collect();
-    let versions = cx.save(sink, saves).map_err(Failed::Store)?;
+    let versions = cx.save(sink, &saves).map_err(Failed::Store)?;
     let versions = partitions.into_iter().zip(versions).collect();
     Ok(Kept { versions, records, cost: began.elapsed() })
 }

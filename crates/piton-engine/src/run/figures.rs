@@ -140,6 +140,14 @@ impl SinkFigures {
         detail.interval = Some((interval.target(), interval.why()));
     }
 
+    /// Notes that the sink was read again and has so many records: what was taken and is not among
+    /// them is taken again.
+    pub(crate) fn note_read_again(&self, records: u64) {
+        let more = records.saturating_sub(self.total.swap(records, Ordering::Relaxed));
+        let saved = self.saved.fetch_add(more, Ordering::Relaxed) + more;
+        self.taken.store(saved, Ordering::Relaxed);
+    }
+
     /// Notes what the sink is doing, and why it is not in step.
     pub(crate) fn note_state(&self, state: SinkState, trouble: Option<String>) {
         let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);

@@ -260,7 +260,7 @@ impl Lane<'_> {
         if !cx.pipeline.on_error.sets_aside() {
             return Err(RunError::BadRecord { place, reason });
         }
-        cx.set_aside(DeadLetter {
+        cx.set_aside(&DeadLetter {
             pipeline: cx.pipeline.name.clone(),
             sink: READING.to_owned(),
             id,

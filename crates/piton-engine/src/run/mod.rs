@@ -55,6 +55,21 @@ pub struct RunOptions {
     pub on_notice: Box<dyn Fn(&str) + Send + Sync>,
 }
 
+impl RunOptions {
+    /// The options of somebody who accepts nothing unusual and wants to be told nothing.
+    pub fn plain(owner: Owner) -> Self {
+        Self {
+            owner,
+            accept_changes: false,
+            adopt: false,
+            verify: false,
+            again: false,
+            on_wait: Box::new(|_| {}),
+            on_notice: Box::new(|_| {}),
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -266,10 +281,21 @@ impl Claimed<'_> {
         Ok(ready)
     }
 
+    /// Tells where each sink goes on.
     fn note_totals(&self, ready: &[Ready]) {
+        let mut resumed = Vec::new();
         for (figures, ready) in self.figures.sinks.iter().zip(ready) {
             let total = ready.held.saved_records();
             figures.total.store(total, std::sync::atomic::Ordering::Relaxed);
+            resumed.push((total, &figures.name));
+        }
+        let first = resumed.first().map_or(0, |(total, _)| *total);
+        if resumed.iter().any(|(total, _)| *total != first) {
+            let each =
+                resumed.iter().map(|(total, name)| format!("'{name}' after {total} records"));
+            (self.options.on_notice)(&format!("resuming {}", each.collect::<Vec<_>>().join(", ")));
+        } else if first > 0 {
+            (self.options.on_notice)(&format!("resuming after {first} records"));
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
     lane::{Counting, Inlet, Lane, join},
     signal::backoff,
 };
-use crate::pipeline::Commit;
+use crate::pipeline::{Commit, SinkSpec};
 
 /// How long a sink that the policy does not need is waited for once all others have finished.
 const GRACE: Duration = Duration::from_secs(30);
@@ -145,6 +145,7 @@ fn attend<'scope, 'env: 'scope>(
     let figures = &cx.figures.sinks[sink];
     let (mut ready, mut inlet) = (ready, inlet);
     let mut attempt = 0;
+    let mut doubted_at = None;
     loop {
         let before = ready.held.saved_records();
         let mut delivery = Delivery::new(cx, sink, std::mem::take(&mut ready.held));
@@ -164,12 +165,18 @@ fn attend<'scope, 'env: 'scope>(
             Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, None),
             Ok(ended) => return Ok(ended),
             Err(trouble) => {
+                let stood_at = ready.held.saved_records();
+                let trouble = doubt_once(cx, sink, trouble, stood_at, &mut doubted_at);
                 let what = tolerable(cx, sink, trouble)?;
                 figures.note_state(SinkState::Behind, Some(what));
                 drop(ready.sink);
                 match reopen(cx, sink, &mut attempt)? {
                     Some(again) => ready = again,
                     None => return Ok(Ended::Stopped),
+                }
+                figures.note_read_again(ready.held.saved_records());
+                if ready.held.saved_records() > stood_at {
+                    attempt = 0;
                 }
             }
         }
@@ -192,11 +199,31 @@ fn own_lane<'scope, 'env: 'scope>(
     inlet
 }
 
+/// A commit whose result is not known is looked up, and made again if it took no effect. In doubt
+/// twice at one place it is a failure: trying on would be hope.
+fn doubt_once(
+    cx: &Context<'_>,
+    sink: usize,
+    trouble: Trouble,
+    stands_at: u64,
+    doubted_at: &mut Option<u64>,
+) -> Trouble {
+    let Trouble::InDoubt(what) = trouble else { return trouble };
+    if doubted_at.replace(stands_at) != Some(stands_at) {
+        return Trouble::Unavailable(what);
+    }
+    Trouble::Run(RunError::Failed(format!(
+        "{}, sink '{}': {what}. It did not, and the next one went the same way. Everything up to \
+         its checkpoint is durable; when that is mended, run the same command again",
+        cx.pipeline.name, cx.pipeline.sinks[sink].name
+    )))
+}
+
 /// What went wrong, if the run can live with it: any sink may be away for a while; an optional one
 /// may also fail.
 fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, RunError> {
     match trouble {
-        Trouble::Unavailable(what) => Ok(what),
+        Trouble::Unavailable(what) | Trouble::InDoubt(what) => Ok(what),
         Trouble::Torn(error)
         | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => {
             Err(error)
@@ -215,15 +242,8 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
             return Ok(None);
         }
         *attempt += 1;
-        let found = begin::find(cx.pipeline, cx.store)?;
-        let opened = (spec.make)()
-            .map_err(|error| RunError::of_sink(&cx.pipeline.name, &spec.name, &error))
-            .and_then(|sink| {
-                let options = cx.options;
-                let name = spec.name.as_str();
-                begin::open(cx.pipeline, cx.store, &cx.claim, &found, options, (name, sink))
-            });
-        match opened {
+        cx.mirror.forget(sink);
+        match take_over_again(cx, spec) {
             Ok(ready) => return Ok(Some(ready)),
             Err(error @ RunError::Fenced { .. }) => return Err(error),
             Err(error) => {
@@ -237,4 +257,14 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
             }
         }
     }
+}
+
+/// Everything that a start decides and does about one sink: it may have been replaced meanwhile.
+fn take_over_again(cx: &Context<'_>, spec: &SinkSpec) -> Result<Ready, RunError> {
+    let Context { pipeline, store, claim, options, .. } = cx;
+    let found = begin::find(pipeline, *store)?;
+    let mut sink =
+        (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+    begin::inspect(pipeline, &found, options, &spec.name, &mut sink)?;
+    begin::open(pipeline, *store, claim, &found, options, (&spec.name, sink))
 }

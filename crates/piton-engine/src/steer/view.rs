@@ -262,6 +262,14 @@ pub struct RunView {
     pub report: Option<Report>,
 }
 
+/// The present checkpoints, then those that they replaced.
+fn evolution(store: &dyn Store, name: &str, limit: u64) -> Result<Vec<Checkpoint>, StoreError> {
+    let mut all = block_on(store.load(name))?;
+    all.extend(block_on(store.history(name, limit))?);
+    all.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.updated_at));
+    Ok(all)
+}
+
 /// Taking over stores a checkpoint again under the new epoch; it is shown once.
 fn distinct(mut history: Vec<Checkpoint>) -> Vec<Checkpoint> {
     let mut seen = std::collections::HashSet::new();
@@ -291,7 +299,7 @@ pub fn history(
     };
     Ok(HistoryView {
         pipeline: name.to_owned(),
-        checkpoints: distinct(block_on(store.history(name, limit))?)
+        checkpoints: distinct(evolution(store, name, limit)?)
             .iter()
             .map(|c| checkpoint_view(c, now))
             .collect(),

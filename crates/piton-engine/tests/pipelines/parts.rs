@@ -285,15 +285,7 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
 }
 
 pub(crate) fn options() -> RunOptions {
-    RunOptions {
-        owner: Owner { host: "test".to_owned(), pid: 1 },
-        accept_changes: false,
-        adopt: false,
-        verify: false,
-        again: false,
-        on_wait: Box::new(|_| {}),
-        on_notice: Box::new(|_| {}),
-    }
+    RunOptions::plain(Owner { host: "test".to_owned(), pid: 1 })
 }
 
 pub(crate) fn run(pipeline: &Pipeline, store: &Arc<dyn Store>) -> Result<Summary, RunError> {

@@ -66,7 +66,7 @@ impl<P: Position> Cursor<P> {
     ) -> Self {
         let mut cursor = Self {
             records_before: joined.checkpoint().records,
-            renewed_at: session.asked,
+            renewed_at: Instant::now(),
             session,
             joined,
             position,
