@@ -12,7 +12,7 @@
 //! of something that takes HTTP posts. `sqlite3 FILE 'SQL'` is answered by the SQLite that is
 //! compiled in, so that no other program is needed.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::{
     fmt::Write as _,
