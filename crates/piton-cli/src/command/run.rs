@@ -213,7 +213,7 @@ impl Teller {
             Outcome::Finished if had_finished(summary) => {
                 note!("'{}' had finished already: {}, nothing new", self.pipeline, records(total));
             }
-            Outcome::Finished if summary.was_finished => {
+            Outcome::Finished if report.records == 0 && caught_up(report) => {
                 note!(
                     "finished: no new records; a sink that was behind has caught up in {}, {} in all",
                     span(report.seconds),
@@ -272,7 +272,12 @@ impl Teller {
 
 /// Whether an earlier run had done everything: nothing was read, and no sink had to catch up.
 fn had_finished(summary: &Summary) -> bool {
-    summary.was_finished && summary.report.sinks.iter().all(|sink| sink.checkpoints == 0)
+    summary.was_finished && !caught_up(&summary.report)
+}
+
+/// Whether a sink has saved something.
+fn caught_up(report: &run::Report) -> bool {
+    report.sinks.iter().any(|sink| sink.checkpoints > 0)
 }
 
 /// How far the sinks have saved; each by itself where they differ.
