@@ -40,6 +40,21 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     }
 }
 
+/// A position of a kind as a person writes it, after what [`brief`] shows; `None` if it is none.
+pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
+    match kind {
+        FilePosition::KIND => FilePosition::sought(json).ok().map(|position| position.stored()),
+        SqlPosition::KIND => readable::<SqlPosition>(kind, json),
+        u64::KIND => readable::<u64>(kind, json),
+        _ => None,
+    }
+}
+
+fn readable<P: Position>(kind: &str, json: &str) -> Option<StoredPosition> {
+    let position = StoredPosition { kind: kind.to_owned(), json: json.to_owned() };
+    position.read::<P>().is_ok().then_some(position)
+}
+
 /// A stored position for people: without its fingerprint, which only machines read.
 pub fn brief(position: &StoredPosition) -> String {
     match serde_json::from_str(&position.json) {
