@@ -13,6 +13,7 @@
 //! compiled in, so that no other program is needed.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
     fmt::Write as _,
@@ -31,7 +32,7 @@ use tempfile::TempDir;
 
 /// Records of the demo's data in the sample: enough to have some with `NA` for a number.
 const FLIGHTS: usize = 900;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Pages whose blocks are tested elsewhere: in the crate `piton`, as documentation tests.
 const ELSEWHERE: &[&str] = &["library.md"];
@@ -126,7 +127,9 @@ impl Page {
 
     fn yaml(&self, block: &Block) {
         let first = block.text.lines().next().unwrap_or_default();
-        let name = first.strip_prefix("# ").filter(|name| name.ends_with(".yaml"));
+        let name = first
+            .strip_prefix("# ")
+            .filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "yaml"));
         let own = name.is_none().then(samples);
         let folder = own.as_ref().map_or(self.folder.path(), TempDir::path);
         let file = folder.join(name.unwrap_or("block.yaml"));
