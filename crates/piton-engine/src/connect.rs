@@ -77,6 +77,8 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
     Ok(Pipeline {
         name: config.pipeline.clone(),
         source,
+        source_at: config
+            .shown(config.source.at, &format!("source.{}", config.source.settings.kind())),
         transforms: Box::new(move || Transforms::new(&transforms, fixed, TRANSFORMED_BYTES)),
         sinks: sinks?,
         commit: match config.commit {
@@ -162,7 +164,19 @@ fn sink_spec(
     };
     // Settings that cannot work are found before anything else is done.
     make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
-    Ok(SinkSpec { name: sink.name.clone(), required: sink.required, shares, make: Box::new(make) })
+    let key = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
+        _ => Vec::new(),
+    };
+    let kind = sink.settings.kind();
+    Ok(SinkSpec {
+        name: sink.name.clone(),
+        required: sink.required,
+        at: config.shown(sink.at, &format!("sinks.{}.{kind}", sink.name)),
+        key,
+        shares,
+        make: Box::new(make),
+    })
 }
 
 fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
