@@ -192,7 +192,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
         SinkSettings::Http(_) => ("http".to_owned(), Replay::SendsAgain),
     };
-    SinkRecord { name: sink.name.clone(), kind: sink.settings.kind().to_owned(), at, replay }
+    let table = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
+        _ => None,
+    };
+    let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());
+    SinkRecord { name, kind, at, table, replay }
 }
 
 /// A sink's open transaction would lock the store out of its own file.
