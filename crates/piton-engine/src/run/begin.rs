@@ -59,15 +59,27 @@ pub(crate) struct Ready {
 
 /// Reads what the store and the source say, changing nothing.
 pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunError> {
-    let partitions = pipeline
-        .source
-        .partitions()
-        .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
-    Ok(Found {
-        checkpoints: block_on(store.load(&pipeline.name))?,
-        orders: block_on(store.orders(&pipeline.name))?,
-        partitions,
-    })
+    let checkpoints = block_on(store.load(&pipeline.name))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
+    let partitions = match pipeline.source.partitions() {
+        Ok(partitions) => partitions,
+        Err(error) => {
+            refuse_gone(pipeline, &checkpoints)?;
+            return Err(RunError::of_source(&pipeline.source_at, &error));
+        }
+    };
+    Ok(Found { checkpoints, orders, partitions })
+}
+
+/// Nothing is there to read, and something of it was read before: that is a gap, and no mistake in
+/// the configuration.
+fn refuse_gone(pipeline: &Pipeline, checkpoints: &[Checkpoint]) -> Result<(), RunError> {
+    for checkpoint in checkpoints.iter().filter(|c| c.position.is_some()) {
+        let (partition, position) = (checkpoint.key.partition.clone(), checkpoint.position.clone());
+        let verified = pipeline.source.verify(&Start { partition, position }, false);
+        verified.map_err(|error| RunError::of_source(&pipeline.name, &error))?;
+    }
+    Ok(())
 }
 
 /// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or

@@ -29,8 +29,21 @@ pub struct SinkRecord {
     pub kind: String,
     /// Where it is, without secrets.
     pub at: String,
+    /// The table, if it writes to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// What happens when records are delivered again.
     pub replay: Replay,
+}
+
+impl SinkRecord {
+    /// What it writes to, for people.
+    pub(crate) fn output(&self) -> String {
+        match &self.table {
+            Some(table) => format!("{}, table {table}", self.kind),
+            None => self.kind.clone(),
+        }
+    }
 }
 
 /// What happens in a sink when records are delivered again.
