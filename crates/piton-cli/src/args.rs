@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Checkpointing for everything that reads data in order: work that must not start over.
 #[derive(Debug, Parser)]
-#[command(name = "piton", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "piton", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 finished; 1 failed or stopped early, run again to resume; \
     2 bad usage or configuration; 3 refused, the state or source does not match; \
     4 held by another owner.")]
@@ -58,11 +58,13 @@ pub(crate) enum Command {
     Man,
 }
 
+const STORE_HELP: &str = "The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]";
+
 /// Which store a command speaks of.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// The store: sqlite:PATH [default: $`PITON_STORE`, else sqlite:piton.db]
-    #[arg(long, value_name = "URL")]
+    // As `help`, for a variable in a doc comment wants backticks.
+    #[arg(long, value_name = "URL", help = STORE_HELP)]
     pub(crate) store: Option<String>,
 }
 
@@ -80,6 +82,8 @@ pub(crate) struct Named {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Ctrl-C saves and stops, and the same command goes on from there. \
+    --accept-changes, --adopt and --again answer a refusal: see `piton plan FILE` first.")]
 pub(crate) struct Run {
     /// The pipeline's configuration
     pub(crate) file: PathBuf,

@@ -63,13 +63,18 @@ fn described(plan: &engine::Plan) -> String {
         let _ = writeln!(text, "\nsink '{}': {}", sink.sink, sink.at);
         let _ = writeln!(text, "  guarantee: {}", sink.guarantee);
         let _ = writeln!(text, "  because {}", sink.why);
+        let ordered = sink.ordered.map(|kind| format!(", by a {}", kind.as_str()));
+        let ordered = ordered.unwrap_or_default();
         let _ = match sink.resumes_after {
-            None => writeln!(text, "  starts at the beginning"),
-            Some(number) => writeln!(text, "  resumes after {}", records(number)),
+            None => writeln!(text, "  starts at the beginning{ordered}"),
+            Some(number) => writeln!(text, "  resumes after {}{ordered}", records(number)),
         };
     }
     for change in &plan.changes {
         let _ = writeln!(text, "\nchanged: {change}");
+    }
+    if let Some(waits) = &plan.waits {
+        let _ = writeln!(text, "\n{waits}");
     }
     if let Some(refusal) = &plan.refusal {
         let _ = writeln!(text, "\na run would be refused: {}", refusal.what);
@@ -78,11 +83,10 @@ fn described(plan: &engine::Plan) -> String {
 }
 
 /// What a source's identity names, in a few words; the JSON output has all of it.
-fn source(identity: &str) -> String {
+fn source(identity: &Value) -> String {
     let short = || -> Option<String> {
-        let identity: Value = serde_json::from_str(identity).ok()?;
         let (kind, settings) = match identity.get("kind").and_then(Value::as_str) {
-            Some(kind) => (kind, &identity),
+            Some(kind) => (kind, identity),
             None => {
                 let (kind, settings) = identity.as_object()?.iter().next()?;
                 (kind.as_str(), settings)
@@ -93,5 +97,5 @@ fn source(identity: &str) -> String {
         let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
         Some(format!("{kind} {what}{of}"))
     };
-    short().unwrap_or_else(|| identity.to_owned())
+    short().unwrap_or_else(|| identity.to_string())
 }

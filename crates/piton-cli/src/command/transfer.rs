@@ -43,8 +43,13 @@ pub(crate) fn export(args: &Export) -> Result<u8, Failure> {
     json.push(b'\n');
     match &args.output {
         None => show(&json)?,
-        Some(path) => fs::write(path, &json)
-            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?,
+        Some(path) => {
+            fs::write(path, &json).map_err(|e| {
+                Failure::failed(format!("{}: cannot be written: {e}", path.display()))
+            })?;
+            let pipelines = many(snapshot.pipelines.len() as u64, "pipeline");
+            note!("exported {pipelines} of {} to {}", store.location(), path.display());
+        }
     }
     Ok(FINISHED)
 }
@@ -55,8 +60,9 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     if args.file.as_os_str() == "-" {
         io::stdin().read_to_string(&mut text)?;
     } else {
-        text = fs::read_to_string(&args.file)
-            .map_err(|e| Failure::usage(format!("{}: {e}", args.file.display())))?;
+        text = fs::read_to_string(&args.file).map_err(|e| {
+            Failure::usage(format!("{}: cannot read the export: {e}", args.file.display()))
+        })?;
     }
     let snapshot: Snapshot = serde_json::from_str(&text).map_err(|e| {
         Failure::usage(format!("{} is not an export of piton: {e}", args.file.display()))
