@@ -2,7 +2,7 @@
 
 use futures_executor::block_on;
 use piton_connectors::sink::{Guarantee, Sink};
-use piton_core::{Checkpoint, Owner, Store};
+use piton_core::{Checkpoint, Order, Owner, Store};
 use serde::Serialize;
 
 use crate::{
@@ -62,11 +62,15 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
         Some(store) => block_on(store.load(&pipeline.name))?,
         None => Vec::new(),
     };
+    let orders = match store {
+        Some(store) => block_on(store.orders(&pipeline.name))?,
+        None => Vec::new(),
+    };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
         let mut sink =
             (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
-        sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known));
+        sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known, &orders));
     }
     let nobody = Owner { host: String::new(), pid: 0 };
     let (changes, refusal) = match store {
@@ -89,7 +93,13 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
     })
 }
 
-fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoint]) -> SinkPlan {
+fn sink_plan(
+    pipeline: &Pipeline,
+    name: &str,
+    sink: &mut Sink,
+    known: &[Checkpoint],
+    orders: &[Order],
+) -> SinkPlan {
     let of_sink = |c: &&Checkpoint| c.key.sink == name;
     let mut checkpoints: Vec<Checkpoint> = known.iter().filter(of_sink).cloned().collect();
     let (Guarantee { what, why }, at) = match sink {
@@ -102,6 +112,14 @@ fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoi
         }
         Sink::Plain(sink) => (sink.guarantee(), sink.location()),
     };
+    for checkpoint in &mut checkpoints {
+        // The run applies it before it reads.
+        let ordered = orders.iter().rev().find(|o| o.covers(&checkpoint.key.partition, name));
+        if let Some(order) = ordered {
+            checkpoint.position.clone_from(&order.position);
+            checkpoint.records = order.records;
+        }
+    }
     let begun = checkpoints.iter().any(|c| c.position.is_some());
     let position = |c: &Checkpoint| {
         let json = c.position.as_ref().and_then(|p| serde_json::from_str(&p.json).ok());

@@ -18,7 +18,10 @@ use super::{
     error::stored_instead,
     reconcile::{Sides, reconcile},
 };
-use crate::pipeline::Pipeline;
+use crate::{
+    pipeline::Pipeline,
+    steer::{Replay, SinkRecord, sinks_of},
+};
 
 /// What was found before anything was written.
 pub(crate) struct Found {
@@ -124,11 +127,21 @@ pub(crate) fn inspect(
                 adopt: options.adopt,
             };
             reconcile(&sides).map_err(RunError::Refused)?;
+            if own.iter().any(|c| c.position.is_some()) && appends(pipeline, name) {
+                if let Some(hint) = open_reset(pipeline, name, &orders) {
+                    let what = format!(
+                        "{}, sink '{name}': {location} holds the rows of earlier runs. {hint}",
+                        pipeline.name
+                    );
+                    return Err(RunError::Refused(what));
+                }
+            }
             own
         }
         Sink::Plain(sink) => {
             sink.inspect(&resume(&mirror, &orders, options))
-                .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))?;
+                .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
+                .map_err(|error| hinted(error, pipeline, name, &orders))?;
             mirror
         }
     };
@@ -148,6 +161,32 @@ pub(crate) fn inspect(
             .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
     }
     Ok(())
+}
+
+/// Whether a sink's output cannot be written over.
+fn appends(pipeline: &Pipeline, sink: &str) -> bool {
+    let is_so = |known: &SinkRecord| known.name == sink && known.replay == Replay::CutOrRepeat;
+    sinks_of(&pipeline.record).iter().any(is_so)
+}
+
+/// A checkpoint that was deleted in a SQL shell is a reset that leaves open what becomes of the
+/// output: what a person can say then.
+fn open_reset(pipeline: &Pipeline, sink: &str, orders: &[Order]) -> Option<String> {
+    let last = orders.last()?;
+    (last.kind == OrderKind::Reset && last.output.is_none()).then(|| {
+        format!(
+            "Its checkpoint was deleted: `piton reset {} --sink {sink} --truncate` has the next \
+             run cut away what it had written, `--keep` leaves it there",
+            pipeline.name
+        )
+    })
+}
+
+fn hinted(error: RunError, pipeline: &Pipeline, sink: &str, orders: &[Order]) -> RunError {
+    match (error, open_reset(pipeline, sink, orders)) {
+        (RunError::Refused(what), Some(hint)) => RunError::Refused(format!("{what}. {hint}")),
+        (other, _) => other,
+    }
 }
 
 /// Opens one sink: the store learns of it, it is fenced, and says where it stands.

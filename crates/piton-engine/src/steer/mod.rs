@@ -7,10 +7,13 @@
 mod rewind;
 mod view;
 
+use std::collections::BTreeMap;
+
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Control, Event, Holder, Order, OrderKind, Output, PipelineRecord, Store, StoreError,
+    Checkpoint, CheckpointKey, Control, Epoch, Event, Holder, Order, OrderKind, Output,
+    PipelineRecord, Store, StoreError,
 };
 use serde::{Deserialize, Serialize};
 
@@ -150,12 +153,46 @@ pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, Ste
     let record = find(store, wish.pipeline)?;
     refuse_while_running(store, wish.pipeline)?;
     let history = block_on(store.history(wish.pipeline, u64::MAX >> 1))?;
-    let checkpoints = block_on(store.load(wish.pipeline))?;
+    let mut checkpoints = block_on(store.load(wish.pipeline))?;
+    checkpoints.extend(half_reset(store, &record, &checkpoints)?);
     let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
         let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
         history.iter().rev().find(begun).cloned()
     };
     Ok(propose(OrderKind::Reset, &record, wish, &checkpoints, target))
+}
+
+/// Checkpoints that somebody deleted in a SQL shell, who could not say what becomes of the output.
+fn half_reset(
+    store: &dyn Store,
+    record: &PipelineRecord,
+    known: &[Checkpoint],
+) -> Result<Vec<Checkpoint>, SteerError> {
+    let sinks = sinks_of(record);
+    let cuts = |name: &str| {
+        sinks.iter().any(|sink| sink.name == name && sink.replay == Replay::CutOrRepeat)
+    };
+    let mut last: BTreeMap<CheckpointKey, Order> = BTreeMap::new();
+    for order in block_on(store.orders(&record.pipeline))? {
+        last.insert(CheckpointKey::new(&*order.pipeline, &*order.partition, &*order.sink), order);
+    }
+    let undecided = last.into_iter().filter(|(key, order)| {
+        order.output.is_none() && cuts(&key.sink) && known.iter().all(|c| c.key != *key)
+    });
+    Ok(undecided.map(|(key, order)| begun(key, order.at)).collect())
+}
+
+fn begun(key: CheckpointKey, at: Timestamp) -> Checkpoint {
+    Checkpoint {
+        key,
+        position: None,
+        records: 0,
+        version: 0,
+        epoch: Epoch(0),
+        schema_version: 0,
+        updated_at: at,
+        sink_state: None,
+    }
 }
 
 /// Plans a rewind.
