@@ -61,8 +61,12 @@ pub(crate) enum Command {
 /// Which store a command speaks of.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// The store: sqlite:PATH [default: $`PITON_STORE`, else sqlite:piton.db]
-    #[arg(long, value_name = "URL")]
+    // Not a comment: clippy wants backticks in those, which would be in the help.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]"
+    )]
     pub(crate) store: Option<String>,
 }
 
@@ -122,6 +126,9 @@ pub(crate) struct Init {
     /// Where to write the configuration [default: NAME.yaml beside the data]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,7 +144,7 @@ pub(crate) struct Status {
     /// Exit with 1 if a pipeline failed, crashed, or is behind
     #[arg(long)]
     pub(crate) check: bool,
-    /// With --check: how old a running pipeline's checkpoint may be, such as 5m
+    /// With --check: how old the checkpoint of one with more to do may be, such as 5m
     #[arg(long, value_name = "TIME", requires = "check")]
     pub(crate) max_lag: Option<String>,
 }
@@ -241,6 +248,9 @@ pub(crate) struct Backup {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -258,4 +268,7 @@ pub(crate) struct Import {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

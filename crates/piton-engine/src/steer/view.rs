@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use piton_core::{
     Checkpoint, Control, Event, Holder, PipelineRecord, Run, RunEnd, Store, StoreError,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{SteerError, find};
 use crate::run::{Report, SinkState};
@@ -20,6 +20,7 @@ pub struct PipelineView {
     /// What it is doing.
     pub state: State,
     /// Who runs it.
+    #[serde(serialize_with = "holder")]
     pub holder: Option<Holder>,
     /// Where its configuration was read from.
     pub file: Option<String>,
@@ -39,6 +40,20 @@ pub struct PipelineView {
     pub dead_letters: u64,
     /// Resets and rewinds that the next run will apply.
     pub pending_orders: u64,
+}
+
+/// The lease in seconds, as every other length of time is told.
+fn holder<S: Serializer>(holder: &Option<Holder>, to: S) -> Result<S::Ok, S::Error> {
+    let told = |holder: &Holder| {
+        serde_json::json!({
+            "owner": holder.owner,
+            "since": holder.since,
+            "epoch": holder.epoch,
+            "renewals": holder.renewals,
+            "lease_seconds": holder.lease.as_secs_f64(),
+        })
+    };
+    holder.as_ref().map(told).serialize(to)
 }
 
 /// A checkpoint with its age.
@@ -209,8 +224,8 @@ pub enum Health {
 }
 
 impl PipelineView {
-    /// Judges the pipeline: it failed or crashed, a sink is behind, or a running one has not saved
-    /// a checkpoint for longer than `max_lag`.
+    /// Judges the pipeline: it failed or crashed, a sink is behind, or one that has more to do
+    /// (running, stopped, paused) has not saved a checkpoint for longer than `max_lag`.
     pub fn health(&self, max_lag: Option<Duration>) -> Health {
         let name = &self.pipeline;
         if matches!(self.state, State::Failed | State::Crashed | State::Fenced) {
@@ -226,13 +241,16 @@ impl PipelineView {
             let why = sink.trouble.as_deref().unwrap_or("catching up");
             return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
         }
-        let Some(max_lag) = max_lag.filter(|_| self.state == State::Running) else {
+        // What has nothing more to do cannot lag.
+        let is_over = matches!(self.state, State::New | State::Finished | State::Cancelled);
+        let Some(max_lag) = max_lag.filter(|_| !is_over) else {
             return Health::Well;
         };
         let oldest = self.checkpoints.iter().map(|c| c.age_seconds).fold(0.0, f64::max);
         if oldest > max_lag.as_secs_f64() {
             return Health::Ill(format!(
-                "'{name}': the last checkpoint is {oldest:.0} s old, more than {max_lag:?}"
+                "'{name}' ({}): the last checkpoint is {oldest:.0} s old, more than {max_lag:?}",
+                self.state.as_str()
             ));
         }
         Health::Well
