@@ -8,7 +8,7 @@ use std::{
     mem::discriminant,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use super::{
@@ -45,6 +45,8 @@ struct Open {
     partition: Partition,
     id: Option<FileId>,
     phase: Phase,
+    /// When it had been written to last, as its beginning was compared last.
+    modified: Option<SystemTime>,
 }
 
 /// How far reading it is.
@@ -147,7 +149,7 @@ impl Followed {
         self.rotation = rotation;
         self.begin = None;
         let phase = if plain { Phase::Reading } else { Phase::Sealed };
-        self.open = Some(Open { partition, id, phase });
+        self.open = Some(Open { partition, id, phase, modified: None });
         Ok(())
     }
 
@@ -303,11 +305,13 @@ impl Open {
     /// something else: that is put aside.
     fn read(&mut self, limit: usize) -> Result<Option<Read>, SourceError> {
         let before = self.partition.position();
+        let modified = self.modified();
         let read = self.partition.read(limit)?;
         if !self.begins_as_before(&before)? {
             self.phase = Phase::Cut { since: Instant::now(), position: Box::new(before) };
             return Ok(None);
         }
+        self.modified = modified;
         if read.is_none() {
             self.partition.window.release();
             self.phase = match self.phase {
@@ -333,7 +337,7 @@ impl Open {
         let length =
             file.metadata().map(|about| about.len()).map_err(|error| self.failed(error))?;
         match length.cmp(&read_end) {
-            Ordering::Equal => {}
+            Ordering::Equal => self.look_closer()?,
             Ordering::Greater => self.phase = Phase::Reading,
             Ordering::Less => {
                 let position = Box::new(self.partition.position());
@@ -341,6 +345,26 @@ impl Open {
             }
         }
         Ok(())
+    }
+
+    /// A file that is as long as it was, but was written to since, may have been cut and have grown
+    /// to the same length.
+    fn look_closer(&mut self) -> Result<(), SourceError> {
+        let modified = self.modified();
+        if modified == self.modified {
+            return Ok(());
+        }
+        let position = self.partition.position();
+        if self.begins_as_before(&position)? {
+            self.modified = modified;
+        } else {
+            self.phase = Phase::Cut { since: Instant::now(), position: Box::new(position) };
+        }
+        Ok(())
+    }
+
+    fn modified(&mut self) -> Option<SystemTime> {
+        self.partition.window.file()?.metadata().ok()?.modified().ok()
     }
 
     fn failed(&self, error: io::Error) -> SourceError {
