@@ -127,14 +127,14 @@ pub(crate) fn inspect(
                 adopt: options.adopt,
             };
             reconcile(&sides).map_err(RunError::Refused)?;
-            if own.iter().any(|c| c.position.is_some()) && appends(pipeline, name) {
-                if let Some(hint) = open_reset(pipeline, name, &orders) {
-                    let what = format!(
-                        "{}, sink '{name}': {location} holds the rows of earlier runs. {hint}",
-                        pipeline.name
-                    );
-                    return Err(RunError::Refused(what));
-                }
+            if own.iter().any(|c| c.position.is_some())
+                && appends(pipeline, name)
+                && let Some(hint) = open_reset(pipeline, name, &orders)
+            {
+                return Err(RunError::Refused(format!(
+                    "{}, sink '{name}': {location} holds the rows of earlier runs. {hint}",
+                    pipeline.name
+                )));
             }
             own
         }

@@ -1,13 +1,14 @@
 //! What there is to see: pipelines, their checkpoints, and what they are doing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Control, Event, Holder, PipelineRecord, Run, RunEnd, Store, StoreError,
+    Checkpoint, Control, Epoch, Event, Holder, Owner, PipelineRecord, Run, RunEnd, Store,
+    StoreError,
 };
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{SteerError, find};
 use crate::run::{Report, SinkState};
@@ -20,8 +21,7 @@ pub struct PipelineView {
     /// What it is doing.
     pub state: State,
     /// Who runs it.
-    #[serde(serialize_with = "holder")]
-    pub holder: Option<Holder>,
+    pub holder: Option<HolderView>,
     /// Where its configuration was read from.
     pub file: Option<String>,
     /// Records covered by the checkpoint of its furthest sink.
@@ -42,18 +42,41 @@ pub struct PipelineView {
     pub pending_orders: u64,
 }
 
-/// The lease in seconds, as every other length of time is told.
-fn holder<S: Serializer>(holder: &Option<Holder>, to: S) -> Result<S::Ok, S::Error> {
-    let told = |holder: &Holder| {
-        serde_json::json!({
-            "owner": holder.owner,
-            "since": holder.since,
-            "epoch": holder.epoch,
-            "renewals": holder.renewals,
-            "lease_seconds": holder.lease.as_secs_f64(),
-        })
-    };
-    holder.as_ref().map(told).serialize(to)
+/// A holder, with its lease in seconds, as every other length of time is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct HolderView {
+    /// Who it is.
+    pub owner: Owner,
+    /// Since when.
+    pub since: Timestamp,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How often it was renewed.
+    pub renewals: u64,
+    /// The lease it asked for.
+    pub lease_seconds: f64,
+    /// As a person reads it.
+    #[serde(skip)]
+    pub words: String,
+}
+
+impl From<&Holder> for HolderView {
+    fn from(holder: &Holder) -> Self {
+        Self {
+            owner: holder.owner.clone(),
+            since: holder.since,
+            epoch: holder.epoch,
+            renewals: holder.renewals,
+            lease_seconds: holder.lease.as_secs_f64(),
+            words: holder.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for HolderView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
 }
 
 /// A checkpoint with its age.
@@ -149,7 +172,7 @@ fn view(
     let state = state(&record, holder.as_ref(), last.as_ref());
     Ok(PipelineView {
         state,
-        holder,
+        holder: holder.as_ref().map(HolderView::from),
         records: checkpoints
             .iter()
             .map(|c| (&c.key.sink, c.records))

@@ -207,15 +207,14 @@ impl Followed {
                 .flatten()
                 .and_then(|copy| siblings.iter().position(|s| s.path == copy.path));
         }
+        let older = |sibling: &Sibling| sibling.id.is_some_and(|id| self.older.contains(&id));
         match mine.map(|at| (at, &siblings[at].age)) {
-            // Names tell the order, as long as they are of one sort.
+            // Names tell the order, as long as they are of one sort. A copy may be given a name
+            // that is no place in the order: what was there before is never read for it.
             Some((at, age)) if *age != Age::Unknown => siblings[at + 1..]
                 .iter()
-                .find(|s| discriminant(&s.age) == discriminant(age) && s.age > *age),
-            _ => siblings.iter().find(|sibling| {
-                let known = sibling.id.is_none_or(|id| self.older.contains(&id));
-                sibling.age != Age::Unknown && !known
-            }),
+                .find(|s| discriminant(&s.age) == discriminant(age) && s.age > *age && !older(s)),
+            _ => siblings.iter().find(|s| s.age != Age::Unknown && s.id.is_some() && !older(s)),
         }
     }
 
