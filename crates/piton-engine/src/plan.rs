@@ -72,10 +72,6 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
         }
         None => (Vec::new(), Vec::new()),
     };
-    let orders = match store {
-        Some(store) => block_on(store.orders(&pipeline.name))?,
-        None => Vec::new(),
-    };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
         let mut sink =
