@@ -33,7 +33,7 @@ pub(crate) fn compare(
     let mut notices = Vec::new();
     if known.source != now.source {
         let change = difference(&known.source, &now.source);
-        if !options.accept_changes {
+        if !options.accept_changes && !begins_anew(store, &pipeline.name)? {
             return Err(RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
                  Use another pipeline name, `piton reset {}` to begin anew, or --accept-changes to \
@@ -53,6 +53,13 @@ pub(crate) fn compare(
     notices.extend(compare_sinks(&known, now));
     notices.extend(compare_outputs(pipeline, store, &known, options)?);
     Ok(notices)
+}
+
+/// Whether an operator's reset waits and nothing is left to go on from.
+fn begins_anew(store: &dyn Store, pipeline: &str) -> Result<bool, RunError> {
+    let checkpoints = block_on(store.load(pipeline))?;
+    let goes_on = checkpoints.iter().any(|checkpoint| checkpoint.position.is_some());
+    Ok(!goes_on && !block_on(store.orders(pipeline))?.is_empty())
 }
 
 /// What is different in a source's identity: the settings that were changed, or all of it.
