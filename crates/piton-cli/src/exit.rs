@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use piton_core::StoreError;
-use piton_engine::{RunError, steer::SteerError};
+use piton_engine::{RunError, config::Config, steer::SteerError};
 
 use crate::output::note;
 
@@ -36,6 +36,16 @@ impl Failure {
 
     pub(crate) fn failed(what: impl Into<String>) -> Self {
         Self::new(FAILED, what)
+    }
+
+    /// Why a run of this configuration failed: what is wrong in it, with its line.
+    pub(crate) fn placed(config: &Config, error: RunError) -> Self {
+        match &error {
+            RunError::Settings { part, what } => {
+                Self::usage(format!("{}: {what}", config.place_of(part)))
+            }
+            _ => error.into(),
+        }
     }
 
     /// Tells a person, and gives the code.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use piton_core::{Owner, Store, StoreError};
-use piton_engine::config::{self, Config, Period};
+use piton_engine::{
+    config::{self, Config, Period},
+    run::Part,
+};
 use piton_stores::Mode;
 
 use crate::{
@@ -24,7 +27,21 @@ pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
 
 /// The store that a configuration names.
 pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
-    open(&config.store, &config.dir, mode)
+    let path = config.store.strip_prefix("sqlite:").map(Path::new);
+    let folder = path.and_then(Path::parent).filter(|_| mode == Mode::Create);
+    let why = match (path, folder) {
+        (Some(path), _) if path.is_dir() => format!("{} is a folder: name a file", path.display()),
+        (_, Some(folder)) if !folder.is_dir() => {
+            format!("the folder {} does not exist: create it, or name another", folder.display())
+        }
+        _ => return open(&config.store, &config.dir, mode),
+    };
+    Err(Failure::usage(format!("{}: store: {why}", config.place_of(&Part::Store))))
+}
+
+/// Whether the store that a configuration names is there.
+pub(crate) fn is_there(config: &Config) -> bool {
+    config.store.strip_prefix("sqlite:").is_some_and(|path| Path::new(path).exists())
 }
 
 /// The store of a command without a configuration. Only reading, it is never created.

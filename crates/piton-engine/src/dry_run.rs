@@ -2,9 +2,17 @@
 
 use std::io::Write;
 
-use piton_connectors::{batch::Batch, source::Read};
+use piton_connectors::{
+    batch::Batch,
+    source::{Read, SourceError},
+};
+use piton_stores::MemoryStore;
 
-use crate::{pipeline::Pipeline, run::RunError, transform::Applied};
+use crate::{
+    pipeline::Pipeline,
+    run::{RunError, RunOptions, foresee},
+    transform::Applied,
+};
 
 /// Prints the first `limit` transformed records as JSON lines.
 ///
@@ -25,7 +33,7 @@ pub fn dry_run(pipeline: &Pipeline, limit: u64, out: &mut dyn Write) -> Result<(
         };
         for applied in transforms.apply(batch) {
             let Applied { batch, bad } =
-                applied.map_err(|error| RunError::Settings(error.to_string()))?;
+                applied.map_err(|error| RunError::of_transform(&pipeline.name, &error))?;
             let first = bad.into_iter().next();
             let until = first.as_ref().map_or(batch.rows(), |bad| bad.before);
             print(&batch, until, &mut left, out)?;
@@ -43,14 +51,39 @@ pub fn dry_run(pipeline: &Pipeline, limit: u64, out: &mut dyn Write) -> Result<(
 /// # Errors
 /// [`RunError::Settings`] for a field that the records do not have.
 pub fn rehearse(pipeline: &Pipeline) -> Result<(), RunError> {
-    let mut transforms = (pipeline.transforms)();
-    if transforms.is_empty() || !pipeline.source.is_bounded() {
+    let first = if pipeline.source.is_bounded() { first(pipeline) } else { Ok(None) };
+    first.map_or(Ok(()), |first| try_transforms(pipeline, first))
+}
+
+/// Decides everything that a run without a store decides before it writes, so that nothing is
+/// created where it would be refused.
+///
+/// # Errors
+/// As a run.
+pub fn rehearse_first(pipeline: &Pipeline, options: &RunOptions) -> Result<(), RunError> {
+    foresee(pipeline, &MemoryStore::new(), options)?;
+    if !pipeline.source.is_bounded() {
         return Ok(());
     }
-    let Ok(mut reader) = pipeline.source.reader(&[]) else { return Ok(()) };
-    let Ok(Read::Batch(batch)) = reader.read(1) else { return Ok(()) };
-    let misfit = transforms.apply(batch).find_map(Result::err);
-    misfit.map_or(Ok(()), |error| Err(RunError::Settings(format!("{}: {error}", pipeline.name))))
+    let first = first(pipeline).map_err(|error| RunError::of_source(&pipeline.name, &error));
+    match first {
+        Ok(first) => try_transforms(pipeline, first),
+        Err(error @ RunError::Settings { .. }) => Err(error),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The source's first record, if it can be read.
+fn first(pipeline: &Pipeline) -> Result<Option<Batch>, SourceError> {
+    match pipeline.source.reader(&[])?.read(1)? {
+        Read::Batch(batch) => Ok(Some(batch)),
+        _ => Ok(None),
+    }
+}
+
+fn try_transforms(pipeline: &Pipeline, first: Option<Batch>) -> Result<(), RunError> {
+    let misfit = first.and_then(|batch| (pipeline.transforms)().apply(batch).find_map(Result::err));
+    misfit.map_or(Ok(()), |error| Err(RunError::of_transform(&pipeline.name, &error)))
 }
 
 fn print(batch: &Batch, until: usize, left: &mut u64, out: &mut dyn Write) -> Result<(), RunError> {

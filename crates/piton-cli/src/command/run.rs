@@ -38,14 +38,21 @@ const ECHO: Duration = Duration::from_millis(200);
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
-    let pipeline = connect::pipeline(&config, args.accept_changes)?;
+    let placed = |error| Failure::placed(&config, error);
+    let pipeline = connect::pipeline(&config, args.accept_changes).map_err(placed)?;
     if args.dry_run {
         let mut out = io::stdout().lock();
-        dry_run::dry_run(&pipeline, args.limit, &mut out)?;
+        dry_run::dry_run(&pipeline, args.limit, &mut out).map_err(placed)?;
         out.flush()?;
         return Ok(FINISHED);
     }
-    dry_run::rehearse(&pipeline)?;
+    let rehearsed = if opening::is_there(&config) {
+        dry_run::rehearse(&pipeline)
+    } else {
+        let plainly = RunOptions { adopt: args.adopt, ..RunOptions::plain(opening::owner()) };
+        dry_run::rehearse_first(&pipeline, &plainly)
+    };
+    rehearsed.map_err(placed)?;
     let store = opening::store_of(&config, Mode::Create)?;
     let teller = Teller::new(args, &pipeline);
     teller.started(&store.location());
@@ -65,7 +72,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         Ok(summary) => Ok(teller.ended(&summary)),
         Err(error) => {
             teller.failed(&error, &figures);
-            Err(error.into())
+            Err(placed(error))
         }
     }
 }

@@ -36,6 +36,23 @@ pub(super) fn find(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
     Ok(found)
 }
 
+/// Whether a configured path names this file, or would if it were there. `file` is a path without
+/// links.
+pub fn is_named_by(path: &str, base: &Path, file: &Path) -> bool {
+    let literal = base.join(path);
+    if literal.canonicalize().is_ok_and(|literal| literal == file) || literal == file {
+        return true;
+    }
+    let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
+    let Some(folder) = base.to_str().filter(|_| is_glob(path) && !literal.exists()) else {
+        return false;
+    };
+    let pattern = Path::new(&glob::Pattern::escape(folder)).join(path);
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    glob::Pattern::new(&pattern.to_string_lossy())
+        .is_ok_and(|pattern| pattern.matches_path_with(file, options))
+}
+
 /// Whether a path is a glob, which may name no file yet.
 pub(super) fn is_glob(path: &str) -> bool {
     path.contains(['*', '?', '['])

@@ -13,6 +13,7 @@ mod check;
 mod connectors;
 mod error;
 mod file;
+mod files;
 mod forms;
 pub mod init;
 mod interpolate;
@@ -48,7 +49,7 @@ use self::{
     scalars::Rate,
     tree::{Key, Node, Value},
 };
-use crate::transform::Transform;
+use crate::{run::Part, transform::Transform};
 
 /// The largest file that is read as a configuration, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -85,6 +86,7 @@ pub struct Config {
     pub file: PathBuf,
     /// The file's folder, absolute: relative paths are resolved against it.
     pub dir: PathBuf,
+    places: Vec<(Part, Place)>,
 }
 
 impl fmt::Debug for Config {
@@ -170,6 +172,13 @@ impl Described {
 }
 
 impl Config {
+    /// The line and column of a part in the file, as they begin a message.
+    pub fn place_of(&self, part: &Part) -> String {
+        let found = self.places.iter().find(|(named, _)| named == part);
+        let at = found.map_or(Place { line: 1, column: 1 }, |(_, at)| *at);
+        format!("{}:{}:{}", self.file.display(), at.line, at.column)
+    }
+
     /// A path of the file, against the file's folder.
     pub fn resolve(&self, path: &str) -> PathBuf {
         check::resolve(&self.dir, path)

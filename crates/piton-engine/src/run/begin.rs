@@ -7,7 +7,7 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_connectors::{
     sink::{Fence, PlainSink, Resume, Sink, TransactionalSink},
-    source::Start,
+    source::{SourceError, Start},
 };
 use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Output, Store, fault};
 
@@ -59,15 +59,22 @@ pub(crate) struct Ready {
 
 /// Reads what the store and the source say, changing nothing.
 pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunError> {
-    let partitions = pipeline
-        .source
-        .partitions()
-        .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
-    Ok(Found {
-        checkpoints: block_on(store.load(&pipeline.name))?,
-        orders: block_on(store.orders(&pipeline.name))?,
-        partitions,
-    })
+    let checkpoints = block_on(store.load(&pipeline.name))?;
+    let partitions =
+        pipeline.source.partitions().map_err(|error| gone(pipeline, &checkpoints, &error))?;
+    Ok(Found { checkpoints, orders: block_on(store.orders(&pipeline.name))?, partitions })
+}
+
+/// There is nothing to read: a wrong path, or, where something was read before, a gap.
+fn gone(pipeline: &Pipeline, checkpoints: &[Checkpoint], error: &SourceError) -> RunError {
+    let Some(read) = checkpoints.iter().find(|c| c.position.is_some()) else {
+        return RunError::of_source(&pipeline.name, error);
+    };
+    let start = Start { partition: read.key.partition.clone(), position: read.position.clone() };
+    match pipeline.source.verify(&start, false) {
+        Err(gap @ SourceError::Gap { .. }) => RunError::of_source(&pipeline.name, &gap),
+        _ => RunError::of_source(&pipeline.name, error),
+    }
 }
 
 /// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or

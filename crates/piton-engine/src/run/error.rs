@@ -3,15 +3,33 @@
 use piton_connectors::{sink::SinkError, source::SourceError};
 use piton_core::{Holder, Saved, StoreError};
 
-use crate::connect::brief;
+use crate::{connect::brief, transform::TransformError};
+
+/// A part of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// `store`.
+    Store,
+    /// `source`.
+    Source,
+    /// `transform`.
+    Transform,
+    /// A sink, by its name.
+    Sink(String),
+}
 
 /// Why a run could not start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The configuration cannot work. Exit code 2.
-    #[error("{0}")]
-    Settings(String),
+    #[error("{what}")]
+    Settings {
+        /// Which part of it.
+        part: Part,
+        /// What is wrong and how to mend it.
+        what: String,
+    },
     /// The state or the source cannot be trusted or does not match. Exit code 3.
     #[error("{0}")]
     Refused(String),
@@ -57,7 +75,7 @@ impl RunError {
     /// The exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) => 2,
+            Self::Settings { .. } => 2,
             Self::Refused(_) => 3,
             Self::Held { .. } | Self::Locked(_) | Self::Fenced { .. } => 4,
             Self::BadRecord { .. } | Self::Failed(_) => 1,
@@ -82,7 +100,7 @@ impl From<StoreError> for RunError {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Missing { .. } => Self::Settings(text),
+            StoreError::Missing { .. } => Self::Settings { part: Part::Store, what: text },
             StoreError::Busy { .. } => Self::Locked(text),
             StoreError::Damaged { .. }
             | StoreError::Foreign { .. }
@@ -95,11 +113,18 @@ impl From<StoreError> for RunError {
 }
 
 impl RunError {
+    /// What transforms that do not fit the source mean for the run.
+    pub(crate) fn of_transform(pipeline: &str, error: &TransformError) -> Self {
+        Self::Settings { part: Part::Transform, what: format!("{pipeline}: {error}") }
+    }
+
     /// What a source's error means for the run.
     pub fn of_source(pipeline: &str, error: &SourceError) -> Self {
         let text = format!("{pipeline}: {error}");
         match error {
-            SourceError::Missing { .. } | SourceError::Settings { .. } => Self::Settings(text),
+            SourceError::Missing { .. } | SourceError::Settings { .. } => {
+                Self::Settings { part: Part::Source, what: text }
+            }
             SourceError::Gap { .. } | SourceError::Position(_) => Self::Refused(text),
             _ => Self::Failed(text),
         }
@@ -109,7 +134,9 @@ impl RunError {
     pub fn of_sink(pipeline: &str, sink: &str, error: &SinkError) -> Self {
         let text = format!("{pipeline}, sink '{sink}': {error}");
         match error {
-            SinkError::Settings { .. } => Self::Settings(text),
+            SinkError::Settings { .. } => {
+                Self::Settings { part: Part::Sink(sink.to_owned()), what: text }
+            }
             SinkError::Refused { .. } => Self::Refused(text),
             SinkError::Held { .. } => Self::Locked(text),
             SinkError::Fenced { epoch, .. } => {

@@ -209,10 +209,9 @@ impl Lane<'_> {
     fn transform(&mut self, transforms: &mut Transforms, batch: Batch) -> Result<(), RunError> {
         let mut delivered = 0;
         for applied in transforms.apply(batch) {
-            let settings = |e: TransformError| {
-                RunError::Settings(format!("{}: {e}", self.context.pipeline.name))
-            };
-            let Applied { mut batch, bad } = applied.map_err(settings)?;
+            let misfit =
+                |e: TransformError| RunError::of_transform(&self.context.pipeline.name, &e);
+            let Applied { mut batch, bad } = applied.map_err(misfit)?;
             batch.skipped = delivered;
             if let Some(first) = bad.first()
                 && !self.context.pipeline.on_error.sets_aside()
@@ -377,7 +376,9 @@ fn past_one(partition: &str, end: StoredPosition) -> Batch {
 /// An error for each of several sinks. The kinds that reading gives are all text.
 pub(crate) fn copy_of(error: &RunError) -> RunError {
     match error {
-        RunError::Settings(text) => RunError::Settings(text.clone()),
+        RunError::Settings { part, what } => {
+            RunError::Settings { part: part.clone(), what: what.clone() }
+        }
         RunError::Refused(text) => RunError::Refused(text.clone()),
         RunError::BadRecord { place, reason } => {
             RunError::BadRecord { place: place.clone(), reason: reason.clone() }

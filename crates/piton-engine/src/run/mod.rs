@@ -30,14 +30,14 @@ use self::{
     context::{Context, Mirror, Pace},
     keeper::Keeper,
 };
-pub use self::{
-    error::RunError,
-    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
-    signal::Signal,
-};
 pub(crate) use self::{
     error::stored_instead,
     resume::{governing_state, resume},
+};
+pub use self::{
+    error::{Part, RunError},
+    figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
+    signal::Signal,
 };
 use crate::pipeline::{OnComplete, Pipeline};
 
