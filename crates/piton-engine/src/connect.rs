@@ -192,7 +192,11 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
         SinkSettings::Http(_) => ("http".to_owned(), Replay::SendsAgain),
     };
-    SinkRecord { name: sink.name.clone(), kind: sink.settings.kind().to_owned(), at, replay }
+    let table = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
+        _ => None,
+    };
+    SinkRecord { name: sink.name.clone(), kind: sink.settings.kind().to_owned(), at, replay, table }
 }
 
 /// A path without links, also of a file that is not there yet.

@@ -6,10 +6,13 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Event, PipelineRecord, Store};
+use piton_core::{Checkpoint, Event, PipelineRecord, Store, claim::WHOLE};
 
 use super::{RunError, RunOptions};
-use crate::{pipeline::Pipeline, steer::sinks_of};
+use crate::{
+    pipeline::Pipeline,
+    steer::{SinkRecord, sinks_of},
+};
 
 /// A change that is noted in history: what, and the sentence.
 pub(crate) type Notice = (&'static str, String);
@@ -28,7 +31,7 @@ pub(crate) fn compare(
     let mut notices = Vec::new();
     if known.source != now.source {
         let change = format!("the source was {}, and is now {}", known.source, now.source);
-        if !options.accept_changes {
+        if !options.accept_changes && !begins_anew(store, &pipeline.name, None)? {
             return Err(RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
                  Use another pipeline name, `piton reset {}` to begin anew, or --accept-changes to \
@@ -45,8 +48,40 @@ pub(crate) fn compare(
         );
         notices.push(("transform_changed", change));
     }
+    for (sink, change) in changed_tables(&known, now) {
+        if !options.accept_changes && !begins_anew(store, &pipeline.name, Some(&sink))? {
+            return Err(RunError::Refused(format!(
+                "'{}', sink '{sink}': {change}. The records up to its checkpoint would be missing \
+                 there. Give the new one a name of its own, `piton reset {} --sink {sink}` to write \
+                 all of it there, or --accept-changes to go on from the checkpoint all the same",
+                pipeline.name, pipeline.name
+            )));
+        }
+        notices.push(("sink_changed", format!("sink '{sink}': {change}")));
+    }
     notices.extend(compare_sinks(&known, now));
     Ok(notices)
+}
+
+/// Whether an operator's reset waits and nothing is left to go on from.
+fn begins_anew(store: &dyn Store, pipeline: &str, sink: Option<&str>) -> Result<bool, RunError> {
+    let checkpoints = block_on(store.load(pipeline))?;
+    let orders = block_on(store.orders(pipeline))?;
+    let of_sink = |name: &str| sink.is_none_or(|sink| sink == name || name == WHOLE);
+    let stands = |c: &Checkpoint| of_sink(&c.key.sink) && c.position.is_some();
+    Ok(!checkpoints.iter().any(stands) && orders.iter().any(|order| of_sink(&order.sink)))
+}
+
+/// The sinks that write another table of their database than before.
+fn changed_tables(known: &PipelineRecord, now: &PipelineRecord) -> Vec<(String, String)> {
+    let before = sinks_of(known);
+    let change = |sink: SinkRecord| {
+        let was = before.iter().find(|was| was.name == sink.name)?;
+        let (from, to) = (was.table.as_ref()?, sink.table?);
+        let change = format!("it wrote the table '{from}', and would now write '{to}'");
+        (!from.eq_ignore_ascii_case(&to)).then_some((sink.name, change))
+    };
+    sinks_of(now).into_iter().filter_map(change).collect()
 }
 
 fn compare_sinks(known: &PipelineRecord, now: &PipelineRecord) -> Vec<Notice> {

@@ -137,6 +137,7 @@ mod tests {
         kind: String::new(),
         at: String::new(),
         replay: Replay::CutOrRepeat,
+        table: None,
     };
 
     fn state(length: u64) -> Option<String> {

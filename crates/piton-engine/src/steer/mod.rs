@@ -31,6 +31,9 @@ pub struct SinkRecord {
     pub at: String,
     /// What happens when records are delivered again.
     pub replay: Replay,
+    /// The table, in a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
 }
 
 /// What happens in a sink when records are delivered again.
