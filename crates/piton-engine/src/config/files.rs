@@ -102,5 +102,5 @@ fn is_of(path: &Path, database: &Path) -> bool {
         name.push(end);
         path == Path::new(&name)
     };
-    BESIDE.iter().any(|end| beside(end))
+    BESIDE.iter().any(beside)
 }
