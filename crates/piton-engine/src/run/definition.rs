@@ -7,7 +7,7 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Event, PipelineRecord, Store};
+use piton_core::{Checkpoint, Event, PipelineRecord, Store};
 use serde_json::{Map, Value};
 
 use super::{RunError, RunOptions};
@@ -98,12 +98,19 @@ fn compare_outputs(
     options: &RunOptions,
 ) -> Result<Vec<Notice>, RunError> {
     let checkpoints = block_on(store.load(&pipeline.name))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
     let mut notices = Vec::new();
     let before = sinks_of(known);
     for now in sinks_of(&pipeline.record) {
         let Some(before) = before.iter().find(|before| before.name == now.name) else { continue };
-        let covers = |c: &piton_core::Checkpoint| c.key.sink == now.name && c.position.is_some();
-        if is_same_output(before, &now) || !checkpoints.iter().any(covers) {
+        // What has only begun here may be further in a sink that keeps its own, unless a reset
+        // waits for it.
+        let goes_on = |c: &Checkpoint| {
+            let (partition, sink) = (&c.key.partition, &c.key.sink);
+            let ordered = orders.iter().any(|order| order.covers(partition, sink));
+            *sink == now.name && (c.position.is_some() || !ordered)
+        };
+        if is_same_output(before, &now) || !checkpoints.iter().any(goes_on) {
             continue;
         }
         let change =
