@@ -2,13 +2,17 @@
 
 use futures_executor::block_on;
 use piton_connectors::sink::{Guarantee, Sink};
-use piton_core::{Checkpoint, Order, OrderKind, Owner, Store};
+use piton_core::{Checkpoint, Order, OrderKind, Owner, Store, interval::Policy};
 use serde::Serialize;
 
 use crate::{
     pipeline::Pipeline,
     run::{RunError, RunOptions, foresee, held_back},
 };
+
+/// Why no more is promised of a transactional sink without checkpoints.
+const UNSAVED: &str = "`checkpoint: off`, which is for benchmarks, leaves the checkpoint out of \
+                       every transaction but the last: a crash repeats every record";
 
 /// What a run would do.
 #[derive(Debug, Clone, Serialize)]
@@ -121,7 +125,11 @@ fn sink_plan(
             if let Ok(own) = sink.peek(&pipeline.name, name) {
                 checkpoints = own;
             }
-            (sink.guarantee(), sink.location())
+            let guarantee = match pipeline.interval {
+                Policy::Off => Guarantee { what: "at least once", why: UNSAVED.to_owned() },
+                _ => sink.guarantee(),
+            };
+            (guarantee, sink.location())
         }
         Sink::Plain(sink) => (sink.guarantee(), sink.location()),
     };
