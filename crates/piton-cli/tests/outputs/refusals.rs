@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use piton_testkit::Running;
 use serde_json::Value;
 
 use crate::session::{Session, interrupted};
@@ -146,13 +147,28 @@ fn one_that_runs_already() {
     insta::assert_snapshot!(session.seen());
 }
 
+/// Freezes it where it holds no lock of a database: else its heir would have to wait for that.
+fn freeze(session: &Session, running: &Running) {
+    let is_free = |database: &str| {
+        let db = rusqlite::Connection::open(session.path(database)).unwrap();
+        db.busy_timeout(Duration::ZERO).unwrap();
+        db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
+    };
+    running.freeze().unwrap();
+    while !(is_free("piton.db") && is_free("out.db")) {
+        running.thaw().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        running.freeze().unwrap();
+    }
+}
+
 #[test]
 fn one_that_slept_past_its_lease() {
     // Invariant 3.
     let mut session = endless(&[DB], "claim: {lease: 1s}");
     let asleep = session.starts("run p.yaml", has_one);
     let first = asleep.id();
-    asleep.freeze().unwrap();
+    freeze(&session, &asleep);
     let heir = session.starts("run p.yaml", |view| {
         view["holder"]["owner"]["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
     });
