@@ -140,8 +140,9 @@ pub(crate) fn inspect(
             sink.inspect(&resume).map_err(|error| {
                 let deleted = orders.iter().find(|order| order.output.is_none());
                 match (pipeline.of_sink(name, &error), deleted) {
-                    (RunError::Refused(what), Some(order)) if replays(pipeline, name) => {
-                        RunError::Refused(format!("{what}; {}", undecided(&pipeline.name, order)))
+                    (RunError::Refused(_), Some(order)) if replays(pipeline, name) => {
+                        let why = undecided(&pipeline.name, order);
+                        RunError::Refused(format!("{}, sink '{name}': {why}", pipeline.name))
                     }
                     (error, _) => error,
                 }
