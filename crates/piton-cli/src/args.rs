@@ -126,6 +126,9 @@ pub(crate) struct Init {
     /// Where to write the configuration [default: NAME.yaml beside the data]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +144,7 @@ pub(crate) struct Status {
     /// Exit with 1 if a pipeline failed, crashed, or is behind
     #[arg(long)]
     pub(crate) check: bool,
-    /// With --check: how old a running pipeline's checkpoint may be, such as 5m
+    /// With --check: how old the checkpoint of one with more to do may be, such as 5m
     #[arg(long, value_name = "TIME", requires = "check")]
     pub(crate) max_lag: Option<String>,
 }
@@ -245,6 +248,9 @@ pub(crate) struct Backup {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -262,4 +268,7 @@ pub(crate) struct Import {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

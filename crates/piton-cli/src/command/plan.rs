@@ -12,6 +12,9 @@ use crate::{
     output::{print_json, records, show},
 };
 
+/// The address of a store that ends with its run.
+const IN_MEMORY: &str = "memory:";
+
 /// Says what a run would do, changing nothing.
 pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
@@ -20,7 +23,7 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
         Ok(store) => engine::plan(&pipeline, Some(&*store))?,
         Err(failure) if failure.code() == USAGE => {
             opening::homeless(&config)?;
-            without_store(&pipeline)?
+            without_store(&pipeline, &config.store)?
         }
         Err(failure) => return Err(failure),
     };
@@ -34,10 +37,11 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
 }
 
 /// As a run would find it that creates the store: sinks may be there already.
-fn without_store(pipeline: &Pipeline) -> Result<engine::Plan, Failure> {
+fn without_store(pipeline: &Pipeline, address: &str) -> Result<engine::Plan, Failure> {
     let nothing = MemoryStore::new();
     let plan = engine::plan(pipeline, Some(&nothing))?;
-    let plan = engine::Plan { store: None, ..plan };
+    let store = Some(address.to_owned()).filter(|address| address == IN_MEMORY);
+    let plan = engine::Plan { store, ..plan };
     let options = RunOptions::plain(opening::owner());
     Ok(rehearsed(plan, rehearsal::first_run(pipeline, &nothing, &options)))
 }
@@ -55,6 +59,11 @@ fn described(plan: &engine::Plan) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}: reads {}", plan.pipeline, engine::brief_source(&plan.source));
     let _ = match &plan.store {
+        Some(store) if store == IN_MEMORY => writeln!(
+            text,
+            "store: memory: it forgets when the run ends. The next run starts over, or is refused \
+             where output is there already"
+        ),
         Some(store) => writeln!(text, "store: {store}"),
         None => writeln!(text, "store: not there yet; a run creates it"),
     };

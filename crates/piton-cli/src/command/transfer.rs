@@ -12,7 +12,7 @@ use crate::{
     args::{Backup, Export, Import},
     exit::{FINISHED, Failure, REFUSED},
     opening,
-    output::{many, note, show},
+    output::{many, note, print_json, show},
 };
 
 /// `piton backup FILE`
@@ -25,6 +25,10 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
         )));
     }
     piton_stores::backup_to(&*store, &args.file)?;
+    if args.json {
+        print_json(&serde_json::json!({ "store": store.location(), "backup": args.file }))?;
+        return Ok(FINISHED);
+    }
     note!(
         "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
          the backup in its place: older owners are then fenced",
@@ -79,6 +83,11 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     let store = opening::created(&args.store)?;
     let pipelines = snapshot.pipelines.len();
     block_on(store.restore(snapshot))?;
+    if args.json {
+        let done = serde_json::json!({ "store": store.location(), "pipelines": pipelines });
+        print_json(&done)?;
+        return Ok(FINISHED);
+    }
     note!("imported {} into {}", many(pipelines as u64, "pipeline"), store.location());
     Ok(FINISHED)
 }

@@ -7,7 +7,7 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Event, PipelineRecord, Store};
+use piton_core::{Checkpoint, Event, PipelineRecord, Store};
 use serde_json::{Map, Value};
 
 use super::{RunError, RunOptions};
@@ -34,7 +34,7 @@ pub(crate) fn compare(
     let mut notices = Vec::new();
     if known.source != now.source {
         let change = difference(&known.source, &now.source);
-        if !options.accept_changes {
+        if !options.accept_changes && !begins_anew(store, &pipeline.name)? {
             return Err(RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
                  Use another pipeline name, `piton reset {}` to begin anew, or --accept-changes to \
@@ -54,6 +54,13 @@ pub(crate) fn compare(
     notices.extend(compare_sinks(&known, now));
     notices.extend(compare_outputs(pipeline, store, &known, options)?);
     Ok(notices)
+}
+
+/// Whether an operator's reset waits and nothing is left to go on from.
+fn begins_anew(store: &dyn Store, pipeline: &str) -> Result<bool, RunError> {
+    let checkpoints = block_on(store.load(pipeline))?;
+    let goes_on = checkpoints.iter().any(|checkpoint| checkpoint.position.is_some());
+    Ok(!goes_on && !block_on(store.orders(pipeline))?.is_empty())
 }
 
 /// What is different in a source's identity: the settings that were changed, or all of it.
@@ -94,12 +101,19 @@ fn compare_outputs(
     options: &RunOptions,
 ) -> Result<Vec<Notice>, RunError> {
     let checkpoints = block_on(store.load(&pipeline.name))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
     let mut notices = Vec::new();
     let before = sinks_of(known);
     for now in sinks_of(&pipeline.record) {
         let Some(before) = before.iter().find(|before| before.name == now.name) else { continue };
-        let covers = |c: &piton_core::Checkpoint| c.key.sink == now.name && c.position.is_some();
-        if is_same_output(before, &now) || !checkpoints.iter().any(covers) {
+        // What has only begun here may be further in a sink that keeps its own, unless a reset
+        // waits for it.
+        let goes_on = |c: &Checkpoint| {
+            let (partition, sink) = (&c.key.partition, &c.key.sink);
+            let ordered = orders.iter().any(|order| order.covers(partition, sink));
+            *sink == now.name && (c.position.is_some() || !ordered)
+        };
+        if is_same_output(before, &now) || !checkpoints.iter().any(goes_on) {
             continue;
         }
         let change =

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::{connect::brief, run::resume};
 
 pub use rewind::Target;
-pub use view::{CheckpointView, Health, HistoryView, PipelineView, State, history, look, look_at};
+pub use view::{
+    CheckpointView, Health, HistoryView, HolderView, PipelineView, State, history, look, look_at,
+};
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
