@@ -26,6 +26,11 @@ fn a_source_that_was_changed() {
     session.note("Shortened.");
     session.write("in.csv", "id,name\n1,Ann\n");
     session.types("run p.yaml");
+    session.note("Without a field that is needed.");
+    session.configure(&[DB], "transform: [{filter: name != ''}]");
+    session.write("in.csv", "id\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n");
+    session.types("run p.yaml");
+    session.configure(&[DB], "");
     session.note("Removed.");
     session.rename("in.csv", "away.csv");
     session.types("run p.yaml");
