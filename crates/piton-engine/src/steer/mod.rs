@@ -47,7 +47,7 @@ impl SinkRecord {
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
-            Some(table) => format!("{}, table {table}", self.kind),
+            Some(table) => format!("{}, table '{table}'", self.kind),
             None => self.kind.clone(),
         }
     }
