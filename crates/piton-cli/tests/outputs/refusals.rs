@@ -43,6 +43,20 @@ fn a_source_that_was_changed() {
 }
 
 #[test]
+fn a_database_that_was_read_and_is_away_or_another() {
+    let mut session = Session::new();
+    session.sql("in.db", "CREATE TABLE a (id INTEGER PRIMARY KEY); INSERT INTO a VALUES (1)");
+    session.configure_source("{sql: {url: 'sqlite:in.db', table: a}}", &[LINES], "");
+    session.quietly("run p.yaml");
+    session.rename("in.db", "away.db");
+    session.types("run p.yaml");
+    session.types("plan p.yaml");
+    session.configure_source("{sql: {url: 'sqlite:away.db', table: a}}", &[LINES], "");
+    session.types("run p.yaml");
+    insta::assert_snapshot!(session.seen());
+}
+
+#[test]
 fn a_last_line_that_was_continued() {
     let mut session = Session::with(&[DB], "");
     session.write("in.csv", "id,name\n1,Ann\n2,Bo");
