@@ -10,7 +10,8 @@ use crate::command::{Failure, cargo, line, piton_binary, root, run as run_to_end
 const HINT: &str = "\
 Reading demo/flights.csv into demo/out.db, slowed down to last half a minute.
 Interrupt it with Ctrl-C, or `kill -9` it from another terminal, and type `cargo demo` again:
-it goes on where it was. `cargo demo fresh` begins anew.
+it goes on where it was. `cargo demo fresh` begins anew. To see how far it is, from another terminal:
+sqlite3 demo/out.db 'select count(*), max(id) from flights'
 ";
 
 /// What an earlier run of the demo leaves.

@@ -28,6 +28,20 @@ pub fn rehearse(pipeline: &Pipeline) -> Result<(), RunError> {
     first_schema(pipeline).map(drop)
 }
 
+/// Of two reasons not to run the graver one: that a field is not there may be because the source
+/// is another, which is refused.
+pub fn graver(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    options: &RunOptions,
+    mistake: RunError,
+) -> RunError {
+    match foresee(pipeline, store, options) {
+        Err(refusal @ RunError::Refused(_)) => refusal,
+        _ => mistake,
+    }
+}
+
 /// Decides what a run would decide that creates the store, creating nothing. `store` is an empty
 /// one.
 ///

@@ -45,11 +45,12 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         out.flush()?;
         return Ok(FINISHED);
     }
-    rehearsal::rehearse(&pipeline)?;
+    let rehearsed = rehearsal::rehearse(&pipeline);
     let teller = Teller::new(args, &pipeline);
     let options = options(args, &teller);
     let store = match opening::store_of(&config, Mode::Existing) {
         Err(failure) if failure.code() == USAGE => {
+            rehearsed?;
             opening::homeless(&config)?;
             rehearsal::first_run(&pipeline, &MemoryStore::new(), &options).inspect_err(
                 |error| {
@@ -61,7 +62,11 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
             )?;
             opening::store_of(&config, Mode::Create)?
         }
-        opened => opened?,
+        opened => {
+            let store = opened?;
+            rehearsed.map_err(|error| rehearsal::graver(&pipeline, &*store, &options, error))?;
+            store
+        }
     };
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());

@@ -66,6 +66,7 @@ fn what_cannot_work_with_the_data() {
     };
     let csv = "{csv: {path: in.csv}}";
     tries("{csv: {path: other.csv}}", &[LINES], "");
+    tries("{csv: {path: '*.tsv'}}", &[LINES], "");
     tries("{jsonl: {path: '*.jsonl'}}", &[LINES], "");
     tries(csv, &[LINES], "transform: [{filter: nmae == 'Ann'}]");
     tries(csv, &["db: {sqlite: {path: out.db, table: t, key: [ident]}}"], "");

@@ -26,6 +26,11 @@ fn a_source_that_was_changed() {
     session.note("Shortened.");
     session.write("in.csv", "id,name\n1,Ann\n");
     session.types("run p.yaml");
+    session.note("Without a field that is needed.");
+    session.configure(&[DB], "transform: [{filter: name != ''}]");
+    session.write("in.csv", "id\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n");
+    session.types("run p.yaml");
+    session.configure(&[DB], "");
     session.note("Removed.");
     session.rename("in.csv", "away.csv");
     session.types("run p.yaml");
@@ -33,6 +38,20 @@ fn a_source_that_was_changed() {
     session.configure_source("{csv: {path: away.csv, delimiter: ';'}}", &[DB], "");
     session.types("run p.yaml");
     session.configure_source("{jsonl: {path: away.csv}}", &[DB], "");
+    session.types("run p.yaml");
+    insta::assert_snapshot!(session.seen());
+}
+
+#[test]
+fn a_database_that_was_read_and_is_away_or_another() {
+    let mut session = Session::new();
+    session.sql("in.db", "CREATE TABLE a (id INTEGER PRIMARY KEY); INSERT INTO a VALUES (1)");
+    session.configure_source("{sql: {url: 'sqlite:in.db', table: a}}", &[LINES], "");
+    session.quietly("run p.yaml");
+    session.rename("in.db", "away.db");
+    session.types("run p.yaml");
+    session.types("plan p.yaml");
+    session.configure_source("{sql: {url: 'sqlite:away.db', table: a}}", &[LINES], "");
     session.types("run p.yaml");
     insta::assert_snapshot!(session.seen());
 }

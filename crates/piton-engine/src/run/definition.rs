@@ -32,7 +32,8 @@ pub(crate) fn compare(
     };
     let now = &pipeline.record;
     let mut notices = Vec::new();
-    if known.source != now.source {
+    // A source that is away cannot say what it is; the run says that it is away.
+    if known.source != now.source && pipeline.source.partitions().is_ok() {
         let change = difference(&known.source, &now.source);
         if !options.accept_changes && !begins_anew(store, &pipeline.name)? {
             return Err(RunError::Refused(format!(
@@ -76,7 +77,7 @@ fn difference(before: &str, now: &str) -> String {
     let (under, was, is) = match (only(was), only(is)) {
         (Some((name, was)), Some((same, is))) if name == same => (format!("{name}."), was, is),
         (Some(_), _) | (_, Some(_)) => return whole(),
-        _ => (String::new(), was, is),
+        _ => (was.get("kind").and_then(Value::as_str).map_or(String::new(), dotted), was, is),
     };
     let keys = was.keys().chain(is.keys().filter(|key| !was.contains_key(*key)));
     let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
@@ -84,6 +85,10 @@ fn difference(before: &str, now: &str) -> String {
         format!("{under}{key} was {}, and is now {}", shown(was.get(key)), shown(is.get(key)))
     });
     changes.collect::<Vec<_>>().join("; ")
+}
+
+fn dotted(kind: &str) -> String {
+    format!("{kind}.")
 }
 
 /// The one entry of a map that has no other, if it is a map itself.
