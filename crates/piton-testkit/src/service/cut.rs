@@ -57,10 +57,24 @@ enum Plan {
     CutAtSent(u64),
     CutAtAnswered(u64),
     LoseRequest(Vec<u8>),
-    LoseAnswer(Vec<u8>),
-    HoldAnswer(Vec<u8>),
-    /// The text has gone to the server on this connection.
-    CutAtAnswerOn(u64),
+    /// A request is waited for.
+    AtAnswer {
+        request: Vec<u8>,
+        answer: Vec<u8>,
+        then: Then,
+    },
+    /// It has gone to the server on a connection, and the answer is waited for.
+    AtAnswerOn {
+        id: u64,
+        answer: Vec<u8>,
+        then: Then,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Cut,
+    Hold,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -124,24 +138,31 @@ impl Cut {
         self.wire.change(|state| state.plan = Plan::CutAtAnswered(state.answered + bytes));
     }
 
-    /// Cuts all connections when a client sends this text, such as `COMMIT`: the server never
-    /// gets it whole.
+    /// Cuts all connections when a client sends this text, such as `COMMIT`: what went before it
+    /// arrives, and of the text at most a part.
     pub fn lose_request(&self, text: &str) {
         self.wire.change(|state| state.plan = Plan::LoseRequest(text.into()));
     }
 
-    /// Cuts all connections when the server has answered to this text: it has done what was
-    /// asked, and the client never hears of it. The answer is the first that comes on that
-    /// connection after the text has gone: a client that sends its next request without waiting
-    /// for the answer to the last one may lose that.
-    pub fn lose_answer(&self, text: &str) {
-        self.wire.change(|state| state.plan = Plan::LoseAnswer(text.into()));
+    /// Cuts all connections when the server has answered to a request: it has done what was asked,
+    /// and the client never hears of it. The answer is the first after the request in which the
+    /// text `answer` is; what comes before it passes. It may be empty only if the client hears every
+    /// answer before it sends the next request: MySQL's do, while PostgreSQL's close a statement
+    /// without waiting and send COMMIT after it, so there the answer to wait for is `COMMIT` too.
+    pub fn lose_answer(&self, request: &str, answer: &str) {
+        self.at_answer(request, answer, Then::Cut);
     }
 
-    /// Begins to [`hold_answers`](Self::hold_answers) when a client sends this text: the server
-    /// does what was asked, and the client waits while the test does something else.
-    pub fn hold_answer(&self, text: &str) {
-        self.wire.change(|state| state.plan = Plan::HoldAnswer(text.into()));
+    /// Begins to [`hold_answers`](Self::hold_answers) with the answer to a request, found as
+    /// [`lose_answer`](Self::lose_answer) finds it: once [`is_holding`](Self::is_holding), the
+    /// server has done what was asked, and the client waits while the test does something else.
+    pub fn hold_answer(&self, request: &str, answer: &str) {
+        self.at_answer(request, answer, Then::Hold);
+    }
+
+    fn at_answer(&self, request: &str, answer: &str, then: Then) {
+        let plan = Plan::AtAnswer { request: request.into(), answer: answer.into(), then };
+        self.wire.change(|state| state.plan = plan);
     }
 
     /// Holds answers back until [`let_go`](Self::let_go): requests arrive and are done.
@@ -217,6 +238,7 @@ impl Wire {
     /// Decides on a piece once nothing holds it back. None when the connection was cut meanwhile.
     fn admit(&self, id: u64, way: Way, piece: &[u8], recent: &[u8]) -> Option<Verdict> {
         let mut state = self.lock();
+        state.begin_to_hold(id, way, piece, recent);
         while state.holds(way) && state.open.contains_key(&id) {
             state.held += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -235,25 +257,40 @@ impl State {
         }
     }
 
+    fn begin_to_hold(&mut self, id: u64, way: Way, piece: &[u8], recent: &[u8]) {
+        if way == Way::ToClient
+            && let Plan::AtAnswerOn { id: awaited, answer, then: Then::Hold } = &self.plan
+            && *awaited == id
+            && found(answer, recent, piece).is_some()
+        {
+            (self.plan, self.hold) = (Plan::Pass, Hold::Answers);
+        }
+    }
+
     fn judge(&mut self, id: u64, way: Way, piece: &[u8], recent: &[u8]) -> Verdict {
-        let all = Verdict { pass: piece.len(), cut: false };
-        let nothing = Verdict { pass: 0, cut: true };
         let until = |limit: u64, passed: u64| {
             let left = usize::try_from(limit.saturating_sub(passed)).unwrap_or(usize::MAX);
             Verdict { pass: left.min(piece.len()), cut: left <= piece.len() }
         };
+        let before = |text: &[u8]| {
+            let found = found(text, recent, piece);
+            Verdict { pass: found.unwrap_or(piece.len()), cut: found.is_some() }
+        };
+        let all = Verdict { pass: piece.len(), cut: false };
         let verdict = match (&self.plan, way) {
             (Plan::CutAtSent(limit), Way::ToServer) => until(*limit, self.sent),
             (Plan::CutAtAnswered(limit), Way::ToClient) => until(*limit, self.answered),
-            (Plan::LoseRequest(text), Way::ToServer) if is_new(text, recent, piece) => nothing,
-            (Plan::CutAtAnswerOn(awaited), Way::ToClient) if *awaited == id => nothing,
-            (Plan::LoseAnswer(text), Way::ToServer) if is_new(text, recent, piece) => {
-                self.plan = Plan::CutAtAnswerOn(id);
+            (Plan::LoseRequest(text), Way::ToServer) => before(text),
+            (Plan::AtAnswer { request, answer, then }, Way::ToServer)
+                if found(request, recent, piece).is_some() =>
+            {
+                self.plan = Plan::AtAnswerOn { id, answer: answer.clone(), then: *then };
                 all
             }
-            (Plan::HoldAnswer(text), Way::ToServer) if is_new(text, recent, piece) => {
-                (self.plan, self.hold) = (Plan::Pass, Hold::Answers);
-                all
+            (Plan::AtAnswerOn { id: awaited, answer, then: Then::Cut }, Way::ToClient)
+                if *awaited == id =>
+            {
+                before(answer)
             }
             _ => all,
         };
@@ -273,11 +310,12 @@ impl State {
     }
 }
 
-/// Whether a text ends in a piece; `recent` is what went before. One that lay wholly before the
-/// piece does not count: the plan is younger.
-fn is_new(text: &[u8], recent: &[u8], piece: &[u8]) -> bool {
+/// Where in a piece a text begins that ends there; `recent` is what went before the piece, where
+/// it may have begun. A text that lies there whole does not count: the plan is younger.
+fn found(text: &[u8], recent: &[u8], piece: &[u8]) -> Option<usize> {
     let before = &recent[recent.len().saturating_sub(text.len().saturating_sub(1))..];
-    memmem::find(&[before, piece].concat(), text).is_some()
+    let at = memmem::find(&[before, piece].concat(), text)?;
+    Some(at.saturating_sub(before.len()))
 }
 
 fn listen(listener: &TcpListener, server: SocketAddr, wire: &Arc<Wire>) {
@@ -360,158 +398,4 @@ fn pass(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A server that answers each line with `<line>`, and how many lines it has had.
-    fn echo() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-        use std::io::{BufRead, BufReader};
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let had = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&had);
-        thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept() {
-                let lines = Arc::clone(&lines);
-                thread::spawn(move || {
-                    let reader = BufReader::new(stream.try_clone().unwrap());
-                    for line in reader.lines().map_while(Result::ok) {
-                        lines.lock().unwrap().push(line.clone());
-                        let _ = writeln!(stream, "<{line}>");
-                    }
-                });
-            }
-        });
-        (address, had)
-    }
-
-    struct Client(TcpStream);
-
-    impl Client {
-        fn of(cut: &Cut) -> Self {
-            let stream = TcpStream::connect(cut.address()).unwrap();
-            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-            Self(stream)
-        }
-
-        /// All that comes back until the end of a line or of the connection.
-        fn ask(&mut self, line: &str) -> String {
-            let _ = writeln!(self.0, "{line}");
-            self.hear()
-        }
-
-        fn hear(&mut self) -> String {
-            let mut heard = Vec::new();
-            let mut byte = [0];
-            while matches!(self.0.read(&mut byte), Ok(1)) && byte != *b"\n" {
-                heard.push(byte[0]);
-            }
-            String::from_utf8(heard).unwrap()
-        }
-    }
-
-    fn had(lines: &Mutex<Vec<String>>) -> Vec<String> {
-        lines.lock().unwrap().clone()
-    }
-
-    #[test]
-    fn it_passes_and_cuts_at_the_byte() {
-        let (server, lines) = echo();
-        let cut = Cut::before(server).unwrap();
-        let url = format!("x://{server}/d");
-        assert_eq!(cut.url(&url), format!("x://{}/d", cut.address()));
-        let mut client = Client::of(&cut);
-        assert_eq!(client.ask("one"), "<one>");
-        assert_eq!((cut.sent(), cut.answered(), cut.cuts()), (4, 6, 0));
-
-        cut.after_answered(3);
-        let mut other = Client::of(&cut);
-        while cut.connections() < 2 {
-            thread::yield_now();
-        }
-        assert_eq!(client.ask("two"), "<tw");
-        // All connections, not just the one whose byte it was.
-        assert_eq!(other.hear(), "");
-        assert_eq!((cut.answered(), cut.cuts()), (9, 1));
-
-        let mut client = Client::of(&cut);
-        cut.after_sent(10);
-        assert_eq!(client.ask("three"), "<three>");
-        assert_eq!(client.ask("never whole"), "");
-        assert_eq!((cut.sent(), cut.cuts(), cut.connections()), (18, 2, 3));
-        assert!(!had(&lines).contains(&"never whole".to_owned()));
-        // A plan strikes once.
-        assert_eq!(Client::of(&cut).ask("four, and far more than ten bytes").len(), 35);
-    }
-
-    #[test]
-    fn a_request_and_an_answer_are_lost_by_their_text() {
-        let (server, lines) = echo();
-        let cut = Cut::before(server).unwrap();
-        let mut client = Client::of(&cut);
-        assert_eq!(client.ask("COMMIT 0"), "<COMMIT 0>");
-
-        cut.lose_request("COMMIT");
-        assert_eq!(client.ask("insert"), "<insert>");
-        // In two pieces.
-        client.0.write_all(b"COM").unwrap();
-        thread::sleep(std::time::Duration::from_millis(50));
-        assert_eq!(client.ask("MIT 1"), "");
-
-        cut.lose_answer("COMMIT");
-        let mut client = Client::of(&cut);
-        assert_eq!(client.ask("insert"), "<insert>");
-        assert_eq!(client.ask("COMMIT 2"), "");
-        assert_eq!(cut.cuts(), 2);
-        let commits = had(&lines).into_iter().filter(|l| l.starts_with("COMMIT"));
-        assert_eq!(commits.collect::<Vec<_>>(), ["COMMIT 0", "COMMIT 2"]);
-    }
-
-    #[test]
-    fn what_is_held_back_is_passed_on_or_lost() {
-        let (server, lines) = echo();
-        let cut = Cut::before(server).unwrap();
-        let mut client = Client::of(&cut);
-        cut.hold_answer("COMMIT");
-        assert_eq!(client.ask("insert"), "<insert>");
-        writeln!(client.0, "COMMIT").unwrap();
-        while !cut.is_holding() {
-            thread::yield_now();
-        }
-        assert_eq!((had(&lines).len(), cut.answered()), (2, 9));
-        cut.let_go();
-        assert_eq!(client.hear(), "<COMMIT>");
-
-        cut.hold();
-        writeln!(client.0, "silence").unwrap();
-        while !cut.is_holding() {
-            thread::yield_now();
-        }
-        assert_eq!(had(&lines).len(), 2);
-        cut.now();
-        assert_eq!(client.hear(), "");
-        cut.let_go();
-        assert_eq!(Client::of(&cut).ask("after"), "<after>");
-        assert_eq!(had(&lines).last().unwrap(), "after");
-        assert!(!had(&lines).contains(&"silence".to_owned()));
-    }
-
-    #[test]
-    fn connections_end_with_their_server_and_are_refused_on_demand() {
-        let (server, _) = echo();
-        let cut = Cut::before(server).unwrap();
-        let mut open = Client::of(&cut);
-        assert_eq!(open.ask("a"), "<a>");
-        cut.refuse(true);
-        assert_eq!(Client::of(&cut).ask("b"), "");
-        assert_eq!(open.ask("c"), "<c>");
-        cut.refuse(false);
-        assert_eq!(Client::of(&cut).ask("d"), "<d>");
-        drop(cut);
-        assert_eq!(open.ask("e"), "");
-
-        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let cut = Cut::before(nobody).unwrap();
-        assert_eq!(Client::of(&cut).ask("f"), "");
-    }
-}
+mod tests;
