@@ -50,6 +50,10 @@ pub(super) trait System: fmt::Debug + Sync {
     fn administer(&self, place: &Place, statement: &str) -> Result<(), String>;
     /// The user who may do everything.
     fn user(&self) -> &'static str;
+    /// That user's password where none was asked for.
+    fn default_password(&self) -> Option<&'static str> {
+        None
+    }
     /// The URL of a database, the default one if none is named. The account is as it stands in a
     /// URL.
     fn url(&self, place: &Place, account: &str, database: Option<&str>) -> String;
@@ -309,7 +313,8 @@ impl Server {
     }
 
     fn account(&self) -> String {
-        account(self.system().user(), self.place.options.password.as_deref())
+        let password = self.place.options.password.as_deref();
+        account(self.system().user(), password.or(self.system().default_password()))
     }
 }
 
