@@ -140,6 +140,14 @@ impl Options {
         self
     }
 
+    /// Installs or fetches what such a server needs, unless it is here, without starting one.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub fn fetch(&self) -> Result<(), ServiceError> {
+        self.system.programs(self.version).map(drop)
+    }
+
     /// Starts such a server with an empty database.
     ///
     /// # Errors
