@@ -55,7 +55,7 @@ pub fn needed<T, E: Borrow<ServiceError>>(server: Result<T, E>) -> Option<T> {
     match (error, required) {
         (ServiceError::Unavailable { .. }, None) => {
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            eprintln!("SKIPPED {test}: {error}");
+            package::tell(&format!("SKIPPED {test}: {error}"));
             None
         }
         (ServiceError::Unavailable { .. }, Some(variable)) => {

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs::{File, Permissions},
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -78,7 +79,12 @@ pub(super) fn program(name: &str) -> Option<PathBuf> {
 /// A step towards having something, said on standard error: it takes a while, or changes the
 /// machine.
 pub(super) fn say(what: &str) {
-    eprintln!("piton-testkit: {what}");
+    tell(&format!("piton-testkit: {what}"));
+}
+
+/// A line on standard error. Not by a macro: the test runner keeps what those print to itself.
+pub(super) fn tell(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Installs packages by apt, as root or by a sudo that asks for no password. `before` and `after`
