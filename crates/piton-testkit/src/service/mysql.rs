@@ -2,7 +2,7 @@
 //!
 //! MariaDB is the machine's. MySQL's own packages are in no stable Debian, so the newest is taken
 //! from unstable with all its libraries, down to libc, and runs from where it was unpacked
-//! ([`debian`](super::debian)). So its version moves with time, and differs from a server that is
+//! ([`debian`]). So its version moves with time, and differs from a server that is
 //! installed.
 
 use std::{
