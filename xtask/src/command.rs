@@ -81,6 +81,22 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(Failure::Program(line(command))) }
 }
 
+/// Gives this process to a command, so that Ctrl-C, a `kill` and the exit code are its own. It
+/// comes back only when that fails.
+#[cfg(unix)]
+pub(crate) fn become_it(command: &mut Command) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    let error = command.exec();
+    Err(Failure::Start(line(command), error))
+}
+
+/// Runs a command and ends with its exit code.
+#[cfg(not(unix))]
+pub(crate) fn become_it(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status().map_err(|error| Failure::Start(line(command), error))?;
+    std::process::exit(status.code().unwrap_or(1))
+}
+
 /// Runs a command to its end and returns what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Failure> {
     command.stderr(std::process::Stdio::inherit());
