@@ -1,6 +1,6 @@
 //! Where checkpoints are kept: the implementations of [`piton_core::Store`].
 //!
-//! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqliteStore`]);
+//! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqlStore::sqlite`]);
 //! - `memory:`: nothing survives the process; for tests and for trying things out ([`MemoryStore`]).
 //!
 //! A store decides nothing by itself. What a save does is decided by [`piton_core::Saved::judge`];
@@ -20,6 +20,8 @@ pub mod joined;
 mod memory;
 mod rules;
 #[cfg(feature = "sqlite")]
+mod sql;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "sqlite")]
 mod state_table;
@@ -33,7 +35,7 @@ use piton_core::{Owner, Store, StoreError};
 
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteStore;
+pub use sql::SqlStore;
 
 /// Whether opening may create a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
 
 #[cfg(feature = "sqlite")]
 fn open_sqlite(path: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(SqliteStore::open(path, mode)?))
+    Ok(Arc::new(SqlStore::sqlite(path, mode)?))
 }
 
 #[cfg(not(feature = "sqlite"))]

@@ -18,7 +18,7 @@ use std::{
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Saved, Store};
-use piton_stores::{Mode, SqliteStore};
+use piton_stores::{Mode, SqlStore};
 
 const STORE: &str = "PITON_TEST_STORE";
 
@@ -26,7 +26,7 @@ const STORE: &str = "PITON_TEST_STORE";
 #[test]
 fn owner() {
     let Ok(path) = env::var(STORE) else { return };
-    let store = SqliteStore::open(Path::new(&path), Mode::Existing).unwrap();
+    let store = SqlStore::sqlite(Path::new(&path), Mode::Existing).unwrap();
     let claim = scratch::claim(&store);
     scratch::advance(&store, &claim, "0", 1);
     println!("working");
@@ -85,11 +85,11 @@ impl Drop for Owner {
     }
 }
 
-fn ask(store: &SqliteStore, silent: Option<Holder>) -> ClaimAnswer {
+fn ask(store: &SqlStore, silent: Option<Holder>) -> ClaimAnswer {
     block_on(store.claim(ClaimRequest { silent, ..scratch::request() })).unwrap()
 }
 
-fn held(store: &SqliteStore) -> Holder {
+fn held(store: &SqlStore) -> Holder {
     match ask(store, None) {
         ClaimAnswer::Held(holder) => holder,
         ClaimAnswer::Granted { claim, .. } => panic!("granted: {claim:?}"),
@@ -98,7 +98,7 @@ fn held(store: &SqliteStore) -> Holder {
 
 /// A claim that is granted at once. Another test may just be starting a process, which has a copy
 /// of every descriptor until it runs its own program, so a few tries are as good as one.
-fn granted(store: &SqliteStore, silent: Option<&Holder>) -> (Claim, Option<Holder>) {
+fn granted(store: &SqlStore, silent: Option<&Holder>) -> (Claim, Option<Holder>) {
     for _ in 0..100 {
         if let ClaimAnswer::Granted { claim, died } = ask(store, silent.cloned()) {
             return (claim, died);
@@ -113,7 +113,7 @@ fn granted(store: &SqliteStore, silent: Option<&Holder>) -> (Claim, Option<Holde
 fn a_killed_owner_is_replaced_at_once() {
     let folder = scratch::folder();
     let path = folder.path().join("piton.db");
-    let store = SqliteStore::open(&path, Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&path, Mode::Create).unwrap();
     let mut owner = Owner::start(&path);
     let pid = owner.child.id();
     assert_eq!(held(&store).owner.pid, pid);
@@ -138,7 +138,7 @@ fn a_killed_owner_is_replaced_at_once() {
 fn a_stopped_owner_is_fenced_when_it_wakes() {
     let folder = scratch::folder();
     let path = folder.path().join("piton.db");
-    let store = SqliteStore::open(&path, Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&path, Mode::Create).unwrap();
     let mut owner = Owner::start(&path);
     let awake = held(&store);
     let said = owner.go_on();
@@ -167,7 +167,7 @@ fn a_stopped_owner_is_fenced_when_it_wakes() {
 #[test]
 fn a_lock_is_the_open_file_of_the_epoch() {
     let folder = scratch::folder();
-    let store = SqliteStore::open(&folder.path().join("piton.db"), Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&folder.path().join("piton.db"), Mode::Create).unwrap();
     let claim = scratch::claim(&store);
     let file = claim.lock.as_ref().unwrap().downcast_ref::<std::fs::File>().unwrap();
     let inherited = Stdio::from(file.try_clone().unwrap());

@@ -17,10 +17,12 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{
     schema::{APPLICATION_ID, FORMAT, OBJECTS},
-    trouble::{Result, Trouble},
-    worker::BUSY,
+    session::BUSY,
 };
-use crate::Mode;
+use crate::{
+    Mode,
+    sql::{Result, Trouble},
+};
 
 /// Up to this size the whole file is checked when it is opened (some 15 ms for the largest);
 /// checksums and manifests guard what decides at any size.
