@@ -75,10 +75,10 @@ impl StateTable {
             let old = self.row(c, of, &entry.key)?.map(|(_, checksum)| checksum);
             sum = match (old, &entry.json) {
                 (Some(old), Some(json)) => {
-                    sum.replacing(old, self.write(c, &self.update(), of, &entry.key, json)?)
+                    sum.replacing(old, Self::write(c, &self.update(), of, &entry.key, json)?)
                 }
                 (None, Some(json)) => {
-                    sum.with(self.write(c, &self.insert(), of, &entry.key, json)?)
+                    sum.with(Self::write(c, &self.insert(), of, &entry.key, json)?)
                 }
                 (Some(old), None) => {
                     self.remove(c, of, &entry.key)?;
@@ -107,7 +107,6 @@ impl StateTable {
     }
 
     fn write(
-        self,
         c: &mut dyn Sql,
         sql: &str,
         of: &CheckpointKey,

@@ -67,6 +67,9 @@ pub(crate) trait Transaction: Sql {
     /// it is told to free it or ends.
     fn take_lock(&mut self, scope: &Scope) -> Result<Option<Lock>>;
 
+    /// Whether each statement is a journey to a server, so that fewer of them are better.
+    fn is_far(&self) -> bool;
+
     /// Which connection this is, of those that the session has had.
     fn connection(&self) -> u64;
 }

@@ -32,7 +32,7 @@ impl Row {
         match self.take(column) {
             Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text)),
-            other => Err(unexpected(column, &other)),
+            other @ Cell::Integer(_) => Err(unexpected(column, &other)),
         }
     }
 
@@ -56,7 +56,7 @@ impl Row {
         match self.take(column) {
             Cell::Null => Ok(None),
             Cell::Integer(number) => Ok(Some(Checksum(number))),
-            other => Err(unexpected(column, &other)),
+            other @ Cell::Text(_) => Err(unexpected(column, &other)),
         }
     }
 

@@ -65,40 +65,46 @@ fn read(row: &mut Row, table: &str) -> Result<Found> {
     Ok(Found { checksum, checkpoint })
 }
 
-/// So many keys are asked for at once.
-const AT_ONCE: usize = 32;
-
 /// The rows of some checkpoints of one pipeline, in the order of the keys.
 pub(crate) fn find_all(
+    c: &mut dyn Transaction,
+    pipeline: &str,
+    keys: &[&CheckpointKey],
+) -> Result<Vec<Option<Found>>> {
+    if keys.len() > 1 && c.is_far() {
+        return find_far(c, pipeline, keys);
+    }
+    keys.iter().map(|key| find(c, key)).collect()
+}
+
+fn find(c: &mut dyn Sql, key: &CheckpointKey) -> Result<Option<Found>> {
+    let sql = select!(r#"checkpoints WHERE pipeline = ? AND "partition" = ? AND sink = ?"#);
+    let mut rows = c.query(sql, values![&key.pipeline, &key.partition, &key.sink])?;
+    rows.first_mut().map(|row| read(row, "checkpoints")).transpose()
+}
+
+/// So many keys are asked for at once where each question is a journey.
+const AT_ONCE: usize = 64;
+
+fn find_far(
     c: &mut dyn Sql,
     pipeline: &str,
     keys: &[&CheckpointKey],
 ) -> Result<Vec<Option<Found>>> {
+    let sql = select!(r#"checkpoints WHERE pipeline = ? AND "partition" IN (?"#);
+    let sql = format!("{sql}{})", ", ?".repeat(AT_ONCE - 1));
     let mut found = HashMap::new();
     for keys in keys.chunks(AT_ONCE) {
-        for mut row in c.query(&some(keys.len()), &named(pipeline, keys))? {
+        let mut values: Vec<Value<'_>> = vec![pipeline.into()];
+        values.extend(keys.iter().map(|key| Value::from(&key.partition)));
+        // The places that are left over say the first one again.
+        values.resize(1 + AT_ONCE, values[1]);
+        for mut row in c.query(&sql, &values)? {
             let row = read(&mut row, "checkpoints")?;
             found.insert(row.checkpoint.key.clone(), row);
         }
     }
     Ok(keys.iter().map(|key| found.remove(*key)).collect())
-}
-
-/// Asks for the rows of one partition, or of as many as are asked for at once.
-fn some(keys: usize) -> String {
-    let sql = select!(r#"checkpoints WHERE pipeline = ? AND "partition" IN (?"#);
-    let more = if keys > 1 { AT_ONCE - 1 } else { 0 };
-    format!("{sql}{})", ", ?".repeat(more))
-}
-
-fn named<'a>(pipeline: &'a str, keys: &[&'a CheckpointKey]) -> Vec<Value<'a>> {
-    let mut values: Vec<Value<'_>> = vec![pipeline.into()];
-    values.extend(keys.iter().map(|key| Value::from(&key.partition)));
-    // The places that are left over say the last one again.
-    while keys.len() > 1 && values.len() <= AT_ONCE {
-        values.push(values[values.len() - 1]);
-    }
-    values
 }
 
 /// The rows of a pipeline, compared with its manifest.

@@ -112,10 +112,10 @@ pub(crate) fn thin(
     let runs = runs::all(c, pipeline, u64::MAX)?;
     let old = runs.iter().enumerate();
     let old = old.filter(|(newer, run)| rules::run_is_old(run, *newer, keep, now));
-    delete(c, "runs", old.map(|(_, run)| run.id).collect())?;
+    delete(c, "runs", old.map(|(_, run)| run.id))?;
     let events = runs::events(c, pipeline, u64::MAX)?;
     let old = events.iter().filter(|event| rules::is_old(event.at, keep, now));
-    delete(c, "events", old.map(|event| event.id).collect())?;
+    delete(c, "events", old.map(|event| event.id))?;
     thin_orders(c, pipeline, keep, now)
 }
 
@@ -130,7 +130,7 @@ fn thin_history(c: &mut dyn Sql, pipeline: &str, keep: Duration, now: Timestamp)
     let rows: Vec<Past> = history.iter().map(|(_, checkpoint)| past(checkpoint)).collect();
     let kept = rules::kept(&rows, &orders::pending(c, pipeline)?, keep, now);
     let gone = history.iter().zip(kept).filter(|(_, kept)| !kept);
-    delete(c, "history", gone.map(|((id, _), _)| *id).collect())
+    delete(c, "history", gone.map(|((id, _), _)| *id))
 }
 
 fn thin_orders(c: &mut dyn Sql, pipeline: &str, keep: Duration, now: Timestamp) -> Result<()> {
@@ -140,15 +140,16 @@ fn thin_orders(c: &mut dyn Sql, pipeline: &str, keep: Duration, now: Timestamp) 
     let orders = orders::all(c, pipeline)?;
     // The newest stays, so that no number is ever given twice.
     let old = orders.iter().filter(|order| is_old(order.applied_at) && order.id < newest);
-    delete(c, "orders", old.map(|order| order.id).collect())
+    delete(c, "orders", old.map(|order| order.id))
 }
 
 /// So many rows are deleted at once.
 const AT_ONCE: usize = 32;
 
 /// Deletes rows by their numbers.
-fn delete(c: &mut dyn Sql, table: &str, ids: Vec<u64>) -> Result<()> {
+fn delete(c: &mut dyn Sql, table: &str, ids: impl Iterator<Item = u64>) -> Result<()> {
     let sql = format!("DELETE FROM {table} WHERE id IN (?{})", ", ?".repeat(AT_ONCE - 1));
+    let ids: Vec<u64> = ids.collect();
     for ids in ids.chunks(AT_ONCE) {
         let mut values: Vec<Value<'_>> = ids.iter().map(|id| Value::from(*id)).collect();
         values.resize(AT_ONCE, values[0]);

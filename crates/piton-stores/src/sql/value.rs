@@ -59,7 +59,7 @@ impl From<Checksum> for Value<'_> {
     }
 }
 
-impl<'a, T> From<Option<T>> for Value<'a>
+impl<T> From<Option<T>> for Value<'_>
 where
     Self: From<T>,
 {

@@ -63,6 +63,10 @@ pub(crate) struct Write<'a> {
     /// The pipelines whose rows it reads or writes.
     pub(crate) pipelines: Vec<&'a str>,
     /// Whether doing it twice is as good as doing it once.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "mysql")),
+        expect(dead_code, reason = "SQLite says of every commit what became of it")
+    )]
     pub(crate) again: bool,
 }
 

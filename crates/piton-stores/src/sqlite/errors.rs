@@ -41,9 +41,9 @@ fn explain(code: ErrorCode, what: String) -> String {
 
 /// The error of a commit that failed: where the operating system failed to write or to sync, the
 /// transaction may be in the log all the same and come to light after a crash.
-pub(super) fn of_commit(error: rusqlite::Error, at: &str) -> StoreError {
+pub(super) fn of_commit(error: &rusqlite::Error, at: &str) -> StoreError {
     let in_doubt = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
-    match error_at(&error, at.to_owned()) {
+    match error_at(error, at.to_owned()) {
         StoreError::Unusable { at, what } if in_doubt => StoreError::InDoubt { at, what },
         error => error,
     }
@@ -75,9 +75,9 @@ mod tests {
         assert!(matches!(at(ffi::SQLITE_CORRUPT), StoreError::Damaged { .. }));
         assert!(matches!(at(ffi::SQLITE_NOTADB), StoreError::Damaged { .. }));
         assert!(matches!(at(ffi::SQLITE_BUSY), StoreError::Busy { .. }));
-        let full = of_commit(failure(ffi::SQLITE_FULL), "x.db");
+        let full = of_commit(&failure(ffi::SQLITE_FULL), "x.db");
         assert!(matches!(full, StoreError::Unusable { .. }), "not all of it can be in the log");
-        let unsynced = of_commit(failure(ffi::SQLITE_IOERR_FSYNC), "x.db");
+        let unsynced = of_commit(&failure(ffi::SQLITE_IOERR_FSYNC), "x.db");
         assert!(matches!(unsynced, StoreError::InDoubt { .. }));
     }
 }

@@ -175,7 +175,7 @@ fn inspect(path: &Path, at: &str) -> Result<(), StoreError> {
         |what: &str| Err(StoreError::Damaged { at: at.to_owned(), what: what.to_owned() });
     let mut start = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(1 << 16).read_to_end(&mut start))
+        .and_then(|file| file.take(1 << 18).read_to_end(&mut start))
         .map_err(|error| Trouble::io("it cannot be read", error).at(at))?;
     if start.is_empty() {
         return damaged("the file is empty");

@@ -41,7 +41,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   sink_state TEXT,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition, sink)
-)"
+) WITHOUT ROWID"
 "manifest": "CREATE TABLE manifest ( -- how many rows each table has, and their checksums combined
   pipeline TEXT NOT NULL,
   holds TEXT NOT NULL,
@@ -50,7 +50,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   rows INTEGER NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, holds, partition, sink)
-)"
+) WITHOUT ROWID"
 "history": "CREATE TABLE history ( -- earlier checkpoints
   id INTEGER PRIMARY KEY,
   pipeline TEXT NOT NULL,
@@ -79,7 +79,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   released INTEGER NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition)
-)"
+) WITHOUT ROWID"
 "state": "CREATE TABLE state ( -- what programs keep beside their position
   pipeline TEXT NOT NULL,
   partition TEXT NOT NULL,
@@ -88,7 +88,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   json TEXT NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition, sink, key)
-)"
+) WITHOUT ROWID"
 "pipelines": "CREATE TABLE pipelines (
   pipeline TEXT NOT NULL PRIMARY KEY,
   source TEXT NOT NULL,

@@ -88,7 +88,7 @@ impl Session for Sqlite {
         match f(&mut open).map_err(|trouble| trouble.at(at))? {
             End::Rollback => Ok(()),
             End::Commit => transaction.commit().map_err(|error| {
-                let error = errors::of_commit(error, at);
+                let error = errors::of_commit(&error, at);
                 if let StoreError::InDoubt { what, .. } = &error {
                     self.failed = Some(what.clone());
                 }
@@ -197,6 +197,10 @@ impl Transaction for Open<'_> {
     fn take_lock(&mut self, scope: &Scope) -> Result<Option<Lock>> {
         let file = self.locks.take(scope)?;
         Ok(Some(Arc::new(file)))
+    }
+
+    fn is_far(&self) -> bool {
+        false
     }
 
     fn connection(&self) -> u64 {
