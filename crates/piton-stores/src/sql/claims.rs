@@ -168,7 +168,9 @@ pub(crate) fn claim(
     });
     match answer {
         Ok(Ok(granted)) => {
-            for row in &granted.superseded {
+            let mine = |row: &&ClaimRow| row.holder.epoch != granted.epoch;
+            let attempts = earlier.attempts.iter().filter(mine);
+            for row in granted.superseded.iter().chain(attempts) {
                 worker.free(&Scope::of_row(row));
             }
             Ok(granted.answer(worker, request))
@@ -216,7 +218,7 @@ fn attempt(
         Decision::Grant { epoch, died } => (epoch, died),
     };
     let row = ClaimRow::granted(request, epoch);
-    let lock = c.take_lock(&Scope::of_row(&row))?;
+    let lock = c.take_lock(&Scope::of_row(&row), request.lease)?;
     earlier.attempts.push(row);
     if died.is_some() {
         earlier.died.clone_from(&died);

@@ -11,6 +11,8 @@
 //! changes before it ends is the session's promise: SQLite has one writer, a server locks the
 //! pipeline's anchor row first.
 
+#[cfg(feature = "server")]
+mod batch;
 mod claims;
 mod definitions;
 mod letters;
@@ -20,6 +22,8 @@ mod row;
 mod rows;
 mod runs;
 mod saves;
+#[cfg(feature = "server")]
+mod server;
 mod snapshot;
 mod state;
 mod store;
@@ -27,15 +31,22 @@ mod trouble;
 mod value;
 mod worker;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use piton_core::{Claim, Epoch};
 
 #[cfg(feature = "sqlite")]
 pub(crate) use self::snapshot::restore;
 pub use self::store::SqlStore;
+#[cfg(feature = "server")]
+pub(crate) use self::{
+    batch::{Batch, rows_of},
+    server::{COMING_BACK, Connection, Server, ServerSession},
+    trouble::Setback,
+};
 pub(crate) use self::{
     row::{Cell, Row},
+    rows::Change,
     trouble::{Result, Trouble, altered},
     value::Value,
     value::values,
@@ -65,7 +76,14 @@ pub(crate) trait Transaction: Sql {
 
     /// Takes the lock of an epoch that is about to be granted. `None`: the session keeps it, until
     /// it is told to free it or ends.
-    fn take_lock(&mut self, scope: &Scope) -> Result<Option<Lock>>;
+    fn take_lock(&mut self, scope: &Scope, lease: Duration) -> Result<Option<Lock>>;
+
+    /// Puts checkpoints of one pipeline in place of what is there, with their manifest and, if
+    /// asked, history, in one statement. False where row by row is as quick.
+    fn put_all(&mut self, pipeline: &str, changes: &[Change], with_history: bool) -> Result<bool> {
+        let _ = (pipeline, changes, with_history);
+        Ok(false)
+    }
 
     /// Whether each statement is a journey to a server, so that fewer of them are better.
     fn is_far(&self) -> bool;

@@ -155,6 +155,10 @@ pub(crate) fn change(
     changes: &[Change],
     with_history: bool,
 ) -> Result<()> {
+    let replaces = |change: &Change| change.new.is_some();
+    if changes.iter().all(replaces) && c.put_all(pipeline, changes, with_history)? {
+        return Ok(());
+    }
     let mut sum = Checksum::default();
     let (mut added, mut removed) = (0_u64, 0_u64);
     for Change { old, new } in changes {

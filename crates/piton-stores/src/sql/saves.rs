@@ -1,8 +1,12 @@
 //! What moves checkpoints: saves, mirrors and completion.
 
 use jiff::Timestamp;
+#[cfg(feature = "server")]
+use piton_core::Epoch;
 use piton_core::{Checkpoint, CheckpointKey, Claim, Save, Saved, StoreError, fault};
 
+#[cfg(feature = "server")]
+use super::batch::Batch;
 use super::{
     Transaction, Write, claims,
     rows::{self, Change, Found},
@@ -10,7 +14,7 @@ use super::{
     trouble::{Result, Trouble},
     worker::{Done, Worker},
 };
-use crate::rules::{self, HistoryClock};
+use crate::rules::{self, HistoryClock, Replaced};
 
 fn stored(found: Option<&Found>) -> Option<&Checkpoint> {
     found.map(|found| &found.checkpoint)
@@ -24,6 +28,10 @@ pub(crate) fn save(
     now: Timestamp,
 ) -> Result<Vec<Saved>, StoreError> {
     rules::check_scope(claim, saves.iter().map(|save| &save.key))?;
+    #[cfg(feature = "server")]
+    if let Some(outcomes) = at_once(worker, claim, saves, now)? {
+        return Ok(outcomes);
+    }
     let keys: Vec<&CheckpointKey> = saves.iter().map(|save| &save.key).collect();
     let outcomes = worker.write_under(claim, &Write::of(&claim.pipeline), |c, known| {
         let fence = claims::fence(c, claim)?;
@@ -51,6 +59,46 @@ pub(crate) fn save(
     Ok(outcomes)
 }
 
+/// Stores all of them in one round trip, where the database can and what they expect is there.
+#[cfg(feature = "server")]
+fn at_once(
+    worker: &mut Worker,
+    claim: &Claim,
+    saves: &[Save],
+    now: Timestamp,
+) -> Result<Option<Vec<Saved>>, StoreError> {
+    if !worker.saves_at_once() {
+        return Ok(None);
+    }
+    let mut outcomes = Vec::with_capacity(saves.len());
+    let mut new = Vec::with_capacity(saves.len());
+    for save in saves {
+        let outcome = Saved::judge(expected(save).as_ref(), save, claim.epoch, claim.epoch);
+        let Saved::Stored { version } = outcome else { return Ok(None) };
+        new.push(rules::saved(save, version, claim.epoch, now));
+        outcomes.push(outcome);
+    }
+    let due = worker.known.clock.due(saves.iter().filter_map(Replaced::by), now);
+    let batch = Batch::of(claim, saves, &new, due).map_err(|trouble| worker.name(trouble))?;
+    fault::point("save.before");
+    let synced = fault::fail("store.sync");
+    synced.map_err(|e| worker.name(Trouble::io("it could not be synced", e)))?;
+    let stored = worker.save(&batch)?;
+    if stored {
+        fault::point("save.after");
+    }
+    // Where it must not be stored as it is, each of them is judged by what is there.
+    Ok(stored.then_some(outcomes))
+}
+
+/// The checkpoint that a save expects to replace.
+#[cfg(feature = "server")]
+fn expected(save: &Save) -> Option<Checkpoint> {
+    let there = rules::saved(save, save.expected_version, Epoch(0), Timestamp::UNIX_EPOCH);
+    let is_there = save.expected_version > 0;
+    is_there.then(|| Checkpoint { position: save.expected.clone(), ..there })
+}
+
 /// Puts checkpoints in place of what was found, with history when it is due.
 fn replace(
     c: &mut dyn Transaction,
@@ -60,7 +108,8 @@ fn replace(
     new: impl Iterator<Item = Checkpoint>,
     now: Timestamp,
 ) -> Result<()> {
-    let due = clock.due(found.iter().filter_map(|found| stored(found.as_ref())), now);
+    let replaced = found.iter().filter_map(|found| stored(found.as_ref()));
+    let due = clock.due(replaced.map(Replaced::of), now);
     let change = |(old, new)| Change { old, new: Some(new) };
     let changes: Vec<Change> = found.into_iter().zip(new).map(change).collect();
     rows::change(c, pipeline, &changes, due)

@@ -104,17 +104,30 @@ impl Drop for Guard {
 }
 
 impl SqlStore {
-    /// Starts the thread of a session.
-    pub(crate) fn start(session: impl Session + Send + 'static) -> Result<Self, StoreError> {
-        let at = session.at().to_owned();
+    /// Starts the thread of a store, which opens its session and answers when it has.
+    pub(crate) fn start(
+        at: String,
+        open: impl FnOnce() -> Result<Box<dyn Session>, StoreError> + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let (sender, commands) = mpsc::channel();
+        let (opened, answer) = mpsc::channel();
         let link = Arc::new(Link { commands: Some(sender), thread: OnceLock::new() });
         let worker = Arc::downgrade(&link);
+        let serve = move || match open() {
+            Ok(session) => {
+                let _ = opened.send(Ok(()));
+                Worker::new(session, worker).serve(&commands);
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        };
         let thread = thread::Builder::new()
             .name("piton-store".into())
-            .spawn(move || Worker::new(Box::new(session), worker).serve(&commands))
+            .spawn(serve)
             .map_err(|error| Trouble::io("no thread could be started", error).at(&at))?;
         let _ = link.thread.set(thread);
+        answer.recv().unwrap_or_else(|_| Err(ended(&at)))?;
         Ok(Self { at, link })
     }
 
@@ -131,10 +144,7 @@ impl SqlStore {
         Box::pin(async move {
             match receiver.await {
                 Ok(result) if sent => result,
-                _ => Err(StoreError::Unusable {
-                    at: self.at.clone(),
-                    what: "its thread has ended".to_owned(),
-                }),
+                _ => Err(ended(&self.at)),
             }
         })
     }
@@ -159,6 +169,10 @@ impl SqlStore {
             worker.write(&write, |c, _| f(c).map(Done::Commit))
         })
     }
+}
+
+fn ended(at: &str) -> StoreError {
+    StoreError::Unusable { at: at.to_owned(), what: "its thread has ended".to_owned() }
 }
 
 impl Store for SqlStore {

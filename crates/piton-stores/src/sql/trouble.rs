@@ -19,6 +19,46 @@ pub(crate) enum Trouble {
     Io { what: String, error: io::Error },
     /// It is decided already.
     Store(StoreError),
+    /// A server did not do what it was told.
+    #[cfg(feature = "server")]
+    Server(Setback),
+}
+
+/// Why a server did not do what it was told, by what can be done about it.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) enum Setback {
+    /// It cannot be reached, or the connection broke: once it can, the same may do.
+    Lost(String),
+    /// It took a transaction back in favour of another: the same may do at once.
+    TakenBack(String),
+    /// A row is there that was not seen: somebody wrote it at the same moment, or nobody should.
+    Clash(String),
+    /// Somebody holds a lock for too long.
+    Busy(String),
+    /// What is asked for cannot be kept there.
+    Refused(String),
+    /// Anything else: a person has to look.
+    Unusable(String),
+}
+
+#[cfg(feature = "server")]
+impl From<Setback> for Trouble {
+    fn from(setback: Setback) -> Self {
+        Self::Server(setback)
+    }
+}
+
+#[cfg(feature = "server")]
+impl Setback {
+    fn at(self, at: String) -> StoreError {
+        match self {
+            Self::Lost(what) | Self::Unusable(what) => StoreError::Unusable { at, what },
+            Self::TakenBack(what) | Self::Busy(what) => StoreError::Busy { at, what },
+            Self::Clash(what) => StoreError::Damaged { at, what },
+            Self::Refused(what) => StoreError::Refused { what: format!("{at}: {what}") },
+        }
+    }
 }
 
 pub(crate) type Result<T, E = Trouble> = std::result::Result<T, E>;
@@ -56,7 +96,15 @@ impl Trouble {
                 StoreError::Unusable { at, what: format!("{what}: {error}") }
             }
             Self::Store(error) => error,
+            #[cfg(feature = "server")]
+            Self::Server(setback) => setback.at(at),
         }
+    }
+
+    /// Whether the connection is gone.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Server(Setback::Lost(_)))
     }
 }
 

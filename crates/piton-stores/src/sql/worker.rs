@@ -20,6 +20,8 @@ use super::{
     store::{Guard, Link},
     trouble::Result,
 };
+#[cfg(feature = "server")]
+use super::{Trouble, batch::Batch};
 use crate::rules::HistoryClock;
 
 /// What a database keeps for itself: its connection and how its transactions end.
@@ -38,6 +40,19 @@ pub(crate) trait Session {
     /// may be done [`again`](Write::again).
     fn write(&mut self, write: &Write<'_>, f: &mut Writing<'_>) -> Result<(), StoreError>;
 
+    /// Whether it stores batches in one round trip.
+    #[cfg(feature = "server")]
+    fn saves_at_once(&self) -> bool {
+        false
+    }
+
+    /// Decides a batch and stores it, all of it or nothing. False when it must not be stored as it
+    /// is.
+    #[cfg(feature = "server")]
+    fn save(&mut self, _: &Batch<'_>) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Frees the lock of an epoch that counts no more. One that cannot be freed does no harm.
     fn free(&mut self, scope: &Scope);
 
@@ -45,7 +60,7 @@ pub(crate) trait Session {
     fn tend(&mut self);
 
     /// How long it may be left alone; `None`: until the next command.
-    fn tended_every(&self) -> Option<Duration>;
+    fn tended_every(&mut self) -> Option<Duration>;
 }
 
 pub(crate) type Reading<'a> = dyn FnMut(&mut dyn Transaction) -> Result<()> + 'a;
@@ -64,7 +79,7 @@ pub(crate) struct Write<'a> {
     pub(crate) pipelines: Vec<&'a str>,
     /// Whether doing it twice is as good as doing it once.
     #[cfg_attr(
-        not(any(feature = "postgres", feature = "mysql")),
+        not(feature = "server"),
         expect(dead_code, reason = "SQLite says of every commit what became of it")
     )]
     pub(crate) again: bool,
@@ -110,7 +125,7 @@ pub(crate) enum Done<T> {
 /// Runs commands in the session it owns.
 pub(crate) struct Worker {
     session: Box<dyn Session>,
-    known: Known,
+    pub(crate) known: Known,
     link: Weak<Link>,
     /// Claims under which a commit is in doubt: nothing more is done under them.
     doubted: Vec<(Scope, String)>,
@@ -168,6 +183,21 @@ impl Worker {
         answer.ok_or_else(|| self.silent())
     }
 
+    /// Whether batches are stored in one round trip.
+    #[cfg(feature = "server")]
+    pub(crate) fn saves_at_once(&self) -> bool {
+        self.session.saves_at_once()
+    }
+
+    /// Stores a batch of one claim.
+    #[cfg(feature = "server")]
+    pub(crate) fn save(&mut self, batch: &Batch<'_>) -> Result<bool, StoreError> {
+        self.refuse_doubted(batch.claim)?;
+        let answer = self.session.save(batch);
+        self.note_doubt(batch.claim, answer.as_ref().err());
+        answer
+    }
+
     /// Runs a transaction that writes under a claim. Once a commit under it is in doubt, nothing
     /// more is done under it: a new claim fences what may still be under way, and reads then.
     pub(crate) fn write_under<T>(
@@ -176,16 +206,27 @@ impl Worker {
         write: &Write<'_>,
         f: impl FnMut(&mut dyn Transaction, &mut Known) -> Result<Done<T>>,
     ) -> Result<T, StoreError> {
-        let scope = Scope::of(claim);
-        if let Some((_, what)) = self.doubted.iter().find(|(of, _)| *of == scope) {
-            let what = format!("of an earlier commit under the same claim ({what})");
-            return Err(StoreError::InDoubt { at: self.session.at().to_owned(), what });
-        }
+        self.refuse_doubted(claim)?;
         let answer = self.write(write, f);
-        if let Err(StoreError::InDoubt { what, .. }) = &answer {
-            self.doubted.push((scope, what.clone()));
-        }
+        self.note_doubt(claim, answer.as_ref().err());
         answer
+    }
+
+    fn refuse_doubted(&self, claim: &Claim) -> Result<(), StoreError> {
+        let scope = Scope::of(claim);
+        match self.doubted.iter().find(|(of, _)| *of == scope) {
+            Some((_, what)) => {
+                let what = format!("of an earlier commit under the same claim ({what})");
+                Err(StoreError::InDoubt { at: self.session.at().to_owned(), what })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn note_doubt(&mut self, claim: &Claim, error: Option<&StoreError>) {
+        if let Some(StoreError::InDoubt { what, .. }) = error {
+            self.doubted.push((Scope::of(claim), what.clone()));
+        }
     }
 
     /// Frees the lock of an epoch that counts no more.
@@ -207,6 +248,12 @@ impl Worker {
     pub(crate) fn guard(&self, scope: Scope) -> Option<Lock> {
         let link = self.link.upgrade()?;
         Some(Arc::new(Guard::new(link, scope)))
+    }
+
+    /// The error that a caller of this store sees.
+    #[cfg(feature = "server")]
+    pub(crate) fn name(&self, trouble: Trouble) -> StoreError {
+        trouble.at(self.session.at())
     }
 
     fn silent(&self) -> StoreError {

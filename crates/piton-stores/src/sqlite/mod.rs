@@ -40,11 +40,13 @@ impl SqlStore {
     pub fn sqlite(path: &Path, mode: Mode) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         let at = path.display().to_string();
-        let connection = file::open(&path, mode)?;
-        // Two names of one file must find the same locks.
-        let real = path.canonicalize().unwrap_or(path);
-        let locks = Locks::beside(&real);
-        Self::start(Sqlite::new(at, connection, Identity::of(real), locks)?)
+        Self::start(at.clone(), move || {
+            let connection = file::open(&path, mode)?;
+            // Two names of one file must find the same locks.
+            let real = path.canonicalize().unwrap_or(path);
+            let locks = Locks::beside(&real);
+            Ok(Box::new(Sqlite::new(at, connection, Identity::of(real), locks)?))
+        })
     }
 }
 

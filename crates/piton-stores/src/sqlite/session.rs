@@ -114,7 +114,7 @@ impl Session for Sqlite {
         }
     }
 
-    fn tended_every(&self) -> Option<Duration> {
+    fn tended_every(&mut self) -> Option<Duration> {
         None
     }
 }
@@ -194,7 +194,7 @@ impl Transaction for Open<'_> {
         self.locks.is_alive(claim)
     }
 
-    fn take_lock(&mut self, scope: &Scope) -> Result<Option<Lock>> {
+    fn take_lock(&mut self, scope: &Scope, _: Duration) -> Result<Option<Lock>> {
         let file = self.locks.take(scope)?;
         Ok(Some(Arc::new(file)))
     }
