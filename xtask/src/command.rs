@@ -51,9 +51,20 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// `cargo` with these arguments, in the folder of the workspace.
+///
+/// What the cargo that runs us has set about our own package is not passed on: build scripts look
+/// at it, and would run anew each time that a build from here follows one typed by hand.
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(args).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let of_package = |name: &str| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start))
+        };
+        if name.to_str().is_some_and(of_package) {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
@@ -68,6 +79,22 @@ pub(crate) fn line(command: &Command) -> String {
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     let status = command.status().map_err(|error| Failure::Start(line(command), error))?;
     if status.success() { Ok(()) } else { Err(Failure::Program(line(command))) }
+}
+
+/// Gives this process to a command, so that Ctrl-C, a `kill` and the exit code are its own. It
+/// comes back only when that fails.
+#[cfg(unix)]
+pub(crate) fn become_it(command: &mut Command) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    let error = command.exec();
+    Err(Failure::Start(line(command), error))
+}
+
+/// Runs a command and ends with its exit code.
+#[cfg(not(unix))]
+pub(crate) fn become_it(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status().map_err(|error| Failure::Start(line(command), error))?;
+    std::process::exit(status.code().unwrap_or(1))
 }
 
 /// Runs a command to its end and returns what it printed.

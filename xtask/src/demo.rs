@@ -5,7 +5,7 @@
 
 use std::{io::ErrorKind, path::Path, process::Command};
 
-use crate::command::{Failure, cargo, line, piton_binary, root, run as run_to_end};
+use crate::command::{Failure, become_it, cargo, piton_binary, root, run as run_to_end};
 
 const HINT: &str = "\
 Reading demo/flights.csv into demo/out.db, slowed down to last half a minute.
@@ -44,17 +44,4 @@ fn forget(folder: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn become_it(command: &mut Command) -> Result<(), Failure> {
-    use std::os::unix::process::CommandExt;
-    let error = command.exec();
-    Err(Failure::Start(line(command), error))
-}
-
-#[cfg(not(unix))]
-fn become_it(command: &mut Command) -> Result<(), Failure> {
-    let status = command.status().map_err(|error| Failure::Start(line(command), error))?;
-    std::process::exit(status.code().unwrap_or(1))
 }

@@ -2,14 +2,15 @@
 //!
 //! Whatever a person or a machine does to this repository beyond `cargo build` is a command here,
 //! in Rust, so that it works the same everywhere and is itself linted and tested. The benchmarks
-//! sit behind the feature `bench`: without them this program is small, and `cargo demo`, which
-//! starts it too, is quick to build.
+//! sit behind the feature `bench`, and what starts servers behind `services`: without them this
+//! program is small, and `cargo demo`, which starts it too, is quick to build.
 
 mod bench;
 mod command;
 mod demo;
 mod demo_data;
 mod lint;
+mod services;
 mod test;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ Usage: cargo xtask COMMAND
   test [ARGS…]         run all tests; ARGS go to `cargo test`
   lint                 format, clippy, docs, house rules, licences
   bench [NAME…]        run benchmarks, all or by name (`bench list` names them)
+  services COMMAND…    the servers that tests start, by hand: up, down, fetch
   demo [fresh]         build piton and run demo/flights.yaml; `fresh` forgets the earlier runs
   demo-data FULL.csv   cut demo/flights.csv anew from the full nycflights13 table
 ";
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "lint" => lint::run(),
         "bench" => bench::run(rest),
+        "services" => services::run(rest),
         "demo" => demo::run(rest),
         "demo-data" => demo_data::run(rest),
         "help" | "-h" | "--help" => {

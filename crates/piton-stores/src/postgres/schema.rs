@@ -24,7 +24,7 @@ const STEPS: &[&str] = &[include_str!("format_1.sql")];
 const FORMAT: u64 = STEPS.len() as u64;
 
 /// The advisory lock under which the schema is made and brought up to date: "piton".
-const LOCK: i64 = 0x7069_746F_6E;
+const LOCK: i64 = 0x70_6974_6F6E;
 
 /// The oldest PostgreSQL that has what is used here (`bit_xor`).
 const OLDEST: u64 = 140_000;

@@ -11,7 +11,7 @@ mod locks;
 mod schema;
 mod session;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use piton_core::{Snapshot, StoreError};
 
@@ -51,8 +51,15 @@ impl SqlStore {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|error| {
+    let absolute = std::path::absolute(path).map_err(|error| {
         Trouble::io("its path cannot be made absolute", error).at(&path.display().to_string())
+    })?;
+    // Only the file system knows what `..` behind a link leads to.
+    let climbs = absolute.components().any(|part| part == Component::ParentDir);
+    let folder = absolute.parent().filter(|_| climbs).and_then(|f| f.canonicalize().ok());
+    Ok(match (folder, absolute.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => absolute,
     })
 }
 

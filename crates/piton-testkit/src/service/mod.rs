@@ -20,7 +20,9 @@
 
 mod authority;
 mod cut;
+mod debian;
 mod error;
+mod mysql;
 mod package;
 mod port;
 mod postgres;
@@ -31,6 +33,7 @@ use std::borrow::Borrow;
 
 pub use cut::Cut;
 pub use error::ServiceError;
+pub use mysql::{MariaDb, MySql};
 pub use postgres::Postgres;
 pub use server::{Options, Server};
 

@@ -5,6 +5,7 @@
 //! there it is `/var/cache/piton-services`.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -114,7 +115,8 @@ pub(super) fn install(packages: &[&str], before: &str, after: &str) -> Result<()
 /// Makes sure that these programs, each with the package that brings it, are here.
 pub(super) fn need(programs: &[(&str, &str)]) -> Result<(), String> {
     let missing = programs.iter().filter(|(name, _)| program(name).is_none());
-    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    let packages: BTreeSet<&str> = missing.map(|(_, package)| *package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
     if packages.is_empty() { Ok(()) } else { install(&packages, "", "") }
 }
 
@@ -152,7 +154,7 @@ fn succeeds(command: &mut Command) -> bool {
 /// The end of a long text: where programs say why they gave up.
 pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 #[cfg(test)]

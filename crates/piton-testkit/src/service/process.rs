@@ -103,7 +103,9 @@ impl Watched {
         let again = open.try_clone().map_err(ServiceError::at(&log))?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", LAUNCH]).arg(self.pid_file()).arg(program.as_ref());
-        command.current_dir(&self.folder).env("LC_ALL", "C");
+        // MariaDB removes the temporary tables that it finds when it starts: in a folder that is
+        // everybody's, those of the others that run.
+        command.current_dir(&self.folder).env("LC_ALL", "C").env("TMPDIR", &self.folder);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|n| n.starts_with("PG") || n.starts_with("MYSQL")) {
                 command.env_remove(name);

@@ -50,6 +50,10 @@ pub(super) trait System: fmt::Debug + Sync {
     fn administer(&self, place: &Place, statement: &str) -> Result<(), String>;
     /// The user who may do everything.
     fn user(&self) -> &'static str;
+    /// That user's password where none was asked for.
+    fn default_password(&self) -> Option<&'static str> {
+        None
+    }
     /// The URL of a database, the default one if none is named. The account is as it stands in a
     /// URL.
     fn url(&self, place: &Place, account: &str, database: Option<&str>) -> String;
@@ -134,6 +138,14 @@ impl Options {
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
         self
+    }
+
+    /// Installs or fetches what such a server needs, unless it is here, without starting one.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub fn fetch(&self) -> Result<(), ServiceError> {
+        self.system.programs(self.version).map(drop)
     }
 
     /// Starts such a server with an empty database.
@@ -309,7 +321,8 @@ impl Server {
     }
 
     fn account(&self) -> String {
-        account(self.system().user(), self.place.options.password.as_deref())
+        let password = self.place.options.password.as_deref();
+        account(self.system().user(), password.or(self.system().default_password()))
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -13,12 +12,10 @@ use ::postgres::{Client, NoTls};
 use piton_testkit::{
     Program,
     program::PATIENCE,
-    service::{self, Postgres, ServiceError},
+    service::{self, Postgres, Server, ServiceError},
 };
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+
+use crate::handshake;
 
 fn connect(url: &str) -> Result<Client, ::postgres::Error> {
     Client::connect(url, NoTls)
@@ -117,30 +114,21 @@ fn tls_is_demanded_and_can_be_verified() {
     let refused = refused.as_db_error().unwrap().message();
     assert!(refused.contains("no encryption"), "{refused}");
 
-    let authority = CertificateDer::from_pem_file(server.authority().unwrap()).unwrap();
-    handshake(&server, &[authority]).unwrap();
-    let stranger = handshake(&server, &[]).unwrap_err().to_string();
+    begin_tls(&server, server.authority().as_deref()).unwrap();
+    let stranger = begin_tls(&server, None).unwrap_err().to_string();
     assert!(stranger.contains("UnknownIssuer"), "{stranger}");
     // The way that tests make databases by does not depend on it.
     server.database().unwrap();
 }
 
 /// As the protocol has it: a request for TLS, one byte of answer, the handshake.
-fn handshake(server: &service::Server, trusted: &[CertificateDer<'static>]) -> std::io::Result<()> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(trusted.iter().cloned());
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+fn begin_tls(server: &Server, trusted: Option<&Path>) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(server.address())?;
     stream.write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f])?;
     let mut answer = [0];
     stream.read_exact(&mut answer)?;
     assert_eq!(answer, *b"S");
-    while tls.is_handshaking() {
-        tls.complete_io(&mut stream)?;
-    }
-    Ok(())
+    handshake(&mut stream, trusted)
 }
 
 #[test]
