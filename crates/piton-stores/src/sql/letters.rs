@@ -14,6 +14,7 @@ use super::{
 };
 
 pub(crate) fn set_aside(worker: &mut Worker, letters: &[DeadLetter]) -> Result<u64, StoreError> {
+    let letters: Vec<DeadLetter> = letters.iter().map(readable).collect();
     let write = Write::of_all(letters.iter().map(|letter| &*letter.pipeline)).again();
     worker.write(&write, |c, _| {
         let mut new = 0;
@@ -23,6 +24,18 @@ pub(crate) fn set_aside(worker: &mut Worker, letters: &[DeadLetter]) -> Result<u
         }
         Ok(Done::Commit(new))
     })
+}
+
+/// A letter that every database can keep: what is told of a record is told to people, and no
+/// database shows them the character NUL, if it keeps it at all.
+fn readable(letter: &DeadLetter) -> DeadLetter {
+    let text = |text: &str| text.replace('\0', "\u{FFFD}");
+    DeadLetter {
+        place: text(&letter.place),
+        reason: text(&letter.reason),
+        record: text(&letter.record),
+        ..letter.clone()
+    }
 }
 
 /// Inserts each letter of a pipeline that is not there yet. Returns how many were new.

@@ -17,10 +17,7 @@ use std::{
 use piton_core::StoreError;
 
 use super::{
-    Scope, Transaction, Trouble,
-    batch::Batch,
-    trouble::{Result, Setback},
-    worker::{End, Reading, Session, Write, Writing},
+    Batch, End, Reading, Result, Scope, Session, Setback, Transaction, Trouble, Write, Writing,
 };
 
 /// How long a call waits for a server that does not answer before it gives up. Long enough for a
