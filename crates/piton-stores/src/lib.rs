@@ -1,6 +1,8 @@
 //! Where checkpoints are kept: the implementations of [`piton_core::Store`].
 //!
-//! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqliteStore`]);
+//! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqlStore::sqlite`]);
+//! - `postgres://…`: a schema in a PostgreSQL database that several machines share
+//!   ([`SqlStore::postgres`]);
 //! - `memory:`: nothing survives the process; for tests and for trying things out ([`MemoryStore`]).
 //!
 //! A store decides nothing by itself. What a save does is decided by [`piton_core::Saved::judge`];
@@ -18,10 +20,14 @@
 pub mod conformance;
 pub mod joined;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rules;
+#[cfg(any(feature = "sqlite", feature = "server"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "server"))]
 mod state_table;
 
 use std::{
@@ -32,8 +38,8 @@ use std::{
 use piton_core::{Owner, Store, StoreError};
 
 pub use memory::MemoryStore;
-#[cfg(feature = "sqlite")]
-pub use sqlite::SqliteStore;
+#[cfg(any(feature = "sqlite", feature = "server"))]
+pub use sql::SqlStore;
 
 /// Whether opening may create a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +50,8 @@ pub enum Mode {
     Existing,
 }
 
-/// Opens the store that a URL names: `memory:` or `sqlite:PATH`. A relative path is resolved
-/// against `base`, and that against the working directory.
+/// Opens the store that a URL names: `memory:`, `sqlite:PATH`, or `postgres://…` as `psql` takes
+/// it. A relative path is resolved against `base`, and that against the working directory.
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL that names no store that is built; else why it cannot be used.
@@ -59,8 +65,13 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
             let path = sqlite_path(url, path)?;
             open_sqlite(&base.join(path), mode)
         }
-        Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => refused(format!(
+        Some(("postgres" | "postgresql", _)) => open_postgres(url, mode),
+        Some((scheme @ ("mysql" | "mariadb"), _)) => refused(format!(
             "stores in {scheme} are not built yet; use sqlite:PATH, or memory: to try things out"
+        )),
+        // Whatever it is, there may be a password in it.
+        Some((scheme, _)) if url.contains("//") => refused(format!(
+            "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, or memory:"
         )),
         _ => refused(format!(
             "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), or memory:"
@@ -68,9 +79,23 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
     }
 }
 
+#[cfg(feature = "postgres")]
+fn open_postgres(url: &str, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(SqlStore::postgres(url, mode)?))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn open_postgres(_: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    refused(
+        "a store in PostgreSQL cannot be opened: this program was built without the feature \
+         `postgres` (cargo add piton --features postgres)"
+            .to_owned(),
+    )
+}
+
 #[cfg(feature = "sqlite")]
 fn open_sqlite(path: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(SqliteStore::open(path, mode)?))
+    Ok(Arc::new(SqlStore::sqlite(path, mode)?))
 }
 
 #[cfg(not(feature = "sqlite"))]

@@ -18,7 +18,7 @@ use piton_core::{
     StoreError, claim::WHOLE, snapshot::FORMAT,
 };
 
-use crate::rules::{self, ClaimRow, Decision, HistoryClock, Past};
+use crate::rules::{self, ClaimRow, Decision, HistoryClock, Past, Replaced};
 
 /// Keeps everything in memory. Nothing survives the process.
 #[derive(Default)]
@@ -331,7 +331,7 @@ impl Tables {
     /// Puts checkpoints in place of what is there, with history when it is due.
     fn replace(&mut self, new: Vec<Checkpoint>, now: Timestamp) {
         let replaced = new.iter().filter_map(|row| self.checkpoints.get(&row.key));
-        if self.clock.due(replaced.clone(), now) {
+        if self.clock.due(replaced.clone().map(Replaced::of), now) {
             let replaced: Vec<Checkpoint> = replaced.cloned().collect();
             self.history.extend(replaced);
         }

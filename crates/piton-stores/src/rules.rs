@@ -284,21 +284,41 @@ impl HistoryClock {
     /// go back to what was stored together.
     pub(crate) fn due<'a>(
         &mut self,
-        replaced: impl Iterator<Item = &'a Checkpoint> + Clone,
+        replaced: impl Iterator<Item = Replaced<'a>> + Clone,
         now: Timestamp,
     ) -> bool {
         let rows = replaced.clone().count() as u32;
         let interval = SignedDuration::from_secs(1)
             .max(SignedDuration::from_secs(i64::from(rows)) / HISTORY_ROWS_PER_SECOND as i32);
         let due = replaced.clone().any(|row| {
-            let last = self.0.get(&row.key);
-            row.position.is_none()
-                || last.is_none_or(|last| now.duration_since(*last).abs() >= interval)
+            let last = self.0.get(row.key);
+            row.is_begun || last.is_none_or(|last| now.duration_since(*last).abs() >= interval)
         });
         if due {
             self.0.extend(replaced.map(|row| (row.key.clone(), now)));
         }
         due
+    }
+}
+
+/// A checkpoint that is about to be replaced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replaced<'a> {
+    key: &'a CheckpointKey,
+    /// It has no position yet.
+    is_begun: bool,
+}
+
+impl<'a> Replaced<'a> {
+    pub(crate) fn of(row: &'a Checkpoint) -> Self {
+        Self { key: &row.key, is_begun: row.position.is_none() }
+    }
+
+    /// What a save replaces, if what it expects is there.
+    #[cfg(feature = "server")]
+    pub(crate) fn by(save: &'a Save) -> Option<Self> {
+        let is_begun = save.expected.is_none();
+        (save.expected_version > 0).then_some(Self { key: &save.key, is_begun })
     }
 }
 
@@ -411,10 +431,13 @@ mod tests {
         let moved = Checkpoint { position: StoredPosition::of(&1_u64).ok(), ..begun.clone() };
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
         let mut clock = HistoryClock::default();
-        assert!(clock.due([&begun].into_iter(), at(0)), "begun is always kept");
-        assert!(!clock.due([&moved].into_iter(), at(999)));
-        assert!(clock.due([&moved].into_iter(), at(1000)));
-        assert!(clock.due([&moved].into_iter(), at(0)), "the clock went back: written, not lost");
+        assert!(clock.due([Replaced::of(&begun)].into_iter(), at(0)), "begun is always kept");
+        assert!(!clock.due([Replaced::of(&moved)].into_iter(), at(999)));
+        assert!(clock.due([Replaced::of(&moved)].into_iter(), at(1000)));
+        assert!(
+            clock.due([Replaced::of(&moved)].into_iter(), at(0)),
+            "the clock went back: written, not lost"
+        );
 
         let many: Vec<Checkpoint> = (0..160)
             .map(|n| Checkpoint {
@@ -422,8 +445,8 @@ mod tests {
                 ..moved.clone()
             })
             .collect();
-        assert!(clock.due(many.iter(), at(0)));
-        assert!(!clock.due(many.iter(), at(9_999)));
-        assert!(clock.due(many.iter(), at(10_000)));
+        assert!(clock.due(many.iter().map(Replaced::of), at(0)));
+        assert!(!clock.due(many.iter().map(Replaced::of), at(9_999)));
+        assert!(clock.due(many.iter().map(Replaced::of), at(10_000)));
     }
 }

@@ -1,4 +1,4 @@
-//! The state that programs keep beside their position: a row for each key, in a store's own file
+//! The state that programs keep beside their position: a row for each key, in a store of its own
 //! or in a program's database.
 //!
 //! Only changed entries are written. Each row carries a checksum; who keeps the combined one, by
@@ -8,46 +8,29 @@ use piton_core::{
     CheckpointKey, StateEntry,
     checksum::{Checksum, Manifest},
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::sql::{Result, Row, Sql, altered, values};
 
 /// A table with the columns pipeline, partition, sink, key, json, checksum; the first four are its key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StateTable(pub(crate) &'static str);
 
-/// Why state could not be read or written.
-pub(crate) enum StateError {
-    Sql(rusqlite::Error),
-    /// A row is not what was written.
-    Altered {
-        row: String,
-    },
-}
-
-impl From<rusqlite::Error> for StateError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-type Result<T> = std::result::Result<T, StateError>;
-
 impl StateTable {
     /// Every entry, in the order of keys, and what their manifest has to say.
     pub(crate) fn all(
         self,
-        c: &Connection,
+        c: &mut dyn Sql,
         of: &CheckpointKey,
     ) -> Result<(Vec<StateEntry>, Manifest)> {
-        let mut statement = c.prepare_cached(&format!(
-            "SELECT json, checksum, key FROM {} \
-             WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3 ORDER BY key",
+        let sql = format!(
+            r#"SELECT json, checksum, "key" FROM {}
+            WHERE pipeline = ? AND "partition" = ? AND sink = ? ORDER BY "key""#,
             self.0
-        ))?;
-        let mut rows = statement.query([&of.pipeline, &of.partition, &of.sink])?;
+        );
         let (mut entries, mut sum) = (Vec::new(), Manifest::default());
-        while let Some(row) = rows.next()? {
-            let key: String = row.get(2)?;
-            let (json, checksum) = verified(row, of, &key)?;
+        for mut row in c.query(&sql, values![&of.pipeline, &of.partition, &of.sink])? {
+            let key = row.text(2)?;
+            let (json, checksum) = self.verified(&mut row, of, &key)?;
             sum = sum.with(checksum);
             entries.push(StateEntry { key, json: Some(json) });
         }
@@ -57,7 +40,7 @@ impl StateTable {
     /// One entry.
     pub(crate) fn find(
         self,
-        c: &Connection,
+        c: &mut dyn Sql,
         of: &CheckpointKey,
         key: &str,
     ) -> Result<Option<StateEntry>> {
@@ -67,93 +50,106 @@ impl StateTable {
 
     fn row(
         self,
-        c: &Connection,
+        c: &mut dyn Sql,
         of: &CheckpointKey,
         key: &str,
     ) -> Result<Option<(String, Checksum)>> {
-        let mut statement = c.prepare_cached(&format!(
-            "SELECT json, checksum FROM {} \
-             WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3 AND key = ?4",
+        let sql = format!(
+            r#"SELECT json, checksum FROM {}
+            WHERE pipeline = ? AND "partition" = ? AND sink = ? AND "key" = ?"#,
             self.0
-        ))?;
-        let keys = [&of.pipeline, &of.partition, &of.sink, key];
-        statement.query_row(keys, |row| Ok(verified(row, of, key))).optional()?.transpose()
+        );
+        let mut found = c.query(&sql, values![&of.pipeline, &of.partition, &of.sink, key])?;
+        found.first_mut().map(|row| self.verified(row, of, key)).transpose()
     }
 
     /// Writes changed entries, and returns the manifest that follows `sum`.
     pub(crate) fn apply(
         self,
-        c: &Connection,
+        c: &mut dyn Sql,
         of: &CheckpointKey,
         entries: &[StateEntry],
         mut sum: Manifest,
     ) -> Result<Manifest> {
         for entry in entries {
             let old = self.row(c, of, &entry.key)?.map(|(_, checksum)| checksum);
-            let put = |json: &String| self.put(c, of, &entry.key, json);
-            let new = entry.json.as_ref().map(put).transpose()?;
-            if new.is_none() {
-                self.remove(c, of, &entry.key)?;
-            }
-            sum = match (old, new) {
-                (Some(old), Some(new)) => sum.replacing(old, new),
-                (Some(old), None) => sum.without(old),
-                (None, Some(new)) => sum.with(new),
+            sum = match (old, &entry.json) {
+                (Some(old), Some(json)) => {
+                    sum.replacing(old, Self::write(c, &self.update(), of, &entry.key, json)?)
+                }
+                (None, Some(json)) => {
+                    sum.with(Self::write(c, &self.insert(), of, &entry.key, json)?)
+                }
+                (Some(old), None) => {
+                    self.remove(c, of, &entry.key)?;
+                    sum.without(old)
+                }
                 (None, None) => sum,
             };
         }
         Ok(sum)
     }
 
-    fn put(
-        self,
-        c: &Connection,
+    fn update(self) -> String {
+        format!(
+            r#"UPDATE {} SET json = ?, checksum = ?
+            WHERE pipeline = ? AND "partition" = ? AND sink = ? AND "key" = ?"#,
+            self.0
+        )
+    }
+
+    fn insert(self) -> String {
+        format!(
+            r#"INSERT INTO {} (json, checksum, pipeline, "partition", sink, "key")
+            VALUES (?, ?, ?, ?, ?, ?)"#,
+            self.0
+        )
+    }
+
+    fn write(
+        c: &mut dyn Sql,
+        sql: &str,
         of: &CheckpointKey,
         key: &str,
         json: &str,
-    ) -> rusqlite::Result<Checksum> {
+    ) -> Result<Checksum> {
         let sum = checksum(of, key, json);
-        let mut statement = c.prepare_cached(&format!(
-            "INSERT INTO {} (pipeline, partition, sink, key, json, checksum) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-             ON CONFLICT DO UPDATE SET json = excluded.json, checksum = excluded.checksum",
-            self.0
-        ))?;
-        statement.execute(params![of.pipeline, of.partition, of.sink, key, json, sum.0])?;
+        c.execute(sql, values![json, sum, &of.pipeline, &of.partition, &of.sink, key])?;
         Ok(sum)
     }
 
-    fn remove(self, c: &Connection, of: &CheckpointKey, key: &str) -> rusqlite::Result<()> {
-        let mut statement = c.prepare_cached(&format!(
-            "DELETE FROM {} WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3 AND key = ?4",
+    fn remove(self, c: &mut dyn Sql, of: &CheckpointKey, key: &str) -> Result<()> {
+        let sql = format!(
+            r#"DELETE FROM {} WHERE pipeline = ? AND "partition" = ? AND sink = ? AND "key" = ?"#,
             self.0
-        ))?;
-        statement.execute([&of.pipeline, &of.partition, &of.sink, key])?;
+        );
+        c.execute(&sql, values![&of.pipeline, &of.partition, &of.sink, key])?;
         Ok(())
     }
 
     /// Removes all state of a checkpoint.
-    pub(crate) fn forget(self, c: &Connection, of: &CheckpointKey) -> rusqlite::Result<()> {
-        let mut statement = c.prepare_cached(&format!(
-            "DELETE FROM {} WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3",
+    pub(crate) fn forget(self, c: &mut dyn Sql, of: &CheckpointKey) -> Result<()> {
+        let sql = format!(
+            r#"DELETE FROM {} WHERE pipeline = ? AND "partition" = ? AND sink = ?"#,
             self.0
-        ))?;
-        statement.execute([&of.pipeline, &of.partition, &of.sink])?;
+        );
+        c.execute(&sql, values![&of.pipeline, &of.partition, &of.sink])?;
         Ok(())
     }
-}
 
-/// The first two columns of a row, if they are what was written.
-fn verified(row: &Row<'_>, of: &CheckpointKey, key: &str) -> Result<(String, Checksum)> {
-    let (json, found): (String, _) = (row.get(0)?, Checksum(row.get(1)?));
-    if checksum(of, key, &json) == found {
-        Ok((json, found))
-    } else {
-        Err(StateError::Altered { row: format!("{of} / {key}") })
+    /// The first two columns of a row, if they are what was written.
+    fn verified(self, row: &mut Row, of: &CheckpointKey, key: &str) -> Result<(String, Checksum)> {
+        let (json, found) = (row.text(0)?, row.checksum(1)?);
+        if checksum(of, key, &json) == found {
+            Ok((json, found))
+        } else {
+            Err(altered(self.0, &format!("{of} / {key}")))
+        }
     }
 }
 
-fn checksum(of: &CheckpointKey, key: &str, json: &str) -> Checksum {
+/// The checksum of an entry's row.
+pub(crate) fn checksum(of: &CheckpointKey, key: &str, json: &str) -> Checksum {
     Checksum::build()
         .text(&of.pipeline)
         .text(&of.partition)

@@ -19,7 +19,7 @@ use piton_core::{
     Claim, ClaimAnswer, Control, DeadLetter, Event, Order, OrderKind, Output, PipelineRecord,
     Snapshot, StateEntry, Store, StoreError, StoredPosition,
 };
-use piton_stores::{Mode, SqliteStore};
+use piton_stores::{Mode, SqlStore};
 use rusqlite::Connection;
 
 /// What a store holds, without runs and events: those are told to people, and decide nothing.
@@ -31,11 +31,11 @@ struct Picture {
 }
 
 fn picture(path: &Path) -> Result<Picture, StoreError> {
-    let store = SqliteStore::open(path, Mode::Existing)?;
+    let store = SqlStore::sqlite(path, Mode::Existing)?;
     picture_of(&store)
 }
 
-fn picture_of(store: &SqliteStore) -> Result<Picture, StoreError> {
+fn picture_of(store: &SqlStore) -> Result<Picture, StoreError> {
     let mut all = block_on(store.snapshot())?;
     all.runs.clear();
     all.events.clear();
@@ -47,13 +47,13 @@ fn picture_of(store: &SqliteStore) -> Result<Picture, StoreError> {
     })
 }
 
-fn open(path: &Path) -> SqliteStore {
-    SqliteStore::open(path, Mode::Existing).unwrap()
+fn open(path: &Path) -> SqlStore {
+    SqlStore::sqlite(path, Mode::Existing).unwrap()
 }
 
 /// A store with something in every table, on the smallest pages that SQLite has.
 fn small(path: &Path) {
-    let store = SqliteStore::open(path, Mode::Create).unwrap();
+    let store = SqlStore::sqlite(path, Mode::Create).unwrap();
     let claim = scratch::claim(&store);
     fill(&store, &claim);
     block_on(store.release(&claim)).unwrap();
@@ -66,7 +66,7 @@ fn small(path: &Path) {
     drop(open(path));
 }
 
-fn fill(store: &SqliteStore, claim: &Claim) {
+fn fill(store: &SqlStore, claim: &Claim) {
     block_on(store.register(PipelineRecord {
         pipeline: "orders".into(),
         source: "{\"csv\":\"a.csv\"}".into(),

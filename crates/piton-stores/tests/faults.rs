@@ -7,14 +7,14 @@ mod scratch;
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Store, StoreError, fault};
-use piton_stores::{Mode, SqliteStore};
+use piton_stores::{Mode, SqlStore};
 
 /// Invariant 7: what could not be synced is not stored, and is not told to be.
 #[test]
 fn a_save_that_cannot_be_synced_stores_nothing() {
     let folder = scratch::folder();
     let path = folder.path().join("piton.db");
-    let store = SqliteStore::open(&path, Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&path, Mode::Create).unwrap();
     let claim = scratch::claim(&store);
     fault::arm("store.sync", 3, fault::Strike::Fail(5));
     scratch::advance(&store, &claim, "0", 2);
@@ -26,6 +26,6 @@ fn a_save_that_cannot_be_synced_stores_nothing() {
         assert_eq!(block_on(store.load("orders")).unwrap(), before);
     }
     drop(store);
-    let store = SqliteStore::open(&path, Mode::Existing).unwrap();
+    let store = SqlStore::sqlite(&path, Mode::Existing).unwrap();
     assert_eq!(block_on(store.load("orders")).unwrap(), before);
 }

@@ -15,7 +15,7 @@ use std::{
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{OrderKind, Saved, Store, StoreError};
-use piton_stores::{Mode, SqliteStore, conformance::Harness};
+use piton_stores::{Mode, SqlStore, conformance::Harness};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ impl Harness for Sqlite {
     }
 
     fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(&self.0.path().join("piton.db"), Mode::Create).unwrap())
+        Arc::new(SqlStore::sqlite(&self.0.path().join("piton.db"), Mode::Create).unwrap())
     }
 }
 
@@ -38,14 +38,14 @@ fn the_model_and_the_sqlite_store_agree() {
     piton_stores::conformance::model::run::<Sqlite>(200);
 }
 
-fn existing(path: &Path) -> Result<SqliteStore, StoreError> {
-    SqliteStore::open(path, Mode::Existing)
+fn existing(path: &Path) -> Result<SqlStore, StoreError> {
+    SqlStore::sqlite(path, Mode::Existing)
 }
 
 /// A store with two partitions, one of them at 3, the other at 1.
 fn small(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("piton.db");
-    let store = SqliteStore::open(&path, Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&path, Mode::Create).unwrap();
     let claim = scratch::claim(&store);
     scratch::advance(&store, &claim, "0", 3);
     scratch::advance(&store, &claim, "1", 1);
@@ -85,7 +85,7 @@ fn what_is_no_store_is_refused_untouched() {
     let refused = |bytes: &[u8], is: fn(&StoreError) -> bool| {
         fs::write(&path, bytes).unwrap();
         for mode in [Mode::Existing, Mode::Create] {
-            let error = SqliteStore::open(&path, mode).map(|_| "opened").unwrap_err();
+            let error = SqlStore::sqlite(&path, mode).map(|_| "opened").unwrap_err();
             assert!(is(&error), "{error:?}");
         }
         assert_eq!(fs::read(&path).unwrap(), bytes);
@@ -125,7 +125,7 @@ fn a_log_without_its_file_is_damage() {
     let path = folder.path().join("piton.db");
     fs::write(folder.path().join("piton.db-wal"), "frames").unwrap();
     for mode in [Mode::Existing, Mode::Create] {
-        let error = SqliteStore::open(&path, mode).map(|_| "opened").unwrap_err();
+        let error = SqlStore::sqlite(&path, mode).map(|_| "opened").unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
     }
     assert!(!path.exists());
@@ -136,7 +136,7 @@ fn who_creates_at_once_agrees_on_one_store() {
     for _ in 0..20 {
         let folder = scratch::folder();
         let path = folder.path().join("piton.db");
-        let store = || SqliteStore::open(&path, Mode::Create).unwrap();
+        let store = || SqlStore::sqlite(&path, Mode::Create).unwrap();
         let epochs = thread::scope(|scope| {
             let claim = || {
                 let store = store();
@@ -262,7 +262,7 @@ fn what_is_missing_is_damage() {
 }
 
 /// Asks for one thing; the answer does not matter.
-fn look(store: &SqliteStore, what: &str) -> Result<(), StoreError> {
+fn look(store: &SqlStore, what: &str) -> Result<(), StoreError> {
     let key = piton_core::CheckpointKey::new("orders", "0", "out");
     match what {
         "load" => block_on(store.load("orders")).map(drop),
@@ -397,7 +397,7 @@ fn a_store_that_disappears_stores_nothing_more() {
 #[test]
 fn a_thousand_partitions_are_saved_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("piton.db"), Mode::Create).unwrap();
+    let store = SqlStore::sqlite(&folder.path().join("piton.db"), Mode::Create).unwrap();
     let claim = scratch::claim(&store);
     let mut times = Vec::new();
     for version in 0..20 {

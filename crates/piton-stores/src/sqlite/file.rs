@@ -17,10 +17,12 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{
     schema::{APPLICATION_ID, FORMAT, OBJECTS},
-    trouble::{Result, Trouble},
-    worker::BUSY,
+    session::BUSY,
 };
-use crate::Mode;
+use crate::{
+    Mode,
+    sql::{Result, Trouble},
+};
 
 /// Up to this size the whole file is checked when it is opened (some 15 ms for the largest);
 /// checksums and manifests guard what decides at any size.
@@ -173,7 +175,7 @@ fn inspect(path: &Path, at: &str) -> Result<(), StoreError> {
         |what: &str| Err(StoreError::Damaged { at: at.to_owned(), what: what.to_owned() });
     let mut start = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(1 << 16).read_to_end(&mut start))
+        .and_then(|file| file.take(1 << 18).read_to_end(&mut start))
         .map_err(|error| Trouble::io("it cannot be read", error).at(at))?;
     if start.is_empty() {
         return damaged("the file is empty");

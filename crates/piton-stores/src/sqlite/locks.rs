@@ -12,10 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use piton_core::{Epoch, checksum::Checksum};
+use piton_core::checksum::Checksum;
 
-use super::trouble::{Result, Trouble};
-use crate::rules::ClaimRow;
+use crate::{
+    rules::ClaimRow,
+    sql::{Result, Scope, Trouble},
+};
 
 /// The lock files of one store.
 pub(super) struct Locks {
@@ -30,8 +32,8 @@ impl Locks {
     }
 
     /// Takes the lock of an epoch that is about to be granted.
-    pub(super) fn take(&self, pipeline: &str, partition: &str, epoch: Epoch) -> Result<File> {
-        let path = self.path(pipeline, partition, epoch);
+    pub(super) fn take(&self, scope: &Scope) -> Result<File> {
+        let path = self.path(scope);
         let open = || -> io::Result<File> {
             fs::create_dir_all(&self.folder)?;
             let file = File::options().create(true).truncate(false).write(true).open(&path)?;
@@ -42,8 +44,8 @@ impl Locks {
     }
 
     /// Whether the owner of a claim lives.
-    pub(super) fn alive(&self, row: &ClaimRow) -> Result<bool> {
-        let path = self.path(&row.pipeline, &row.partition, row.holder.epoch);
+    pub(super) fn is_alive(&self, row: &ClaimRow) -> Result<bool> {
+        let path = self.path(&Scope::of_row(row));
         let ask = || -> io::Result<bool> {
             let file = match File::open(&path) {
                 Ok(file) => file,
@@ -61,15 +63,16 @@ impl Locks {
     }
 
     /// Removes the file of an epoch that counts no more. One that cannot be removed does no harm.
-    pub(super) fn remove(&self, pipeline: &str, partition: &str, epoch: Epoch) {
-        let _ = fs::remove_file(self.path(pipeline, partition, epoch));
+    pub(super) fn remove(&self, scope: &Scope) {
+        let _ = fs::remove_file(self.path(scope));
     }
 
     /// A name that every file system takes, and that no other scope has.
-    fn path(&self, pipeline: &str, partition: &str, epoch: Epoch) -> PathBuf {
+    fn path(&self, scope: &Scope) -> PathBuf {
+        let Scope { pipeline, partition, epoch } = scope;
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let name: String = pipeline.chars().take(60).map(plain).collect();
-        let Checksum(scope) = Checksum::build().text(pipeline).text(partition).finish();
-        self.folder.join(format!("{name}.{scope:016x}.{epoch}"))
+        let Checksum(hash) = Checksum::build().text(pipeline).text(partition).finish();
+        self.folder.join(format!("{name}.{hash:016x}.{epoch}"))
     }
 }

@@ -15,9 +15,6 @@ pub(super) const APPLICATION_ID: i32 = 0x5069_746F;
 /// What `PRAGMA user_version` says of this format.
 pub(super) const FORMAT: u32 = 1;
 
-/// Who gave an order that a trigger wrote.
-pub(super) const SHELL: &str = "sql shell";
-
 /// A name and the statement that creates it.
 pub(super) struct Object {
     pub(super) name: &'static str,
@@ -44,7 +41,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   sink_state TEXT,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition, sink)
-)"
+) WITHOUT ROWID"
 "manifest": "CREATE TABLE manifest ( -- how many rows each table has, and their checksums combined
   pipeline TEXT NOT NULL,
   holds TEXT NOT NULL,
@@ -53,8 +50,9 @@ pub(super) const OBJECTS: &[Object] = objects! {
   rows INTEGER NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, holds, partition, sink)
-)"
+) WITHOUT ROWID"
 "history": "CREATE TABLE history ( -- earlier checkpoints
+  id INTEGER PRIMARY KEY,
   pipeline TEXT NOT NULL,
   partition TEXT NOT NULL,
   sink TEXT NOT NULL,
@@ -81,7 +79,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   released INTEGER NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition)
-)"
+) WITHOUT ROWID"
 "state": "CREATE TABLE state ( -- what programs keep beside their position
   pipeline TEXT NOT NULL,
   partition TEXT NOT NULL,
@@ -90,7 +88,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
   json TEXT NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (pipeline, partition, sink, key)
-)"
+) WITHOUT ROWID"
 "pipelines": "CREATE TABLE pipelines (
   pipeline TEXT NOT NULL PRIMARY KEY,
   source TEXT NOT NULL,
@@ -142,6 +140,7 @@ pub(super) const OBJECTS: &[Object] = objects! {
 )"
 "orders_by_pipeline": "CREATE INDEX orders_by_pipeline ON orders (pipeline)"
 "dead_letters": "CREATE TABLE dead_letters (
+  number INTEGER PRIMARY KEY,
   pipeline TEXT NOT NULL,
   sink TEXT NOT NULL,
   id TEXT NOT NULL,
@@ -151,13 +150,13 @@ pub(super) const OBJECTS: &[Object] = objects! {
   record TEXT NOT NULL,
   at TEXT NOT NULL,
   checksum INTEGER NOT NULL,
-  PRIMARY KEY (pipeline, sink, id)
+  UNIQUE (pipeline, sink, id)
 )"
 "checkpoint_deleted": "CREATE TRIGGER checkpoint_deleted AFTER DELETE ON checkpoints BEGIN
   UPDATE manifest SET rows = rows - 1,
     checksum = (checksum | OLD.checksum) & ~(checksum & OLD.checksum)
     WHERE pipeline = OLD.pipeline AND holds = 'checkpoints';
-  INSERT INTO history VALUES (OLD.pipeline, OLD.partition, OLD.sink, OLD.position, OLD.records,
+  INSERT INTO history VALUES (NULL, OLD.pipeline, OLD.partition, OLD.sink, OLD.position, OLD.records,
     OLD.version, OLD.epoch, OLD.schema_version, OLD.updated_at, OLD.kind, OLD.sink_state,
     OLD.checksum);
   DELETE FROM state

@@ -19,7 +19,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use self::ledger::{Ledger, LedgerError, create_tables};
 use super::{Advance, JoinsTransaction};
-use crate::state_table::{StateError, StateTable};
+use crate::{sql::Trouble, state_table::StateTable};
 
 const STATE: StateTable = StateTable("piton_state");
 
@@ -40,13 +40,12 @@ CREATE TRIGGER IF NOT EXISTS piton_state_deleted AFTER DELETE ON piton_checkpoin
 END;
 ";
 
-impl From<StateError> for LedgerError {
-    fn from(error: StateError) -> Self {
-        match error {
-            StateError::Sql(error) => error.into(),
-            StateError::Altered { row } => {
-                Self::Damaged { what: format!("the row {row} of piton_state was altered") }
-            }
+impl From<Trouble> for LedgerError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Sqlite(error) => error.into(),
+            Trouble::Damage(what) => Self::Damaged { what },
+            trouble => Self::Damaged { what: trouble.at("piton_state").to_string() },
         }
     }
 }
@@ -97,7 +96,7 @@ impl Joined {
             Some(row) => row,
             None => begin(&tx, &by.key, by.now)?,
         };
-        if STATE.all(&tx, &row.key)?.1 != state_of(&row) {
+        if STATE.all(&mut &*tx, &row.key)?.1 != state_of(&row) {
             let what = "entries of piton_state are missing, or not the same ones".to_owned();
             return Err(LedgerError::Damaged { what });
         }
@@ -138,7 +137,7 @@ impl Joined {
         let (Saved::Stored { version }, Some(stored)) = (&saved, stored) else {
             return Ok(saved);
         };
-        let state = STATE.apply(tx, key, &advance.state, state_of(stored))?;
+        let state = STATE.apply(&mut &**tx, key, &advance.state, state_of(stored))?;
         let new = Checkpoint {
             position: Some(advance.position.clone()),
             records: stored.records + advance.records,
@@ -194,7 +193,7 @@ impl Joined {
     /// # Errors
     /// [`LedgerError::Damaged`], or what the database fails with.
     pub fn state(&self, conn: &Connection, key: &str) -> Result<Option<StateEntry>, LedgerError> {
-        Ok(STATE.find(conn, &self.known.key, key)?)
+        Ok(STATE.find(&mut &*conn, &self.known.key, key)?)
     }
 
     /// Every entry of the state, in the order of keys.
@@ -202,7 +201,7 @@ impl Joined {
     /// # Errors
     /// As [`state`](Self::state).
     pub fn entries(&self, conn: &Connection) -> Result<Vec<StateEntry>, LedgerError> {
-        Ok(STATE.all(conn, &self.known.key)?.0)
+        Ok(STATE.all(&mut &*conn, &self.known.key)?.0)
     }
 
     /// Removes the checkpoint and its state, in a transaction of its own. That it was removed by
@@ -215,7 +214,7 @@ impl Joined {
         let key = &self.known.key;
         let ledger = Ledger::read(&tx, &key.pipeline, &key.sink)?;
         ledger.admit(self.epoch)?;
-        STATE.forget(&tx, key)?;
+        STATE.forget(&mut &*tx, key)?;
         ledger.forget(&tx)?;
         fault::point("commit.before");
         tx.commit()?;
@@ -243,7 +242,7 @@ fn begin(
     key: &CheckpointKey,
     now: Timestamp,
 ) -> Result<Checkpoint, LedgerError> {
-    STATE.forget(tx, key)?;
+    STATE.forget(&mut &**tx, key)?;
     Ok(Checkpoint {
         key: key.clone(),
         position: None,
@@ -264,7 +263,7 @@ fn apply(tx: &Transaction<'_>, row: &mut Checkpoint, by: &TakeOver<'_>) -> Resul
     for order in orders.iter().skip(reset.unwrap_or(0)) {
         match order.kind {
             OrderKind::Reset => {
-                STATE.forget(tx, &row.key)?;
+                STATE.forget(&mut &**tx, &row.key)?;
                 row.sink_state = None;
             }
             OrderKind::Rewind if state_of(row).rows > 0 => return Err(LedgerError::HasState),

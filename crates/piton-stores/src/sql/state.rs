@@ -1,28 +1,19 @@
 //! The state that programs keep beside their position, a row for each key.
 
 use piton_core::{CheckpointKey, StateEntry, checksum::Manifest};
-use rusqlite::Connection;
 
 use super::{
+    Sql, Transaction,
     manifest::{self, Shelf, Verified},
-    rows::{altered, text},
-    trouble::{Result, Trouble},
+    trouble::Result,
+    value::values,
 };
-use crate::state_table::{StateError, StateTable};
+use crate::state_table::StateTable;
 
 const TABLE: StateTable = StateTable("state");
 
-impl From<StateError> for Trouble {
-    fn from(error: StateError) -> Self {
-        match error {
-            StateError::Sql(error) => Self::Sql(error),
-            StateError::Altered { row } => altered("state", &row),
-        }
-    }
-}
-
 /// All entries, compared with their manifest.
-pub(super) fn all(c: &Connection, of: &CheckpointKey) -> Result<Vec<StateEntry>> {
+pub(crate) fn all(c: &mut dyn Sql, of: &CheckpointKey) -> Result<Vec<StateEntry>> {
     let (entries, sum) = TABLE.all(c, of)?;
     manifest::check(c, Shelf::of_state(of), sum)?;
     Ok(entries)
@@ -30,8 +21,8 @@ pub(super) fn all(c: &Connection, of: &CheckpointKey) -> Result<Vec<StateEntry>>
 
 /// One entry, or all. That nothing is missing is looked at once for each connection, not with
 /// every key.
-pub(super) fn read(
-    c: &Connection,
+pub(crate) fn read(
+    c: &mut dyn Transaction,
     verified: &mut Verified,
     of: &CheckpointKey,
     key: Option<&str>,
@@ -39,6 +30,7 @@ pub(super) fn read(
     let Some(key) = key else {
         return all(c, of);
     };
+    let verified = verified.on(c);
     if !verified.state.contains(of) {
         all(c, of)?;
         verified.state.insert(of.clone());
@@ -47,12 +39,12 @@ pub(super) fn read(
 }
 
 /// Whether a checkpoint has any state.
-pub(super) fn exists(c: &Connection, of: &CheckpointKey) -> Result<bool> {
+pub(crate) fn exists(c: &mut dyn Sql, of: &CheckpointKey) -> Result<bool> {
     Ok(manifest::get(c, Shelf::of_state(of))?.is_some_and(|manifest| manifest.rows > 0))
 }
 
 /// Writes the changed entries.
-pub(super) fn apply(c: &Connection, of: &CheckpointKey, entries: &[StateEntry]) -> Result<()> {
+pub(crate) fn apply(c: &mut dyn Sql, of: &CheckpointKey, entries: &[StateEntry]) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -62,20 +54,19 @@ pub(super) fn apply(c: &Connection, of: &CheckpointKey, entries: &[StateEntry]) 
 }
 
 /// Removes all state of a checkpoint.
-pub(super) fn forget(c: &Connection, of: &CheckpointKey) -> Result<()> {
+pub(crate) fn forget(c: &mut dyn Sql, of: &CheckpointKey) -> Result<()> {
     TABLE.forget(c, of)?;
     manifest::change(c, Shelf::of_state(of), |_| Manifest::default())
 }
 
 /// The checkpoints that have state, or had, of a pipeline.
-pub(super) fn keys(c: &Connection, pipeline: &str) -> Result<Vec<CheckpointKey>> {
-    let sql = "SELECT partition, sink FROM manifest WHERE pipeline = ?1 AND holds = 'state'
-        UNION SELECT partition, sink FROM state WHERE pipeline = ?1";
-    let mut statement = c.prepare_cached(sql)?;
-    let mut rows = statement.query([pipeline])?;
+pub(crate) fn keys(c: &mut dyn Sql, pipeline: &str) -> Result<Vec<CheckpointKey>> {
+    let sql = r#"SELECT "partition", sink FROM manifest WHERE pipeline = ? AND holds = 'state'
+        UNION SELECT "partition", sink FROM state WHERE pipeline = ?"#;
     let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        keys.push(CheckpointKey::new(pipeline, text(row, 0)?, text(row, 1)?));
+    for mut row in c.query(sql, values![pipeline, pipeline])? {
+        keys.push(CheckpointKey::new(pipeline, row.text(0)?, row.text(1)?));
     }
+    keys.sort();
     Ok(keys)
 }

@@ -1,42 +1,41 @@
-//! What moves checkpoints: saves, mirrors, completion, and an operator's orders.
+//! What moves checkpoints: saves, mirrors and completion.
 
 use jiff::Timestamp;
-use piton_core::{
-    Checkpoint, CheckpointKey, Claim, Event, Order, OrderKind, Save, Saved, StoreError, fault,
-};
-use rusqlite::Connection;
+#[cfg(feature = "server")]
+use piton_core::Epoch;
+use piton_core::{Checkpoint, CheckpointKey, Claim, Save, Saved, StoreError, fault};
 
+#[cfg(feature = "server")]
+use super::batch::Batch;
 use super::{
-    claims, journal,
+    Transaction, Write, claims,
     rows::{self, Change, Found},
     state,
     trouble::{Result, Trouble},
     worker::{Done, Worker},
 };
-use crate::rules::{self, HistoryClock};
-
-fn find_all<'a>(
-    c: &Connection,
-    keys: impl Iterator<Item = &'a CheckpointKey>,
-) -> Result<Vec<Option<Found>>> {
-    keys.map(|key| rows::find(c, key)).collect()
-}
+use crate::rules::{self, HistoryClock, Replaced};
 
 fn stored(found: Option<&Found>) -> Option<&Checkpoint> {
     found.map(|found| &found.checkpoint)
 }
 
 /// All of them or none: when any is not stored, nothing is written.
-pub(super) fn save(
+pub(crate) fn save(
     worker: &mut Worker,
     claim: &Claim,
     saves: &[Save],
     now: Timestamp,
 ) -> Result<Vec<Saved>, StoreError> {
     rules::check_scope(claim, saves.iter().map(|save| &save.key))?;
-    let outcomes = worker.write(|c, context| {
+    #[cfg(feature = "server")]
+    if let Some(outcomes) = at_once(worker, claim, saves, now)? {
+        return Ok(outcomes);
+    }
+    let keys: Vec<&CheckpointKey> = saves.iter().map(|save| &save.key).collect();
+    let outcomes = worker.write_under(claim, &Write::of(&claim.pipeline), |c, known| {
         let fence = claims::fence(c, claim)?;
-        let found = find_all(c, saves.iter().map(|save| &save.key))?;
+        let found = rows::find_all(c, &claim.pipeline, &keys)?;
         let judge = |(save, found): (&Save, &Option<Found>)| {
             Saved::judge(stored(found.as_ref()), save, fence, claim.epoch)
         };
@@ -48,7 +47,7 @@ pub(super) fn save(
             let version = if let Saved::Stored { version } = outcome { *version } else { 0 };
             rules::saved(save, version, claim.epoch, now)
         });
-        replace(c, &mut context.clock, &claim.pipeline, found, new, now)?;
+        replace(c, &mut known.clock, &claim.pipeline, found, new, now)?;
         for save in saves {
             state::apply(c, &save.key, &save.state)?;
         }
@@ -60,33 +59,77 @@ pub(super) fn save(
     Ok(outcomes)
 }
 
+/// Stores all of them in one round trip, where the database can and what they expect is there.
+#[cfg(feature = "server")]
+fn at_once(
+    worker: &mut Worker,
+    claim: &Claim,
+    saves: &[Save],
+    now: Timestamp,
+) -> Result<Option<Vec<Saved>>, StoreError> {
+    if !worker.saves_at_once() {
+        return Ok(None);
+    }
+    let mut outcomes = Vec::with_capacity(saves.len());
+    let mut new = Vec::with_capacity(saves.len());
+    for save in saves {
+        let outcome = Saved::judge(expected(save).as_ref(), save, claim.epoch, claim.epoch);
+        let Saved::Stored { version } = outcome else { return Ok(None) };
+        new.push(rules::saved(save, version, claim.epoch, now));
+        outcomes.push(outcome);
+    }
+    let due = worker.known.clock.due(saves.iter().filter_map(Replaced::by), now);
+    let batch = Batch::of(claim, saves, &new, due).map_err(|trouble| worker.name(trouble))?;
+    fault::point("save.before");
+    let synced = fault::fail("store.sync");
+    synced.map_err(|e| worker.name(Trouble::io("it could not be synced", e)))?;
+    let stored = worker.save(&batch)?;
+    if stored {
+        fault::point("save.after");
+    }
+    // Where it must not be stored as it is, each of them is judged by what is there.
+    Ok(stored.then_some(outcomes))
+}
+
+/// The checkpoint that a save expects to replace.
+#[cfg(feature = "server")]
+fn expected(save: &Save) -> Option<Checkpoint> {
+    let there = rules::saved(save, save.expected_version, Epoch(0), Timestamp::UNIX_EPOCH);
+    let is_there = save.expected_version > 0;
+    is_there.then(|| Checkpoint { position: save.expected.clone(), ..there })
+}
+
 /// Puts checkpoints in place of what was found, with history when it is due.
 fn replace(
-    c: &Connection,
+    c: &mut dyn Transaction,
     clock: &mut HistoryClock,
     pipeline: &str,
     found: Vec<Option<Found>>,
     new: impl Iterator<Item = Checkpoint>,
     now: Timestamp,
 ) -> Result<()> {
-    let due = clock.due(found.iter().filter_map(|found| stored(found.as_ref())), now);
+    let replaced = found.iter().filter_map(|found| stored(found.as_ref()));
+    let due = clock.due(replaced.map(Replaced::of), now);
     let change = |(old, new)| Change { old, new: Some(new) };
     let changes: Vec<Change> = found.into_iter().zip(new).map(change).collect();
     rows::change(c, pipeline, &changes, due)
 }
 
-pub(super) fn mirror(
+pub(crate) fn mirror(
     worker: &mut Worker,
     claim: &Claim,
-    new: Vec<Checkpoint>,
+    new: &[Checkpoint],
 ) -> Result<Saved, StoreError> {
     rules::check_scope(claim, new.iter().map(|row| &row.key))?;
-    let answer = worker.write(|c, context| {
+    let keys: Vec<&CheckpointKey> = new.iter().map(|row| &row.key).collect();
+    // Versions only grow, so the second time changes nothing.
+    let write = Write::of(&claim.pipeline).again();
+    let answer = worker.write_under(claim, &write, |c, known| {
         let fence = claims::fence(c, claim)?;
         if fence > claim.epoch {
             return Ok(Done::Rollback(Saved::Fenced { epoch: fence }));
         }
-        let found = find_all(c, new.iter().map(|row| &row.key))?;
+        let found = rows::find_all(c, &claim.pipeline, &keys)?;
         let judge = |(row, found): (&Checkpoint, &Option<Found>)| {
             rules::judge_mirror(stored(found.as_ref()), row, claim.epoch)
         };
@@ -95,7 +138,7 @@ pub(super) fn mirror(
             return Ok(Done::Rollback(answer));
         }
         let now = new.iter().map(|row| row.updated_at).max().unwrap_or_default();
-        replace(c, &mut context.clock, &claim.pipeline, found, new.into_iter(), now)?;
+        replace(c, &mut known.clock, &claim.pipeline, found, new.iter().cloned(), now)?;
         fault::point("save.before");
         Ok(Done::Commit(answer))
     })?;
@@ -104,12 +147,12 @@ pub(super) fn mirror(
 }
 
 /// Removes what a claim covers, with its state. What was there goes to history.
-pub(super) fn complete(
+pub(crate) fn complete(
     worker: &mut Worker,
     claim: &Claim,
     sink: Option<&str>,
 ) -> Result<Saved, StoreError> {
-    worker.write(|c, _| {
+    worker.write_under(claim, &Write::of(&claim.pipeline), |c, _| {
         let mut covered = rows::all(c, &claim.pipeline)?;
         covered.retain(|Found { checkpoint: Checkpoint { key, .. }, .. }| {
             rules::overlap(&key.partition, &claim.partition)
@@ -128,61 +171,11 @@ pub(super) fn complete(
 }
 
 /// Removes checkpoints and their state.
-fn forget(c: &Connection, pipeline: &str, covered: Vec<Found>) -> Result<()> {
+pub(crate) fn forget(c: &mut dyn Transaction, pipeline: &str, covered: Vec<Found>) -> Result<()> {
     for row in &covered {
         state::forget(c, &row.checkpoint.key)?;
     }
     let change = |old| Change { old: Some(old), new: None };
     let changes: Vec<Change> = covered.into_iter().map(change).collect();
     rows::change(c, pipeline, &changes, true)
-}
-
-/// Gives orders: a reset removes what it covers, a rewind replaces it.
-pub(super) fn order(
-    worker: &mut Worker,
-    orders: Vec<Order>,
-    event: &Event,
-) -> Result<(), StoreError> {
-    worker.write(|c, _| {
-        for order in &orders {
-            refuse_rewind_of_state(c, order)?;
-        }
-        for order in orders {
-            let covered = covered(c, &order)?;
-            match order.kind {
-                OrderKind::Reset => forget(c, &order.pipeline, covered)?,
-                OrderKind::Rewind => rewind(c, &order, covered)?,
-            }
-            journal::give(c, order)?;
-        }
-        journal::record_event(c, event)?;
-        Ok(Done::Commit(()))
-    })
-}
-
-fn covered(c: &Connection, order: &Order) -> Result<Vec<Found>> {
-    let mut covered = rows::all(c, &order.pipeline)?;
-    covered.retain(|row| order.covers(&row.checkpoint.key.partition, &row.checkpoint.key.sink));
-    Ok(covered)
-}
-
-fn refuse_rewind_of_state(c: &Connection, order: &Order) -> Result<()> {
-    if order.kind == OrderKind::Rewind {
-        for row in covered(c, order)? {
-            let key = &row.checkpoint.key;
-            if state::exists(c, key)? {
-                return Err(Trouble::Store(rules::has_state(key)));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn rewind(c: &Connection, order: &Order, covered: Vec<Found>) -> Result<()> {
-    let change = |old: Found| {
-        let new = rules::rewound(&old.checkpoint, order);
-        Change { old: Some(old), new: Some(new) }
-    };
-    let changes: Vec<Change> = covered.into_iter().map(change).collect();
-    rows::change(c, &order.pipeline, &changes, true)
 }

@@ -1,0 +1,48 @@
+//! The store in a PostgreSQL database, in its schema `piton`.
+//!
+//! One connection does everything; what happens when it breaks is the same for every server
+//! ([`crate::sql`]). Writing transactions run at READ COMMITTED and begin by locking the pipeline's
+//! row in `anchors`, so that what they read afterwards is fresh and stays as it is; a save of any
+//! number of partitions is one call of a function that does the same in the server. That an owner
+//! lives is shown by a session's advisory lock, at which others look in `pg_locks` without touching
+//! it.
+//!
+//! The connection must be the server's own, or a pooler's that gives a client one session for as
+//! long as it stays: locks and settings belong to the session.
+
+mod address;
+mod connection;
+mod errors;
+mod schema;
+mod tls;
+
+use piton_core::StoreError;
+
+use self::{address::Address, connection::Postgres};
+use crate::{
+    Mode,
+    sql::{ServerSession, SqlStore},
+};
+
+impl SqlStore {
+    /// Opens the store in the PostgreSQL database that a URL names:
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full`, as `psql` takes it.
+    /// [`Mode::Create`] makes the schema `piton` if there is none.
+    ///
+    /// What the URL leaves out is taken from the environment: `PGPASSWORD`, `PGUSER`, `PGHOST`,
+    /// `PGPORT`, `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for a URL that cannot be used; [`StoreError::Missing`],
+    /// [`StoreError::Damaged`], [`StoreError::Foreign`], [`StoreError::Newer`] or
+    /// [`StoreError::Unusable`], which names what the server said.
+    pub fn postgres(url: &str, mode: Mode) -> Result<Self, StoreError> {
+        let address = Address::parse(url, &|name| std::env::var(name).ok())?;
+        let at = address.shown().to_owned();
+        Self::start(at.clone(), move || {
+            let mut server = Postgres::new(address)?;
+            let connection = server.open(mode).map_err(|trouble| trouble.at(&at))?;
+            Ok(Box::new(ServerSession::new(server, connection)))
+        })
+    }
+}
