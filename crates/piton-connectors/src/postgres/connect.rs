@@ -237,7 +237,7 @@ fn refusal(error: &postgres::Error) -> Option<&'static str> {
         return Some("The server does not accept this sort of encryption");
     }
     let is_reached = cause::<io::Error>(error).is_none() && !error.is_closed();
-    is_reached.then_some("Check the URL: user, password and `sslmode`")
+    is_reached.then_some("Check user, password (or PGPASSWORD) and `sslmode` of the URL")
 }
 
 /// Whether another attempt without encryption may do better.

@@ -17,7 +17,7 @@ use std::{
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, Epoch, fault};
-use piton_stores::joined::sqlite::{Ledger, create_tables};
+use piton_stores::joined::sqlite::{Ledger, tables};
 use rusqlite::Connection;
 
 use super::{
@@ -163,7 +163,7 @@ impl SqliteSink {
         };
         let conn = open::to_write(path, *create, self.lease).map_err(|e| busy_or("open it", &e))?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| busy_or("begin a transaction", &e))?;
-        let mut ledger = Ledger::read(&conn, &fence.pipeline, &fence.sink)
+        let mut ledger = tables::read(&conn, &fence.pipeline, &fence.sink)
             .and_then(|ledger| ledger.admit(fence.epoch).map(|()| ledger))
             .map_err(|e| of_ledger(path, &fence.pipeline, e))?;
         let found =
@@ -208,9 +208,9 @@ impl SqliteSink {
             Mode::Append => Written::Beside,
         };
         let write = |ledger: &mut Ledger| {
-            create_tables(conn)?;
+            tables::create_tables(conn)?;
             orders::take_over(conn, ledger, fence, written, Timestamp::now())?;
-            ledger.write(conn).map_err(Refusal::from)
+            tables::write(conn, ledger).map_err(Refusal::from)
         };
         write(ledger).map_err(|refusal| match refusal {
             Refusal::Orders(what) => {
@@ -226,7 +226,7 @@ impl SqliteSink {
         if !self.look_at_path()? {
             return Ok(Ledger::empty(pipeline, sink));
         }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
+        let read = |conn: &Connection| Ok(tables::read(conn, pipeline, sink));
         open::look(path, read)
             .map_err(|e| failure(path, "read the checkpoints", &e))?
             .map_err(|e| of_ledger(path, pipeline, e))
@@ -264,7 +264,7 @@ impl Open {
     fn begin(&self, path: &Path) -> Result<(), SinkError> {
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
         begun.map_err(|e| failure(path, "begin a transaction", &e))?;
-        self.ledger.compare(&self.conn).map_err(|error| {
+        tables::compare(&self.conn, &self.ledger).map_err(|error| {
             roll_back(&self.conn);
             of_ledger(path, &self.ledger.pipeline, error)
         })
@@ -390,7 +390,7 @@ impl TransactionalSink for SqliteSink {
     fn forget(&mut self) -> Result<(), SinkError> {
         let (Target { path, .. }, open) = self.fenced()?;
         open.begin(path)?;
-        if let Err(error) = open.ledger.forget(&open.conn) {
+        if let Err(error) = tables::forget(&open.conn, &open.ledger) {
             roll_back(&open.conn);
             return Err(failure(path, "remove the checkpoints", &error));
         }

@@ -4,6 +4,7 @@ use std::{mem, ops::Range, time::Instant};
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, CheckpointKey, checksum::Manifest, fault};
+use piton_stores::joined::sqlite::tables;
 use rusqlite::ErrorCode;
 
 use super::{
@@ -82,7 +83,7 @@ impl SqliteTransaction<'_> {
         let now = Timestamp::now();
         let new: Vec<Checkpoint> =
             upto.iter().map(|advance| open.next(advance, end, self.last_row, now)).collect();
-        let stored = open.ledger.advance(&open.conn, &new);
+        let stored = tables::advance(&open.conn, &open.ledger, &new);
         match stored.map_err(|e| failure(path, "write the checkpoints", &e))? {
             Some(manifest) => Ok((new, manifest)),
             None => Err(SinkError::Refused {
