@@ -25,13 +25,16 @@ use super::{
     holder,
     insert::Plan,
     open::{self, FileId},
-    orders::{self, Refusal, Written},
+    quote,
     settings::{Mode, SqliteSettings},
     table::{self, Table},
     transaction::SqliteTransaction,
     turn::Turn,
 };
-use crate::sink::{Fence, Guarantee, SinkError, Transaction, TransactionalSink};
+use crate::{
+    orders,
+    sink::{Fence, Guarantee, SinkError, Transaction, TransactionalSink},
+};
 
 /// How long a transaction waits for another writer before it reports that the database is busy.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -207,22 +210,22 @@ impl SqliteSink {
         found: Option<&Table>,
     ) -> Result<(), SinkError> {
         let Target { path, table, mode, .. } = &self.target;
-        let written = match mode {
-            Mode::Upsert => Written::Over,
-            Mode::Append if self.target.numbers_rows(found) => Written::Numbered(table),
-            Mode::Append => Written::Beside,
+        let refused = |what| SinkError::Refused { what: format!("{}: {what}", path.display()) };
+        let cut = match mode {
+            Mode::Upsert => None,
+            Mode::Append => orders::cut(ledger, fence).map_err(refused)?,
         };
+        let is_numbered = self.target.numbers_rows(found);
         let write = |ledger: &mut Ledger| {
             tables::create_tables(conn)?;
-            orders::take_over(conn, ledger, fence, written, Timestamp::now())?;
-            tables::write(conn, ledger).map_err(Refusal::from)
-        };
-        write(ledger).map_err(|refusal| match refusal {
-            Refusal::Orders(what) => {
-                SinkError::Refused { what: format!("{}: {what}", path.display()) }
+            if let (true, Some(cut)) = (is_numbered, cut) {
+                conn.execute(&format!("DELETE FROM {} WHERE rowid > ?1", quote(table)), [cut])?;
             }
-            Refusal::Database(e) => failure(path, "write the checkpoints", &e),
-        })
+            let end = is_numbered.then(|| table::last_row(conn, table)).transpose()?;
+            orders::take_over(ledger, fence, end, Timestamp::now());
+            tables::write(conn, ledger)
+        };
+        write(ledger).map_err(|e| failure(path, "write the checkpoints", &e))
     }
 
     /// What the database holds, without writing or creating anything.

@@ -3,14 +3,13 @@
 use std::{mem, ops::Range, time::Instant};
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, CheckpointKey, checksum::Manifest, fault};
+use piton_core::{Checkpoint, checksum::Manifest, fault};
 use piton_stores::joined::sqlite::tables;
 use rusqlite::ErrorCode;
 
 use super::{
     errors::{code, failure},
     insert::Plan,
-    orders::{self, Rows},
     settings::Mode,
     sink::{Open, Target, roll_back},
     table::{self, Table},
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
+    orders::{self, Rows},
     sink::{Advance, Committed, SinkError, Transaction},
 };
 
@@ -107,21 +107,9 @@ impl Open {
         last_row: Option<i64>,
         now: Timestamp,
     ) -> Checkpoint {
-        let Advance { partition, position, records } = advance;
-        let mut next = if let Some(old) = self.ledger.rows.get(partition) {
-            Checkpoint { version: old.version + 1, ..old.clone() }
-        } else {
-            let (pipeline, sink) = (&*self.ledger.pipeline, &*self.ledger.sink);
-            // The store has noted that it began, at version 1.
-            let begun = orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now);
-            Checkpoint { version: begun.version + 1, ..begun }
-        };
+        let mut next = orders::advanced(&self.ledger, advance, now);
         let begun = Rows::parse(next.sink_state.as_deref()).map(|rows| rows.begun).or(last_row);
         next.sink_state = end.zip(begun).map(|(rowid, begun)| Rows { rowid, begun }.state());
-        next.position = Some(position.clone());
-        next.records = *records;
-        next.epoch = self.ledger.epoch;
-        next.updated_at = now;
         next
     }
 
