@@ -21,8 +21,9 @@ use piton_stores::joined::postgres::{Ledger, LedgerError, tables};
 use tokio_postgres::{Client, Error, error::SqlState, types::Type};
 
 use super::{
+    connect::describe,
     errors::{commit_failure, failure, of_ledger},
-    holder,
+    holder::Holder,
     settings::{PostgresSettings, Target},
     table::Table,
     transaction::PostgresTransaction,
@@ -79,6 +80,14 @@ impl History {
     const FIRST: u32 = 8;
     /// The most.
     const MOST: u32 = 4096;
+
+    /// The history of a run in which a row has just been refused: the next transactions are
+    /// written batch by batch.
+    pub fn with_refusal() -> Self {
+        let history = Self::default();
+        history.note_refusal();
+        history
+    }
 
     /// A row was refused, and it is not known which.
     pub(super) fn note_refusal(&self) {
@@ -254,20 +263,14 @@ impl PostgresSink {
     async fn take_over(&self, client: &Client, fence: &Fence) -> Result<Ledger, SinkError> {
         let Fence { pipeline, sink, epoch, .. } = fence;
         let of = |doing: &'static str| move |e| of_ledger(self.at(), pipeline, doing, e);
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        client.batch_execute(begin).await.map_err(|e| failure(self.at(), "begin", &e))?;
         self.judge_server(client).await?;
-        tables::create(client).await.map_err(of("create the checkpoints"))?;
-        if let Err(error) = tables::lock(client, pipeline, sink).await {
-            return Err(self.locked_out(client, fence, error).await);
-        }
+        self.lock(client, fence).await?;
         let mut ledger =
             tables::read(client, pipeline, sink).await.map_err(of("read the checkpoints"))?;
         ledger.admit(*epoch).map_err(of("take over"))?;
         self.judge(client).await?;
-        let is_cut = self.target.mode == Mode::Append;
-        let refused = |what| SinkError::Refused { what: format!("{}: {what}", self.at()) };
-        if is_cut {
+        if self.target.mode == Mode::Append {
+            let refused = |what| SinkError::Refused { what: format!("{}: {what}", self.at()) };
             orders::cut(&ledger, fence).map_err(refused)?;
         }
         orders::take_over(&mut ledger, fence, None, Timestamp::now());
@@ -276,26 +279,47 @@ impl PostgresSink {
         Ok(ledger)
     }
 
-    /// The lock was not to be had.
-    async fn locked_out(&self, client: &Client, fence: &Fence, error: LedgerError) -> SinkError {
-        let is_locked = matches!(
-            &error,
-            LedgerError::Database(e) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
-        );
-        if !is_locked {
-            return of_ledger(self.at(), &fence.pipeline, "lock the checkpoints", error);
-        }
+    /// Begins a transaction that has the checkpoints locked. An old owner's open transaction is
+    /// waited for; its session is ended if it is stuck in it.
+    async fn lock(&self, client: &Client, fence: &Fence) -> Result<(), SinkError> {
+        let Fence { pipeline, sink, .. } = fence;
+        let Some(error) = self.try_lock(client, fence).await? else { return Ok(()) };
         let _ = client.batch_execute("ROLLBACK").await;
-        let who = holder::name(client, &fence.pipeline, &fence.sink).await;
-        SinkError::Held {
+        let holder = Holder::find(client, pipeline, sink, self.lease).await;
+        if let Some(stuck) = holder.as_ref().filter(|holder| holder.is_stuck)
+            && stuck.end(client).await
+            && self.try_lock(client, fence).await?.is_none()
+        {
+            return Ok(());
+        }
+        let who = holder.map_or_else(|| "another session".into(), |holder| holder.name);
+        Err(SinkError::Held {
             what: format!(
-                "{} has the checkpoints of '{}' in {} locked and did not give them up within {} \
-                 s. Stop it, or wait until it has finished",
-                who.unwrap_or_else(|| "another session".into()),
-                fence.pipeline,
+                "{who} has the checkpoints of '{pipeline}' in {} locked and did not give them up \
+                 within {} s ({}). Stop it, or wait until it has finished",
                 self.at(),
-                self.lease.as_secs()
+                self.lease.as_secs(),
+                describe(&error)
             ),
+        })
+    }
+
+    /// Returns what the server said if somebody else kept the lock for too long.
+    async fn try_lock(&self, client: &Client, fence: &Fence) -> Result<Option<Error>, SinkError> {
+        let Fence { pipeline, sink, .. } = fence;
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        client.batch_execute(begin).await.map_err(|e| failure(self.at(), "begin", &e))?;
+        let locked = async {
+            tables::create(client).await?;
+            tables::lock(client, pipeline, sink).await
+        };
+        match locked.await {
+            Err(LedgerError::Database(e)) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                Ok(Some(e))
+            }
+            locked => locked
+                .map(|()| None)
+                .map_err(|e| of_ledger(self.at(), pipeline, "lock the checkpoints", e)),
         }
     }
 
@@ -336,16 +360,13 @@ impl PostgresSink {
 
 impl Open {
     /// Begins a transaction and compares, under the lock, that this is still the newest claim.
-    fn begin(&mut self, at: &str, lease: Duration) -> Result<(), SinkError> {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}",
-            lease.as_millis()
-        );
+    fn begin(&mut self, at: &str) -> Result<(), SinkError> {
         let Self { wire, ledger, .. } = self;
         self.is_begun = true;
         let begun = wire.wait(async {
             // Sent together: the second follows the first on the connection.
-            let begin = wire.client.batch_execute(&begin);
+            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+            let begin = wire.client.batch_execute(begin);
             let compare = tables::compare(&wire.client, ledger);
             let (begun, compared) = futures_util::future::join(begin, compare).await;
             begun.map_err(|e| failure(at, "begin a transaction", &e))?;
@@ -413,10 +434,9 @@ impl TransactionalSink for PostgresSink {
     }
 
     fn begin(&mut self) -> Result<Box<dyn Transaction + '_>, SinkError> {
-        let lease = self.lease;
         let history = Arc::clone(&self.history);
         let (target, open) = self.fenced()?;
-        open.begin(target.server.location(), lease)?;
+        open.begin(target.server.location())?;
         open.writer.begin();
         open.writer.strict = history.is_careful();
         fault::point("sink.begin");
@@ -424,10 +444,9 @@ impl TransactionalSink for PostgresSink {
     }
 
     fn forget(&mut self) -> Result<(), SinkError> {
-        let lease = self.lease;
         let (target, open) = self.fenced()?;
         let at = target.server.location();
-        open.begin(at, lease)?;
+        open.begin(at)?;
         let forgotten = open.wire.wait(tables::forget(&open.wire.client, &open.ledger));
         if let Err(error) = forgotten {
             open.roll_back();

@@ -48,7 +48,7 @@ pub(super) struct Writer {
     by_table: HashMap<String, usize>,
     /// Whether rows are sent in exactly their order, and nothing waits when a write returns.
     pub(super) strict: bool,
-    /// How long the owner is trusted without a word, and a `COPY` without an end.
+    /// An heir takes a session for stuck that has been in one `COPY` for so long.
     lease: Duration,
     /// Whether rows were written since the sink was opened.
     has_written: bool,
@@ -120,12 +120,11 @@ impl Writer {
         batch: &Batch,
         rows: Range<usize>,
     ) -> Result<(), Trouble> {
-        let end = rows.end;
         for row in rows {
             if self.write_another(target, batch, row) {
                 continue;
             }
-            if let Err(trouble) = self.write_row(client, target, batch, row..end).await {
+            if let Err(trouble) = self.write_row(client, target, batch, row).await {
                 if self.strict && matches!(trouble, Trouble::Known(SinkError::BadRow { .. })) {
                     self.settle_all(client).await?;
                 }
@@ -160,15 +159,16 @@ impl Writer {
         true
     }
 
-    /// Takes the first of these rows.
+    /// Takes a row.
     async fn write_row(
         &mut self,
         client: &Client,
         target: &Target,
         batch: &Batch,
-        rows: Range<usize>,
+        row: usize,
     ) -> Result<(), Trouble> {
-        let row = rows.start;
+        // What is made for this row suits those after it, too.
+        let rows = row..batch.rows();
         let mut plan = self.plan_of(client, target, batch, &rows).await?;
         match self.plans[plan].admit(batch, row) {
             Ok(()) => {}
@@ -426,15 +426,7 @@ impl Writer {
         let Plan { stage: Some(stage), shapes, .. } = &mut self.plans[plan] else { return Ok(()) };
         for shape in shapes.iter_mut().filter(|shape| shape.is_staged) {
             shape.is_staged = false;
-            // A large merge may take longer than a `COPY` that waits for its client.
-            client
-                .batch_execute(&format!(
-                    "SET LOCAL statement_timeout = 0; {}; TRUNCATE {stage}; \
-                     SET LOCAL statement_timeout = {}",
-                    shape.merge,
-                    self.lease.as_millis()
-                ))
-                .await?;
+            client.batch_execute(&format!("{}; TRUNCATE {stage}", shape.merge)).await?;
         }
         Ok(())
     }
