@@ -55,15 +55,23 @@ fn readable<P: Position>(kind: &str, json: &str) -> Option<StoredPosition> {
     position.read::<P>().is_ok().then_some(position)
 }
 
-/// A stored position for people: without its fingerprint, which only machines read.
+/// What of a position only machines read: by what a file is recognised, which of several of its
+/// name it is, and the types that were guessed from it.
+const FOR_MACHINES: [&str; 3] = ["fingerprint", "file", "types"];
+
+/// A stored position for people.
 pub fn brief(position: &StoredPosition) -> String {
-    match serde_json::from_str(&position.json) {
-        Ok(serde_json::Value::Object(mut fields)) => {
-            fields.shift_remove("fingerprint");
-            serde_json::Value::Object(fields).to_string()
-        }
-        _ => position.json.clone(),
+    serde_json::from_str(&position.json).map_or_else(|_| position.json.clone(), brief_json)
+}
+
+/// A position for people: without what only machines read.
+pub fn brief_json(mut position: serde_json::Value) -> String {
+    if position.get("fingerprint").is_some()
+        && let Some(fields) = position.as_object_mut()
+    {
+        fields.retain(|name, _| !FOR_MACHINES.contains(&name.as_str()));
     }
+    position.to_string()
 }
 
 /// Makes a pipeline of a checked configuration. `accept_changes` says that an operator accepts a
@@ -74,7 +82,6 @@ pub fn brief(position: &StoredPosition) -> String {
 pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunError> {
     let of_source = |error| RunError::of_source(&config.pipeline, &error);
     let source = source(config, accept_changes).map_err(of_source)?;
-    refuse_store_as_sink(config)?;
     let records: Vec<SinkRecord> = config.sinks.iter().map(|sink| record(config, sink)).collect();
     let record = PipelineRecord {
         pipeline: config.pipeline.clone(),
@@ -215,27 +222,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
     SinkRecord { name, kind, at, table, replay }
 }
 
-/// A sink's open transaction would lock the store out of its own file.
-fn refuse_store_as_sink(config: &Config) -> Result<(), RunError> {
-    let Some(store) = config.store.strip_prefix("sqlite:") else { return Ok(()) };
-    let store_file = real(&config.dir.join(store));
-    let same = |path: PathBuf| real(&path) == store_file;
-    for sink in &config.sinks {
-        if let SinkSettings::Sqlite(sqlite) = &sink.settings
-            && same(config.dir.join(&sqlite.path))
-        {
-            return Err(RunError::Settings(format!(
-                "{}, sink '{}': {store} is the store: name another database for the rows, or \
-                 another `store:`",
-                config.pipeline, sink.name
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// A path without links, also of a file that is not there yet.
-fn real(path: &Path) -> PathBuf {
+pub(crate) fn real(path: &Path) -> PathBuf {
     let whole = path.canonicalize().ok();
     let folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     whole.or_else(folder).unwrap_or_else(|| path.to_owned())

@@ -21,6 +21,7 @@ use super::{
         CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SelectFile, SinkFile,
         TransformFile,
     },
+    files::{self, Clash},
     scalars::Rate,
     tree::Node,
 };
@@ -46,7 +47,6 @@ pub(super) fn check(
         file.sinks.iter().filter(|(_, s)| !s.required).map(|(name, _)| name.clone()).collect();
     let sinks = check.sinks(file.sinks);
     check.commit(file.commit, &sinks, &optional);
-    check.files(dir);
     let checkpoint = check.checkpoint(file.checkpoint);
     check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
     check.between(
@@ -59,6 +59,7 @@ pub(super) fn check(
     let limits = Limits { record: file.limits.record.0, memory: file.limits.memory.0 };
     check.limits(limits);
     check.connectors(&file.source, &sinks, limits, dir);
+    check.files(&file.source, &sinks, &store, dir);
     if !check.problems.is_empty() {
         check.problems.sort_by_key(|problem| problem.at);
         return Err(check.problems);
@@ -129,8 +130,10 @@ impl Check<'_> {
             return store.to_owned();
         }
         if ["postgres:", "postgresql:", "mysql:", "mariadb:"].iter().any(|s| store.starts_with(s)) {
-            let hint = ": use sqlite:PATH or memory:";
-            let what = Condition::NotBuilt { what: "stores on a database server are", hint };
+            let what = Condition::NotBuilt {
+                what: "stores on a database server are".to_owned(),
+                hint: "use sqlite:PATH or memory:".to_owned(),
+            };
             self.problems.push(Problem { at, what });
         } else {
             self.wrong(&path, "is not an address of a store: write sqlite:PATH or memory:");
@@ -279,10 +282,11 @@ impl Check<'_> {
 
     /// What the connectors themselves find in their settings. None touches what it is about.
     fn connectors(&mut self, source: &SourceSettings, sinks: &[Sink], limits: Limits, dir: &Path) {
+        let record = limits.record.clamp(1024, 1 << 30);
         let made = match source.clone() {
-            SourceSettings::Csv(csv) => FileSource::new(csv, dir, limits.record).map(drop),
-            SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, limits.record).map(drop),
-            SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, limits.record as usize).map(drop),
+            SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
+            SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
+            SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
         };
         if let Err(error) = made {
             self.wrong(&["source", source.kind()], error.to_string());
@@ -303,31 +307,12 @@ impl Check<'_> {
         }
     }
 
-    /// No file is written twice, or read and written.
-    fn files(&mut self, dir: &Path) {
-        let root = self.root;
-        let path_of = |connector: &Node| {
-            let path = connector.get("path")?;
-            match &path.value {
-                super::tree::Value::Text(text) => Some(resolve(dir, &text.value)),
-                _ => None,
-            }
-        };
-        let kinds = |node: &'_ Node| -> Vec<PathBuf> {
-            ["csv", "jsonl"].iter().filter_map(|kind| path_of(node.get(kind)?)).collect()
-        };
-        let read = kinds(root.find(&["source"]));
-        let mut written: Vec<(PathBuf, &str)> = Vec::new();
-        for (key, sink) in root.find(&["sinks"]).entries() {
-            let path = ["sinks", key.name.as_str()];
-            for file in kinds(sink) {
-                if read.contains(&file) {
-                    self.wrong(&path, "writes the file that the source reads");
-                }
-                if let Some((_, other)) = written.iter().find(|(path, _)| *path == file) {
-                    self.wrong(&path, format!("writes the same file as the sink {other}"));
-                }
-                written.push((file, &key.name));
+    /// No file is written twice, or is two things at once.
+    fn files(&mut self, source: &SourceSettings, sinks: &[Sink], store: &str, dir: &Path) {
+        for Clash { sink, why } in files::clashes(source, sinks, store, dir) {
+            match sink {
+                Some(sink) => self.wrong(&["sinks", sink], why),
+                None => self.wrong(&["store"], why),
             }
         }
     }
@@ -387,6 +372,8 @@ impl Check<'_> {
     fn limits(&mut self, limits: Limits) {
         if limits.record < 1024 {
             self.wrong(&["limits", "record"], "at least 1KiB");
+        } else if limits.record > 1 << 30 {
+            self.wrong(&["limits", "record"], "at most 1GiB");
         }
         if limits.memory < limits.record.saturating_mul(2) {
             let why = "at least twice limits.record, so that a record can be read while another is \

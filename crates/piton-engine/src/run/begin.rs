@@ -129,6 +129,10 @@ pub(crate) fn inspect(
             };
             reconcile(&sides).map_err(RunError::Refused)?;
             refuse_undecided(pipeline, name, &own, &orders, options)?;
+            if !options.adopt {
+                sink.inspect(&pipeline.name, name, &orders)
+                    .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))?;
+            }
             own
         }
         Sink::Plain(sink) => {
@@ -154,6 +158,9 @@ pub(crate) fn inspect(
             Some(order) => order.position.clone(),
             None => checkpoint.position,
         };
+        if position.is_none() {
+            continue;
+        }
         let start = Start { partition: checkpoint.key.partition, position };
         pipeline
             .source

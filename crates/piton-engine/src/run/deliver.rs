@@ -10,7 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use piton_connectors::{batch::Batch, sink::SinkError};
-use piton_core::{CheckpointKey, DeadLetter, Save, fault, interval::Interval};
+use piton_core::{
+    CheckpointKey, DeadLetter, Save, fault,
+    interval::{Interval, Policy},
+};
 
 use super::{
     RunError,
@@ -61,8 +64,13 @@ pub(crate) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(crate) fn new(cx: &'a Context<'a>, sink: usize, held: Held) -> Self {
-        let interval = Interval::new(cx.pipeline.interval.clone(), cx.uptime, cx.crashes);
+    pub(crate) fn new(
+        cx: &'a Context<'a>,
+        sink: usize,
+        held: Held,
+        interval: fn(Policy, Duration, u32) -> Interval,
+    ) -> Self {
+        let interval = interval(cx.pipeline.interval.clone(), cx.uptime, cx.crashes);
         Self { cx, sink, held, interval }
     }
 
@@ -98,14 +106,20 @@ impl<'a> Delivery<'a> {
             let source = &*self.cx.pipeline.source;
             self.cx.acknowledger.saved(source, self.sink, &batch.partition, &batch.end);
         }
-        self.figures().taken.fetch_add(batch.records, std::sync::atomic::Ordering::Relaxed);
+        self.note_taken(batch.records);
     }
 
     /// Notes that the records before a row were taken, and no more.
     pub(crate) fn taken_before(&mut self, batch: &Batch, row: usize) {
         let records = batch.records_before(row);
         self.held.take(&batch.partition, batch.resume_at(row), records);
+        self.note_taken(records);
+    }
+
+    fn note_taken(&self, records: u64) {
         self.figures().taken.fetch_add(records, std::sync::atomic::Ordering::Relaxed);
+        // What a killed run had taken and not saved, no sink can show.
+        fault::note(|| format!("taken {} {records}", self.name()));
     }
 
     /// Stores a "begun" checkpoint for a partition that was not there before, so that the store
@@ -121,9 +135,9 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// The most bytes to write before a save: no bound where a number of records is fixed.
+    /// The most bytes to write before a save: no bound where the interval is exact.
     pub(crate) fn most_bytes(&self, usual: usize) -> usize {
-        if self.interval.records().is_some() { usize::MAX } else { usual }
+        if self.interval.is_exact() { usize::MAX } else { usual }
     }
 
     /// Writes the rows of a batch by `write`, setting aside what the sink refuses for good.

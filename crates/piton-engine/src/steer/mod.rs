@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::{connect::brief, run::resume};
 
 pub use rewind::Target;
-pub use view::{CheckpointView, Health, HistoryView, PipelineView, State, history, look, look_at};
+pub use view::{
+    CheckpointView, Health, HistoryView, HolderView, PipelineView, State, history, look, look_at,
+};
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,11 @@ pub struct SinkRecord {
 }
 
 impl SinkRecord {
+    /// Whether it stands for a program that keeps its own checkpoints: a job of the library.
+    fn is_of_a_program(&self) -> bool {
+        self.kind == "library"
+    }
+
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
@@ -293,17 +300,24 @@ fn consequence(
     output: Option<Output>,
 ) -> String {
     let from = position.map_or("the beginning".to_owned(), brief);
+    let what = match position {
+        Some(_) => "its output to that position",
+        None => "off what it has written",
+    };
     let effect = match sink.map(|sink| sink.replay) {
-        Some(Replay::Overwrites) => "writes its rows over; unchanged ones fire no trigger",
-        Some(Replay::SendsAgain) => "sends the records again, with the same ids",
+        Some(Replay::SendsAgain) if sink.is_some_and(SinkRecord::is_of_a_program) => {
+            "does its work again".to_owned()
+        }
+        Some(Replay::Overwrites) => {
+            "writes its rows over; unchanged ones fire no trigger".to_owned()
+        }
+        Some(Replay::SendsAgain) => "sends the records again, with the same ids".to_owned(),
         Some(Replay::CutOrRepeat) => match output {
-            Some(Output::Truncate) => "first cuts its output to that position",
-            Some(Output::Keep) => "keeps its output: records will be in it twice",
-            None => {
-                "needs --truncate (cut its output to that position) or --keep (records will repeat)"
-            }
+            Some(Output::Truncate) => format!("first cuts {what}"),
+            Some(Output::Keep) => "keeps its output: records will be in it twice".to_owned(),
+            None => format!("needs --truncate (cut {what}) or --keep (records will repeat)"),
         },
-        None => "is no longer in the configuration",
+        None => "is no longer in the configuration".to_owned(),
     };
     format!(
         "sink '{}', partition '{}': the next run reads from {from} and {effect}",
@@ -319,10 +333,15 @@ fn consequence(
 pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), SteerError> {
     refuse_while_running(store, &proposal.pipeline)?;
     if !proposal.undecided.is_empty() {
+        let names: Vec<String> = proposal.undecided.iter().map(|s| format!("'{s}'")).collect();
+        let (sinks, write) = match names.len() {
+            1 => ("sink", "writes"),
+            _ => ("sinks", "write"),
+        };
         return Err(SteerError::Undecided(format!(
-            "sink {} writes output that cannot be written over: say --truncate to cut it to that \
-             position, or --keep to leave it (records will repeat)",
-            proposal.undecided.join(", ")
+            "{sinks} {} {write} output that cannot be written over: say --truncate to cut it to \
+             that position, or --keep to leave it (records will repeat). Nothing was changed",
+            names.join(", ")
         )));
     }
     let detail = proposal.consequences.join("; ");
@@ -341,7 +360,14 @@ pub fn control(
     control: Control,
     who: &str,
 ) -> Result<(), SteerError> {
-    let present = find(store, name)?.control;
+    let record = find(store, name)?;
+    if sinks_of(&record).iter().any(SinkRecord::is_of_a_program) {
+        return Err(SteerError::Undecided(format!(
+            "'{name}' is the job of a program, which does not listen for pause, resume and cancel: \
+             stop the program; it resumes when it is started again"
+        )));
+    }
+    let present = record.control;
     if control == Control::Run && present == Control::Cancel {
         return Err(SteerError::Undecided(format!(
             "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"

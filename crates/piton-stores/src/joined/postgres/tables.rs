@@ -53,6 +53,15 @@ BEGIN
 END $$;
 CREATE TRIGGER piton_checkpoints_deleted AFTER DELETE ON piton_checkpoints
   FOR EACH ROW EXECUTE FUNCTION piton_checkpoints_deleted();
+-- The checksum covers every column, so one that stays where another column changes was not made
+-- by this library.
+CREATE FUNCTION piton_checkpoints_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE 'a checkpoint cannot be changed by hand: use `piton rewind` to go back, or `piton reset` to begin anew';
+END $$;
+CREATE TRIGGER piton_checkpoints_updated BEFORE UPDATE ON piton_checkpoints
+  FOR EACH ROW WHEN (old.checksum = new.checksum AND old IS DISTINCT FROM new)
+  EXECUTE FUNCTION piton_checkpoints_updated();
 "#;
 
 /// Whoever creates the tables is alone in that: two at once would fail.
