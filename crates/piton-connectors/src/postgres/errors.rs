@@ -84,7 +84,7 @@ pub(super) fn commit_failure(at: &str, error: &Error) -> SinkError {
     if is_answer && error.code() != Some(&SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN) {
         return failure(at, "commit", error);
     }
-    SinkError::InDoubt { at: at.to_owned(), what: describe(error) }
+    SinkError::InDoubt { at: at.to_owned(), what: describe(error), lost: true }
 }
 
 impl From<ConnectError> for SinkError {

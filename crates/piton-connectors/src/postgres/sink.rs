@@ -388,8 +388,11 @@ impl Open {
 
     /// Commits what was written.
     pub(super) fn commit(&mut self, at: &str) -> Result<(), SinkError> {
-        let doubt =
-            |e: &std::io::Error| SinkError::InDoubt { at: at.to_owned(), what: e.to_string() };
+        let doubt = |e: &std::io::Error| SinkError::InDoubt {
+            at: at.to_owned(),
+            what: e.to_string(),
+            lost: true,
+        };
         let committed = fault::fail("commit.before")
             .map_err(|e| doubt(&e))
             .and_then(|()| {
@@ -431,6 +434,12 @@ impl TransactionalSink for PostgresSink {
         let open = self.open_fenced(fence)?;
         let open = self.open.insert(open);
         Ok(open.ledger.rows.values().cloned().collect())
+    }
+
+    /// The server ends a session that is silent in a transaction for the lease, and a long one
+    /// stands in the way of others.
+    fn longest(&self) -> Option<Duration> {
+        Some(self.lease / 2)
     }
 
     fn begin(&mut self) -> Result<Box<dyn Transaction + '_>, SinkError> {
