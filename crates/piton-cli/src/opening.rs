@@ -19,27 +19,43 @@ use crate::{
 /// Loads a configuration.
 pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
     config::load(file, &|name| env::var(name).ok())
-        .map_err(|error| Failure::new(USAGE, error.to_string()))
+        .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
+}
+
+/// What a file that is no configuration was probably meant to be.
+fn meant(file: &Path) -> String {
+    const DATA: [&str; 9] = ["csv", "tsv", "jsonl", "ndjson", "json", "gz", "zst", "db", "sqlite"];
+    let with_end = file.with_extension("yaml");
+    let end = file.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    if !file.exists() && with_end.is_file() {
+        format!(". There is {}", with_end.display())
+    } else if file.is_file() && DATA.contains(&end) {
+        let file = file.display();
+        format!("\n{file} looks like data: `piton init {file}` writes a configuration for it")
+    } else {
+        String::new()
+    }
 }
 
 /// The store that a configuration names.
 pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
+    if config.store.strip_prefix("sqlite:").is_some_and(|path| Path::new(path).is_dir()) {
+        homeless(config)?;
+    }
     open(&config.store, &config.dir, mode)
 }
 
-/// Refuses a store that can never be created: its folder is not there.
+/// Refuses a store that can never be created: a folder stands there, or its folder is not there.
 pub(crate) fn homeless(config: &Config) -> Result<(), Failure> {
     let path = config.store.strip_prefix("sqlite:").map(Path::new);
-    match path.and_then(Path::parent) {
-        Some(folder) if !folder.is_dir() => {
-            let what = format!(
-                "store: the folder {} does not exist: create it, or name another",
-                folder.display()
-            );
-            Err(Failure::usage(config.shown(config.store_at, &what)))
+    let why = match (path, path.and_then(Path::parent)) {
+        (Some(path), _) if path.is_dir() => format!("{} is a folder: name a file", path.display()),
+        (_, Some(folder)) if !folder.is_dir() => {
+            format!("the folder {} does not exist: create it, or name another", folder.display())
         }
-        _ => Ok(()),
-    }
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(config.shown(config.store_at, &format!("store: {why}"))))
 }
 
 /// The store of a command without a configuration. Only reading, it is never created.

@@ -103,6 +103,7 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
         source,
         source_at: config
             .shown(config.source.at, &format!("source.{}", config.source.settings.kind())),
+        transforms_at: config.shown(config.transform_at, "transform"),
         transforms: Box::new(move || Transforms::new(&transforms, fixed, TRANSFORMED_BYTES)),
         sinks: sinks?,
         commit: match config.commit {
@@ -193,19 +194,22 @@ fn sink_spec(
             }
         })
     };
+    let at = config.shown(sink.at, &format!("sinks.{}.{}", sink.name, sink.settings.kind()));
     // Settings that cannot work are found before anything else is done.
-    make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
+    make().map_err(|error| match error {
+        SinkError::Settings { what } => RunError::Settings(format!("{at}: {what}")),
+        other => RunError::of_sink(&config.pipeline, &sink.name, &other),
+    })?;
     let key = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(postgres) => postgres.key.clone(),
         _ => Vec::new(),
     };
-    let kind = sink.settings.kind();
     Ok(SinkSpec {
         name: sink.name.clone(),
         required: sink.required,
-        at: config.shown(sink.at, &format!("sinks.{}.{kind}", sink.name)),
+        at,
         key,
         shares,
         make: Box::new(make),

@@ -75,6 +75,7 @@ pub(super) fn check(
             settings: file.source,
             rate,
         },
+        transform_at: root.place(&["transform", "0"]),
         transform,
         sinks,
         commit: file.commit,

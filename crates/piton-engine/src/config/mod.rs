@@ -67,6 +67,8 @@ pub struct Config {
     pub store_at: Place,
     /// What is read.
     pub source: Source,
+    /// Where in the file that begins.
+    pub transform_at: Place,
     /// What happens to records, in order.
     pub transform: Vec<Transform>,
     /// Where records go, in the order of the file; at least one.

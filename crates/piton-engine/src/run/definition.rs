@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{RunError, RunOptions};
 use crate::{
     pipeline::Pipeline,
+    plan::brief_source,
     steer::{SinkRecord, sinks_of},
 };
 
@@ -64,21 +65,23 @@ fn begins_anew(store: &dyn Store, pipeline: &str) -> Result<bool, RunError> {
 
 /// What is different in a source's identity: the settings that were changed, or all of it.
 fn difference(before: &str, now: &str) -> String {
-    let whole = || format!("the source was {before}, and is now {now}");
-    let parsed = (serde_json::from_str(before), serde_json::from_str(now));
-    let (Ok(Value::Object(before)), Ok(Value::Object(now))) = parsed else { return whole() };
-    // Files are described under the name of their connector.
-    let (under, before, now) = match (only(&before), only(&now)) {
-        (Some((name, before)), Some((same, now))) if name == same => {
-            (format!("{name}."), before, now)
-        }
-        (Some(_), _) | (_, Some(_)) => return whole(),
-        _ => (String::new(), &before, &now),
+    let parse = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let (before, now) = (parse(before), parse(now));
+    let whole = || {
+        let (before, now) = (brief_source(&before), brief_source(&now));
+        format!("the source was {before}, and is now {now}")
     };
-    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let (Value::Object(was), Value::Object(is)) = (&before, &now) else { return whole() };
+    // Files are described under the name of their connector.
+    let (under, was, is) = match (only(was), only(is)) {
+        (Some((name, was)), Some((same, is))) if name == same => (format!("{name}."), was, is),
+        (Some(_), _) | (_, Some(_)) => return whole(),
+        _ => (String::new(), was, is),
+    };
+    let keys = was.keys().chain(is.keys().filter(|key| !was.contains_key(*key)));
     let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
-    let changes = keys.filter(|key| before.get(*key) != now.get(*key)).map(|key| {
-        format!("{under}{key} was {}, and is now {}", shown(before.get(key)), shown(now.get(key)))
+    let changes = keys.filter(|key| was.get(*key) != is.get(*key)).map(|key| {
+        format!("{under}{key} was {}, and is now {}", shown(was.get(key)), shown(is.get(key)))
     });
     changes.collect::<Vec<_>>().join("; ")
 }

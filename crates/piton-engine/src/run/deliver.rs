@@ -96,7 +96,7 @@ impl<'a> Delivery<'a> {
             SinkError::Fenced { epoch, .. } => {
                 Trouble::Run(self.cx.fenced(&format!("epoch {epoch}")))
             }
-            _ => Trouble::Run(RunError::of_sink(&self.cx.pipeline.name, self.name(), error)),
+            _ => Trouble::Run(self.cx.pipeline.of_sink(self.name(), error)),
         }
     }
 

@@ -47,7 +47,7 @@ impl SinkRecord {
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
-            Some(table) => format!("{}, table {table}", self.kind),
+            Some(table) => format!("{}, table '{table}'", self.kind),
             None => self.kind.clone(),
         }
     }
@@ -360,7 +360,7 @@ pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), Ste
         return Err(SteerError::Undecided(format!(
             "{sinks} {} {write} output that cannot be written over: say --truncate to cut it to \
              that position, or --keep to leave it (records will repeat). Nothing was changed",
-            names.join(", ")
+            names.join(" and ")
         )));
     }
     let detail = proposal.consequences.join("; ");
