@@ -10,6 +10,9 @@ pub mod batch;
 pub mod conformance;
 pub mod file;
 pub mod http;
+mod orders;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod settings;
 pub mod sink;
 pub mod source;

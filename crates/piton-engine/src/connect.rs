@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "postgres")]
+use piton_connectors::postgres::{History, PostgresSink};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -168,6 +170,8 @@ fn sink_spec(
     let (dir, lease) = (config.dir.clone(), config.claim.lease);
     let (pipeline, name) = (config.pipeline.clone(), sink.name.clone());
     let settings = sink.settings.clone();
+    #[cfg(feature = "postgres")]
+    let history = Arc::<History>::default();
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
@@ -176,6 +180,11 @@ fn sink_spec(
                     Some(turn) => sink.sharing(Arc::clone(turn)),
                     None => sink,
                 }))
+            }
+            #[cfg(feature = "postgres")]
+            SinkSettings::Postgres(postgres) => {
+                let sink = PostgresSink::new(postgres, lease)?.after(Arc::clone(&history));
+                Sink::Transactional(Box::new(sink))
             }
             SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
             SinkSettings::Csv(csv) => Sink::Plain(Box::new(FileSink::csv(csv, &dir)?)),
@@ -193,6 +202,8 @@ fn sink_spec(
     })?;
     let key = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => postgres.key.clone(),
         _ => Vec::new(),
     };
     Ok(SinkSpec {
@@ -213,6 +224,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
             let replay = if appends { Replay::CutOrRepeat } else { Replay::Overwrites };
             (at(&sqlite.path), replay)
         }
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => {
+            let appends = postgres.mode().is_ok_and(|mode| mode == Mode::Append);
+            let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
+            (postgres.location(), replay)
+        }
         SinkSettings::Jsonl(jsonl) => (at(&jsonl.path), Replay::CutOrRepeat),
         SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
@@ -220,6 +237,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
     };
     let table = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => Some(postgres.table.clone()),
         _ => None,
     };
     let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());

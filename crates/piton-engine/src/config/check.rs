@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "postgres")]
+use piton_connectors::postgres::PostgresSink;
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -18,7 +20,7 @@ use super::{
     Claim, Config, Described, Limits, OnError, Sink, SinkSettings, Source, SourceSettings,
     error::{Condition, Problem},
     file::{
-        CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SelectFile, SinkFile,
+        CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SINKS, SelectFile, SinkFile,
         TransformFile,
     },
     files::{self, Clash},
@@ -242,7 +244,7 @@ impl Check<'_> {
                     made.push(Sink { name: name.to_owned(), settings, required, at });
                 }
                 Err(kinds) if kinds.is_empty() => {
-                    self.wrong(&path, "needs one of sqlite, jsonl, csv, stdout, http");
+                    self.wrong(&path, format!("needs one of {}", SINKS.join(", ")));
                 }
                 Err(kinds) => {
                     let kinds: Vec<_> = kinds.iter().map(super::SinkSettings::kind).collect();
@@ -296,6 +298,10 @@ impl Check<'_> {
             let made = match &sink.settings {
                 SinkSettings::Sqlite(sqlite) => {
                     SqliteSink::new(sqlite, dir, Duration::ZERO).map(drop)
+                }
+                #[cfg(feature = "postgres")]
+                SinkSettings::Postgres(postgres) => {
+                    PostgresSink::new(postgres, Duration::ZERO).map(drop)
                 }
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),

@@ -36,6 +36,8 @@ pub use piton_connectors::settings::Period;
 use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
+#[cfg(feature = "postgres")]
+pub use self::connectors::PostgresSink;
 pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{

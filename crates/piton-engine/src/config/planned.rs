@@ -3,6 +3,7 @@
 
 use super::{
     error::{Condition, Problem},
+    file::SINKS,
     tree::{Key, Node},
 };
 
@@ -11,8 +12,7 @@ const OF_JOBS: &[&str] = &["job", "steps"];
 /// Systems that are not read from or written to yet.
 const SYSTEMS: &[&str] =
     &["postgres", "postgresql", "mysql", "mariadb", "kafka", "outbox", "parquet", "arrow"];
-const SOURCES: &str = "csv, jsonl, sql";
-const SINKS: &str = "sqlite, jsonl, csv, stdout, http";
+const SOURCES: &[&str] = &["csv", "jsonl", "sql"];
 
 /// Names what the file uses of it.
 pub(super) fn find(root: &Node) -> Vec<Problem> {
@@ -31,8 +31,10 @@ pub(super) fn find(root: &Node) -> Vec<Problem> {
     found
 }
 
-fn systems(node: &Node, role: &str, there: &str) -> Vec<Problem> {
-    let planned = node.entries().iter().filter(|(key, _)| SYSTEMS.contains(&key.name.as_str()));
+fn systems(node: &Node, role: &str, there: &[&str]) -> Vec<Problem> {
+    let is_planned = |name: &str| SYSTEMS.contains(&name) && !there.contains(&name);
+    let planned = node.entries().iter().filter(|(key, _)| is_planned(&key.name));
+    let there = there.join(", ");
     planned
         .map(|(key, _)| {
             not_built(key, format!("the {role} `{}` is", key.name), format!("use one of {there}"))

@@ -360,6 +360,8 @@ fn resume_of(
 
 /// Whether records that are read again are in this sink's output twice.
 fn replays(pipeline: &Pipeline, name: &str) -> bool {
-    let is_this = |sink: &SinkRecord| sink.name == name && sink.replay == Replay::CutOrRepeat;
+    let is_this = |sink: &SinkRecord| {
+        sink.name == name && matches!(sink.replay, Replay::CutOrRepeat | Replay::Repeats)
+    };
     sinks_of(&pipeline.record).iter().any(is_this)
 }

@@ -91,6 +91,7 @@ impl<'a> Delivery<'a> {
     pub(crate) fn trouble(&self, error: &SinkError) -> Trouble {
         match error {
             SinkError::Unavailable { what } => Trouble::Unavailable(what.clone()),
+            SinkError::InDoubt { lost: true, .. } => Trouble::Unavailable(error.to_string()),
             SinkError::InDoubt { .. } => Trouble::InDoubt(error.to_string()),
             SinkError::Fenced { epoch, .. } => {
                 Trouble::Run(self.cx.fenced(&format!("epoch {epoch}")))
