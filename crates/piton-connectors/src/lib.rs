@@ -10,6 +10,8 @@ pub mod batch;
 pub mod conformance;
 pub mod file;
 pub mod http;
+#[cfg(feature = "postgres")]
+pub mod postgres_outbox;
 pub mod settings;
 pub mod sink;
 pub mod source;
