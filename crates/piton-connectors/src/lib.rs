@@ -11,6 +11,8 @@ pub mod conformance;
 pub mod file;
 pub mod http;
 #[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "postgres")]
 pub mod postgres_outbox;
 pub mod settings;
 pub mod sink;

@@ -1,0 +1,111 @@
+//! The statements that are asked of an outbox, in one place.
+//!
+//! The page is the heart of it. Three things make it right: rows are compared with the whole pair,
+//! never with the position alone; nothing at or above the oldest transaction in flight is read,
+//! because a message of that transaction may still come before it; and both bounds are judged by
+//! the one snapshot that the statement has. Both are conditions of the index, so a page costs the
+//! same however deep the backlog is.
+
+use super::settings::{Columns, OutboxSettings};
+
+/// A table's name as it stands in a statement: quoted, with its schema if one was given.
+pub(super) fn quoted_table(table: &str) -> String {
+    table.split('.').map(quote).collect::<Vec<_>>().join(".")
+}
+
+/// An identifier as it stands in a statement.
+pub(super) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Set once for each session that reads. The planner knows neither how many rows are behind a
+/// parameter nor how the table will have grown when it uses a plan again, and one plan is always
+/// right here: the index, in its order. A lock that somebody holds on the table is waited for
+/// briefly, so that a request to stop is heard.
+pub(super) const SESSION: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
+    SET enable_sort = off; SET jit = off; SET default_transaction_isolation = 'read committed'; \
+    SET lock_timeout = '2s'; SET idle_session_timeout = 0";
+
+/// The statements of one outbox.
+#[derive(Debug, Clone)]
+pub(super) struct Statements {
+    /// The table, quoted.
+    pub(super) table: String,
+    pair: String,
+    order: String,
+    transaction: String,
+    columns: Columns,
+    record_limit: usize,
+}
+
+impl Statements {
+    pub(super) fn of(settings: &OutboxSettings, record_limit: usize) -> Self {
+        let columns = settings.columns.clone();
+        let (transaction, position) = (quote(&columns.transaction_id), quote(&columns.position));
+        Self {
+            table: quoted_table(&settings.table),
+            pair: format!("({transaction}, {position})"),
+            order: format!("{transaction}, {position}"),
+            transaction,
+            columns,
+            record_limit,
+        }
+    }
+
+    /// The next messages after `($1, $2)`, at most `$3`.
+    pub(super) fn page(&self) -> String {
+        let Self { pair, order, transaction, .. } = self;
+        format!(
+            "{} WHERE {pair} > ($1, $2) \
+             AND {transaction} < pg_snapshot_xmin(pg_current_snapshot()) \
+             ORDER BY {order} LIMIT $3",
+            self.select()
+        )
+    }
+
+    /// The message at `($1, $2)`.
+    pub(super) fn message(&self) -> String {
+        format!("{} WHERE {} = ($1, $2)", self.select(), self.pair)
+    }
+
+    /// The id of the message at `($1, $2)`.
+    pub(super) fn message_id(&self) -> String {
+        let id = quote(&self.columns.message_id);
+        format!("SELECT {id}::text FROM {} WHERE {} = ($1, $2)", self.table, self.pair)
+    }
+
+    /// Whether any message after `($1, $2)` is there, readable or not.
+    pub(super) fn is_behind(&self) -> String {
+        format!("SELECT EXISTS (SELECT FROM {} WHERE {} > ($1, $2))", self.table, self.pair)
+    }
+
+    /// Whether the newest message is of a transaction that this server has not come to yet. The
+    /// table's rows are visible, so their transactions have ended; a server that has yet to begin
+    /// them did not write them.
+    pub(super) fn is_from_the_future(&self) -> String {
+        let Self { table, order, transaction, .. } = self;
+        format!(
+            "SELECT {transaction}, pg_snapshot_xmax(pg_current_snapshot()) FROM {table} \
+             ORDER BY {} LIMIT 1",
+            order.replace(", ", " DESC, ") + " DESC"
+        )
+    }
+
+    /// The columns of a record. Data that is larger than a record may be is not fetched: its size
+    /// comes in its place. What is stored small is not measured: no compression makes less than a
+    /// 256th of it.
+    fn select(&self) -> String {
+        let Self { record_limit, .. } = self;
+        let small = record_limit / 256;
+        let [transaction, position, id, kind, data, scheduled] = self.columns.all().map(quote);
+        let is_large = format!(
+            "pg_column_size({data}) > {small} AND octet_length({data}::text) > {record_limit}"
+        );
+        format!(
+            "SELECT {transaction}, {position}, {id}::text, {kind}::text, \
+             CASE WHEN {is_large} THEN NULL ELSE {data} END, {scheduled}, \
+             CASE WHEN {is_large} THEN octet_length({data}::text) END FROM {}",
+            self.table
+        )
+    }
+}
