@@ -6,7 +6,10 @@
 //! the one snapshot that the statement has. Both are conditions of the index, so a page costs the
 //! same however deep the backlog is.
 
-use super::settings::{Columns, OutboxSettings};
+use super::{
+    settings::{Columns, OutboxSettings},
+    shape::DataType,
+};
 
 /// A table's name as it stands in a statement: quoted, with its schema if one was given.
 pub(super) fn quoted_table(table: &str) -> String {
@@ -24,7 +27,7 @@ pub(super) fn quote(name: &str) -> String {
 /// briefly, so that a request to stop is heard.
 pub(super) const SESSION: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
     SET enable_sort = off; SET jit = off; SET default_transaction_isolation = 'read committed'; \
-    SET lock_timeout = '2s'; SET idle_session_timeout = 0";
+    SET lock_timeout = '2s'";
 
 /// The statements of one outbox.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ pub(super) struct Statements {
     pub(super) table: String,
     pair: String,
     order: String,
-    transaction: String,
+    backwards: String,
     columns: Columns,
     record_limit: usize,
 }
@@ -46,26 +49,26 @@ impl Statements {
             table: quoted_table(&settings.table),
             pair: format!("({transaction}, {position})"),
             order: format!("{transaction}, {position}"),
-            transaction,
+            backwards: format!("{transaction} DESC, {position} DESC"),
             columns,
             record_limit,
         }
     }
 
     /// The next messages after `($1, $2)`, at most `$3`.
-    pub(super) fn page(&self) -> String {
-        let Self { pair, order, transaction, .. } = self;
+    pub(super) fn page(&self, data: DataType) -> String {
+        let (pair, order, transaction) = (&self.pair, &self.order, self.transaction());
         format!(
             "{} WHERE {pair} > ($1, $2) \
              AND {transaction} < pg_snapshot_xmin(pg_current_snapshot()) \
              ORDER BY {order} LIMIT $3",
-            self.select()
+            self.select(data)
         )
     }
 
     /// The message at `($1, $2)`.
-    pub(super) fn message(&self) -> String {
-        format!("{} WHERE {} = ($1, $2)", self.select(), self.pair)
+    pub(super) fn message(&self, data: DataType) -> String {
+        format!("{} WHERE {} = ($1, $2)", self.select(data), self.pair)
     }
 
     /// The id of the message at `($1, $2)`.
@@ -79,33 +82,66 @@ impl Statements {
         format!("SELECT EXISTS (SELECT FROM {} WHERE {} > ($1, $2))", self.table, self.pair)
     }
 
-    /// Whether the newest message is of a transaction that this server has not come to yet. The
-    /// table's rows are visible, so their transactions have ended; a server that has yet to begin
-    /// them did not write them.
-    pub(super) fn is_from_the_future(&self) -> String {
-        let Self { table, order, transaction, .. } = self;
+    /// The transaction of the last message, and the first that the server has not come to yet,
+    /// both of one snapshot.
+    pub(super) fn newest(&self) -> String {
         format!(
-            "SELECT {transaction}, pg_snapshot_xmax(pg_current_snapshot()) FROM {table} \
-             ORDER BY {} LIMIT 1",
-            order.replace(", ", " DESC, ") + " DESC"
+            "SELECT (SELECT {} FROM {} ORDER BY {} LIMIT 1), \
+             pg_snapshot_xmax(pg_current_snapshot())",
+            self.transaction(),
+            self.table,
+            self.backwards
         )
     }
 
+    fn transaction(&self) -> String {
+        quote(&self.columns.transaction_id)
+    }
+
     /// The columns of a record. Data that is larger than a record may be is not fetched: its size
-    /// comes in its place. What is stored small is not measured: no compression makes less than a
-    /// 256th of it.
-    fn select(&self) -> String {
-        let Self { record_limit, .. } = self;
-        let small = record_limit / 256;
+    /// comes in its place. What is stored small is not measured: no compression makes it less than
+    /// a 256th.
+    fn select(&self, data_type: DataType) -> String {
+        let (limit, table) = (self.record_limit, &self.table);
         let [transaction, position, id, kind, data, scheduled] = self.columns.all().map(quote);
-        let is_large = format!(
-            "pg_column_size({data}) > {small} AND octet_length({data}::text) > {record_limit}"
-        );
+        let size = match data_type {
+            DataType::Json => format!("octet_length({data}::text)"),
+            DataType::Text | DataType::Bytes => format!("octet_length({data})"),
+        };
+        let is_large =
+            format!("pg_column_size({data}) > {small} AND {size} > {limit}", small = limit / 256);
         format!(
             "SELECT {transaction}, {position}, {id}::text, {kind}::text, \
              CASE WHEN {is_large} THEN NULL ELSE {data} END, {scheduled}, \
-             CASE WHEN {is_large} THEN octet_length({data}::text) END FROM {}",
-            self.table
+             CASE WHEN {is_large} THEN {size} END FROM {table}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_wherever_they_stand() {
+        let settings = json!({
+            "url": "postgres://h/d", "table": "shop.Out\"box",
+            "columns": {"position": "id", "transaction_id": "x id", "message_id": "m\"id"},
+        });
+        let settings: OutboxSettings = serde_json::from_value(settings).unwrap();
+        let statements = Statements::of(&settings, 1 << 20);
+        let page = statements.page(DataType::Json);
+        for wanted in [
+            r#"FROM "shop"."Out""box" WHERE"#,
+            r#"("x id", "id") > ($1, $2)"#,
+            r#""x id" < pg_snapshot_xmin(pg_current_snapshot())"#,
+            r#"ORDER BY "x id", "id" LIMIT $3"#,
+            r#""m""id"::text"#,
+        ] {
+            assert!(page.contains(wanted), "{page}");
+        }
+        assert!(statements.newest().contains(r#"ORDER BY "x id" DESC, "id" DESC LIMIT 1"#));
     }
 }
