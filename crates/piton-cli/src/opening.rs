@@ -27,6 +27,21 @@ pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Fa
     open(&config.store, &config.dir, mode)
 }
 
+/// Refuses a store that can never be created: its folder is not there.
+pub(crate) fn homeless(config: &Config) -> Result<(), Failure> {
+    let path = config.store.strip_prefix("sqlite:").map(Path::new);
+    match path.and_then(Path::parent) {
+        Some(folder) if !folder.is_dir() => {
+            let what = format!(
+                "store: the folder {} does not exist: create it, or name another",
+                folder.display()
+            );
+            Err(Failure::usage(config.shown(config.store_at, &what)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The store of a command without a configuration. Only reading, it is never created.
 pub(crate) fn existing(args: &StoreArgs) -> Result<Arc<dyn Store>, Failure> {
     open(&url(args), &here()?, Mode::Existing)

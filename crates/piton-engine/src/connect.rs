@@ -40,6 +40,21 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     }
 }
 
+/// A position of a kind as a person writes it, after what [`brief`] shows; `None` if it is none.
+pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
+    match kind {
+        FilePosition::KIND => FilePosition::sought(json).ok().map(|position| position.stored()),
+        SqlPosition::KIND => readable::<SqlPosition>(kind, json),
+        u64::KIND => readable::<u64>(kind, json),
+        _ => None,
+    }
+}
+
+fn readable<P: Position>(kind: &str, json: &str) -> Option<StoredPosition> {
+    let position = StoredPosition { kind: kind.to_owned(), json: json.to_owned() };
+    position.read::<P>().is_ok().then_some(position)
+}
+
 /// A stored position for people: without its fingerprint, which only machines read.
 pub fn brief(position: &StoredPosition) -> String {
     match serde_json::from_str(&position.json) {
@@ -77,6 +92,8 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
     Ok(Pipeline {
         name: config.pipeline.clone(),
         source,
+        source_at: config
+            .shown(config.source.at, &format!("source.{}", config.source.settings.kind())),
         transforms: Box::new(move || Transforms::new(&transforms, fixed, TRANSFORMED_BYTES)),
         sinks: sinks?,
         commit: match config.commit {
@@ -162,7 +179,19 @@ fn sink_spec(
     };
     // Settings that cannot work are found before anything else is done.
     make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
-    Ok(SinkSpec { name: sink.name.clone(), required: sink.required, shares, make: Box::new(make) })
+    let key = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
+        _ => Vec::new(),
+    };
+    let kind = sink.settings.kind();
+    Ok(SinkSpec {
+        name: sink.name.clone(),
+        required: sink.required,
+        at: config.shown(sink.at, &format!("sinks.{}.{kind}", sink.name)),
+        key,
+        shares,
+        make: Box::new(make),
+    })
 }
 
 fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
@@ -178,7 +207,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
         SinkSettings::Http(_) => ("http".to_owned(), Replay::SendsAgain),
     };
-    SinkRecord { name: sink.name.clone(), kind: sink.settings.kind().to_owned(), at, replay }
+    let table = match &sink.settings {
+        SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
+        _ => None,
+    };
+    let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());
+    SinkRecord { name, kind, at, table, replay }
 }
 
 /// A sink's open transaction would lock the store out of its own file.

@@ -37,22 +37,6 @@ pub fn dry_run(pipeline: &Pipeline, limit: u64, out: &mut dyn Write) -> Result<(
     Ok(())
 }
 
-/// Finds transforms that do not fit the source, before anything is created: they are tried on its
-/// first record. What cannot be read is left to the run, which says so with its place.
-///
-/// # Errors
-/// [`RunError::Settings`] for a field that the records do not have.
-pub fn rehearse(pipeline: &Pipeline) -> Result<(), RunError> {
-    let mut transforms = (pipeline.transforms)();
-    if transforms.is_empty() || !pipeline.source.is_bounded() {
-        return Ok(());
-    }
-    let Ok(mut reader) = pipeline.source.reader(&[]) else { return Ok(()) };
-    let Ok(Read::Batch(batch)) = reader.read(1) else { return Ok(()) };
-    let misfit = transforms.apply(batch).find_map(Result::err);
-    misfit.map_or(Ok(()), |error| Err(RunError::Settings(format!("{}: {error}", pipeline.name))))
-}
-
 fn print(batch: &Batch, until: usize, left: &mut u64, out: &mut dyn Write) -> Result<(), RunError> {
     let mut line = Vec::new();
     for row in 0..until {

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod dry_run;
 pub mod pipeline;
 pub mod plan;
+pub mod rehearsal;
 pub mod replay;
 pub mod run;
 pub mod steer;

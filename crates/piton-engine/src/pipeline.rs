@@ -19,6 +19,8 @@ pub struct Pipeline {
     pub name: String,
     /// What is read.
     pub source: Arc<dyn Source>,
+    /// Where the source is configured, for people: file, line and column.
+    pub source_at: String,
     /// Makes the transforms; each reader has its own.
     pub transforms: Box<dyn Fn() -> Transforms + Send + Sync>,
     /// Where it goes.
@@ -72,6 +74,10 @@ pub struct SinkSpec {
     pub name: String,
     /// Whether the pipeline may go on without it.
     pub required: bool,
+    /// Where it is configured, for people: file, line and column.
+    pub at: String,
+    /// The columns without which no record can be written.
+    pub key: Vec<String>,
     /// Whether another sink of the pipeline writes the same database, so that its transactions have
     /// to be short.
     pub shares: bool,

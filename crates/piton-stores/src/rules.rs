@@ -315,10 +315,12 @@ const DAY: SignedDuration = SignedDuration::from_secs(86_400);
 
 /// Says of each row (oldest first) whether it stays: all of the last hour, then one a minute for a
 /// day, then one an hour up to `keep`. The newest row of each key stays whatever its age, and what
-/// a pending order goes back to.
+/// a pending order goes back to; and the newest "begun" one, for only that one knows what was in
+/// the sink before the first record.
 pub(crate) fn kept(rows: &[Past], pending: &[Order], keep: Duration, now: Timestamp) -> Vec<bool> {
     let keep = signed(keep);
     let mut newest_slot: HashMap<&CheckpointKey, (i64, i64)> = HashMap::new();
+    let mut has_begun: HashSet<&CheckpointKey> = HashSet::new();
     let mut kept = vec![false; rows.len()];
     for (row, kept) in rows.iter().zip(&mut kept).rev() {
         let age = now.duration_since(row.at);
@@ -327,8 +329,9 @@ pub(crate) fn kept(rows: &[Past], pending: &[Order], keep: Duration, now: Timest
         let needed = pending.iter().any(|order| {
             order.covers(&row.key.partition, &row.key.sink) && order.position == row.position
         });
+        let begun = row.position.is_none() && has_begun.insert(&row.key);
         let fresh = age <= HOUR || last != Some(slot);
-        *kept = last.is_none() || needed || (age <= keep && fresh);
+        *kept = last.is_none() || needed || begun || (age <= keep && fresh);
     }
     kept
 }
@@ -383,6 +386,14 @@ mod tests {
         assert_eq!(left(now - 3600, now), 120, "all of the last hour");
         assert_eq!(left(now - day, now - 3600), 23 * 60, "one a minute for a day");
         assert_eq!(left(now - 2 * day, now - day), 24, "one an hour before that");
+    }
+
+    #[test]
+    fn what_was_there_before_the_first_record_is_never_forgotten() {
+        let begun = Past { position: None, ..past("s", 0) };
+        let rows = [begun, past("s", 1), past("s", 2)];
+        let now = Timestamp::from_second(100 * 86_400).unwrap();
+        assert_eq!(kept(&rows, &[], Duration::from_secs(60), now), [true, false, true]);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! the sink's own data, lets it finish, and compares the source's records with the sink's as
 //! multisets ([`ledger`]). A receiver of HTTP requests that is slow, hung, refusing or gone on
 //! command stands in for the systems that misbehave ([`receiver`]). A simulated power loss takes
-//! away what was not synced ([`power`]). Chance has a seed that is printed and can be given again
+//! away what was not synced ([`power`]). Real database servers can be started, killed and started
+//! again ([`service`]). Chance has a seed that is printed and can be given again
 //! ([`dice`]).
 //!
 //! A dev-dependency only: no program depends on it.
@@ -17,6 +18,8 @@ pub mod power;
 #[cfg(unix)]
 pub mod program;
 pub mod receiver;
+#[cfg(unix)]
+pub mod service;
 
 pub use dice::Dice;
 pub use ledger::{Ledger, Report};

@@ -1,10 +1,8 @@
 //! `piton history NAME`
 
-use std::{cmp::Reverse, collections::HashMap};
-
 use jiff::Timestamp;
 use piton_core::RunEnd;
-use piton_engine::steer::{self, CheckpointView, HistoryView, PipelineView};
+use piton_engine::steer::{self, HistoryView};
 
 use crate::{
     args::History,
@@ -17,9 +15,8 @@ use crate::{
 pub(crate) fn history(args: &History) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.named.name, &args.named.store)?;
     let now = Timestamp::now();
-    let mut history = steer::history(&*store, &name, args.limit, now)?;
+    let history = steer::history(&*store, &name, args.limit, now)?;
     let present = steer::look_at(&*store, &name, now)?;
-    with_present(&mut history.checkpoints, &present, args.limit);
     if args.named.json {
         print_json(&history)?;
     } else {
@@ -28,16 +25,9 @@ pub(crate) fn history(args: &History) -> Result<u8, Failure> {
     Ok(FINISHED)
 }
 
-/// Adds the checkpoints that stand: a store's history has only those that were replaced.
-fn with_present(checkpoints: &mut Vec<CheckpointView>, present: &PipelineView, limit: u64) {
-    checkpoints.extend(present.checkpoints.iter().cloned());
-    checkpoints.sort_by_key(|c| Reverse((c.updated_at, c.version, c.epoch)));
-    checkpoints.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-}
-
 fn described(history: &HistoryView, runs_now: bool) -> String {
     let mut text = format!("{}: checkpoints, newest first\n", history.pipeline);
-    let rows = distinct(&history.checkpoints).into_iter().map(|c| {
+    let rows = history.checkpoints.iter().map(|c| {
         let position = c.position.as_ref().map_or("(begun)".to_owned(), brief);
         vec![
             c.version.to_string(),
@@ -77,20 +67,6 @@ fn described(history: &HistoryView, runs_now: bool) -> String {
         ]
     });
     text + &table(&["at", "what", "who", ""], &[], rows.collect())
-}
-
-/// Without those that differ from the next newer one of their sink and partition in the epoch
-/// alone: a new owner writes its own to the checkpoint that it finds.
-fn distinct(checkpoints: &[CheckpointView]) -> Vec<&CheckpointView> {
-    let mut newer = HashMap::new();
-    let mut distinct = Vec::with_capacity(checkpoints.len());
-    for checkpoint in checkpoints {
-        let what = (checkpoint.version, &checkpoint.position);
-        if newer.insert((&checkpoint.sink, &checkpoint.partition), what) != Some(what) {
-            distinct.push(checkpoint);
-        }
-    }
-    distinct
 }
 
 /// A position without its fingerprint, which only machines read.

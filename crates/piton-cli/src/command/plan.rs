@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use piton_engine::{Pipeline, connect, dry_run, plan as engine};
+use piton_engine::{Pipeline, RunError, RunOptions, connect, plan as engine, rehearsal};
 use piton_stores::{MemoryStore, Mode};
 use serde_json::Value;
 
 use crate::{
     args::Plan,
-    exit::{FINISHED, Failure},
+    exit::{FINISHED, Failure, USAGE},
     opening,
     output::{print_json, records, show},
 };
@@ -19,10 +19,13 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
     let pipeline = connect::pipeline(&config, false)?;
     let plan = match opening::store_of(&config, Mode::Existing) {
         Ok(store) => engine::plan(&pipeline, Some(&*store))?,
-        Err(failure) if failure.code() == crate::exit::USAGE => without_store(&pipeline)?,
+        Err(failure) if failure.code() == USAGE => {
+            opening::homeless(&config)?;
+            without_store(&pipeline)?
+        }
         Err(failure) => return Err(failure),
     };
-    let plan = rehearsed(plan, &pipeline);
+    let plan = rehearsed(plan, rehearsal::rehearse(&pipeline));
     if args.json {
         print_json(&plan)?;
     } else {
@@ -33,13 +36,16 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
 
 /// As a run would find it that creates the store: sinks may be there already.
 fn without_store(pipeline: &Pipeline) -> Result<engine::Plan, Failure> {
-    let plan = engine::plan(pipeline, Some(&MemoryStore::new()))?;
-    Ok(engine::Plan { store: None, ..plan })
+    let nothing = MemoryStore::new();
+    let plan = engine::plan(pipeline, Some(&nothing))?;
+    let plan = engine::Plan { store: None, ..plan };
+    let options = RunOptions::plain(opening::owner());
+    Ok(rehearsed(plan, rehearsal::first_run(pipeline, &nothing, &options)))
 }
 
-/// A run tries the transforms on the first record before it creates anything.
-fn rehearsed(mut plan: engine::Plan, pipeline: &Pipeline) -> engine::Plan {
-    if let (None, Err(error)) = (&plan.refusal, dry_run::rehearse(pipeline)) {
+/// What a run would find before it creates anything.
+fn rehearsed(mut plan: engine::Plan, found: Result<(), RunError>) -> engine::Plan {
+    if let (None, Err(error)) = (&plan.refusal, found) {
         let (exit_code, what) = (error.exit_code(), error.to_string());
         plan.refusal = Some(engine::Refusal { exit_code, what });
     }

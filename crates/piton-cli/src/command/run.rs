@@ -14,14 +14,14 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use piton_engine::{
-    Outcome, Pipeline, RunError, RunOptions, Summary, connect, dry_run,
+    Outcome, Pipeline, RunError, RunOptions, Summary, connect, dry_run, rehearsal,
     run::{self, Figures, Signal},
 };
-use piton_stores::Mode;
+use piton_stores::{MemoryStore, Mode};
 
 use crate::{
     args::Run,
-    exit::{FAILED, FINISHED, Failure},
+    exit::{FAILED, FINISHED, Failure, USAGE},
     opening,
     output::{count, note, print_json_line, records, span},
 };
@@ -45,14 +45,28 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         out.flush()?;
         return Ok(FINISHED);
     }
-    dry_run::rehearse(&pipeline)?;
-    let store = opening::store_of(&config, Mode::Create)?;
+    rehearsal::rehearse(&pipeline)?;
     let teller = Teller::new(args, &pipeline);
+    let options = options(args, &teller);
+    let store = match opening::store_of(&config, Mode::Existing) {
+        Err(failure) if failure.code() == USAGE => {
+            opening::homeless(&config)?;
+            rehearsal::first_run(&pipeline, &MemoryStore::new(), &options).inspect_err(
+                |error| {
+                    // A mistake in the file has nothing to do with the store that it names.
+                    if error.exit_code() != USAGE {
+                        teller.started(config.store.trim_start_matches("sqlite:"));
+                    }
+                },
+            )?;
+            opening::store_of(&config, Mode::Create)?
+        }
+        opened => opened?,
+    };
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());
     listen(&signal)?;
     let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
-    let options = options(args, &teller);
     let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let drawing = scope.spawn(|| teller.follow(&figures, &done));

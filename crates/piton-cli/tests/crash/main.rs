@@ -12,6 +12,7 @@
 
 mod claims;
 mod disk;
+mod going_back;
 mod identity;
 mod kills;
 mod known_bad;

@@ -89,7 +89,8 @@ impl FollowReader {
         let found = source.find()?;
         source.check_types(&found)?;
         let guessed = source.guess(&found, positions)?;
-        let known = positions.iter().map(|(name, position)| (source.found(name), position));
+        let named = positions.iter().filter(|(name, _)| source.names(name));
+        let known = named.map(|(name, position)| (source.found(name), position));
         let files = known
             .filter(|(file, _)| !found.iter().any(|f| is_generation_of(&f.path, &file.path)))
             .map(|(file, position)| Followed::new(file, Some(position.clone())))

@@ -19,7 +19,7 @@ pub(super) fn find(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
             base.display()
         )));
     };
-    let pattern = Path::new(&glob::Pattern::escape(folder)).join(path);
+    let pattern = absolute(path, folder);
     let matches = glob::glob(&pattern.to_string_lossy())
         .map_err(|error| wrong(format!("path: '{path}' is not a glob: {error}")))?;
     let mut found = Vec::new();
@@ -34,6 +34,22 @@ pub(super) fn find(path: &str, base: &Path) -> Result<Vec<Found>, SourceError> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+fn absolute(glob: &str, folder: &str) -> PathBuf {
+    Path::new(&glob::Pattern::escape(folder)).join(glob).components().collect()
+}
+
+/// Whether a partition is one of those that a configured path names, whether or not its file is
+/// there. One that was read under another path is not.
+pub(super) fn names(path: &str, base: &Path, partition: &str) -> bool {
+    if named(base.join(path), base).is_ok_and(|found| *found.name == *partition) {
+        return true;
+    }
+    let pattern = base.to_str().filter(|_| is_glob(path)).map(|folder| absolute(path, folder));
+    let pattern = pattern.and_then(|p| glob::Pattern::new(&p.to_string_lossy()).ok());
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    pattern.is_some_and(|p| p.matches_path_with(&base.join(partition), options))
 }
 
 /// Whether a path is a glob, which may name no file yet.
@@ -60,5 +76,31 @@ fn named(path: PathBuf, base: &Path) -> Result<Found, SourceError> {
                 path.display()
             ),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_named_by_its_path_or_glob() {
+        let base = Path::new("/data/[x]");
+        for (path, partition, expected) in [
+            ("in.csv", "in.csv", true),
+            ("./in.csv", "in.csv", true),
+            ("/data/[x]/in.csv", "in.csv", true),
+            ("/other/in.csv", "/other/in.csv", true),
+            ("in2.csv", "in.csv", false),
+            ("sub/in.csv", "in.csv", false),
+            ("*.csv", "in.csv", true),
+            ("./*.csv", "in.csv", true),
+            ("*.csv", "sub/in.csv", false),
+            ("**/*.csv", "sub/in.csv", true),
+            ("/other/*.csv", "/other/in.csv", true),
+            ("d*.csv", "in.csv", false),
+        ] {
+            assert_eq!(names(path, base, partition), expected, "{path} and {partition}");
+        }
     }
 }

@@ -3,9 +3,13 @@
 use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use piton_core::{Position, PositionError, StoredPosition};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
 
-use super::{fingerprint::Fingerprint, identity::FileId, settings::FieldType};
+use super::{
+    fingerprint::{Fingerprint, Fingerprinter},
+    identity::FileId,
+    settings::FieldType,
+};
 use crate::batch::{Marks, Origin};
 
 /// A place in a file, or in the succession of files that a rotated log is.
@@ -79,6 +83,39 @@ impl FilePosition {
             .unwrap_or_else(|_| StoredPosition { kind: Self::KIND.to_owned(), json: String::new() })
     }
 
+    /// A place as a person writes it: `offset`, with `rotation` where there was one. What else a
+    /// position shows does not decide and may be left out.
+    ///
+    /// # Errors
+    /// [`PositionError`] when it says no offset, or something that no position has.
+    pub fn sought(json: &str) -> Result<Self, PositionError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Sought {
+            #[serde(default)]
+            rotation: u64,
+            offset: u64,
+            #[serde(default)]
+            line: Option<u64>,
+            #[serde(default, rename = "fingerprint")]
+            _fingerprint: IgnoredAny,
+            #[serde(default, rename = "file")]
+            _file: IgnoredAny,
+            #[serde(default, rename = "types")]
+            _types: IgnoredAny,
+        }
+        let unreadable = |e: serde_json::Error| PositionError::Unreadable {
+            kind: Self::KIND,
+            json: json.to_owned(),
+            why: e.to_string(),
+        };
+        let Sought { rotation, offset, line, .. } =
+            serde_json::from_str(json).map_err(unreadable)?;
+        let fingerprint = Fingerprinter::new().fingerprint();
+        let line = line.unwrap_or(1);
+        Ok(Self { rotation, offset, line, fingerprint, file: None, types: None })
+    }
+
     /// The position that was stored, if it can be one.
     ///
     /// # Errors
@@ -140,7 +177,6 @@ fn is_zero(n: &u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::fingerprint::Fingerprinter;
 
     fn at(rotation: u64, offset: u64) -> FilePosition {
         let mut hasher = Fingerprinter::new();
@@ -154,6 +190,17 @@ mod tests {
         assert!(at(0, 900) < at(1, 0));
         assert!(at(1, 5) < at(1, 6));
         assert_eq!(at(1, 5).partial_cmp(&at(1, 5)), Some(Ordering::Equal));
+    }
+
+    #[test]
+    fn a_person_can_write_one() {
+        let sought = |json| FilePosition::sought(json);
+        assert_eq!(sought("{\"offset\":50}").unwrap(), at(0, 50));
+        assert_eq!(sought("{\"rotation\":1,\"offset\":50,\"line\":3}").unwrap(), at(1, 50));
+        assert_eq!(sought(&at(0, 50).stored().json).unwrap(), at(0, 50));
+        for wrong in ["{}", "{\"lsn\":5}", "{\"offset\":-1}", "{\"offset\":1,\"lsn\":5}"] {
+            assert!(sought(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

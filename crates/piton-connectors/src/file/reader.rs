@@ -27,8 +27,9 @@ impl FileReader {
         let found = source.find()?;
         source.check_types(&found)?;
         let guessed = source.guess(&found, positions)?;
-        let gone =
-            positions.iter().find(|(name, _)| found.iter().all(|found| *found.name != **name));
+        let gone = positions.iter().find(|(name, _)| {
+            source.names(name) && found.iter().all(|found| *found.name != **name)
+        });
         if let Some((name, position)) = gone.filter(|_| !source.accept) {
             return Err(resume::gap(name, position, "the file is gone", true));
         }

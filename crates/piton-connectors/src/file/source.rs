@@ -96,6 +96,12 @@ impl FileSource {
         paths::find(self.settings.path(), &self.base)
     }
 
+    /// Whether a partition is one that the path names. Those of another path, which an operator has
+    /// accepted as changed, are over.
+    pub(super) fn names(&self, partition: &str) -> bool {
+        paths::names(self.settings.path(), &self.base, partition)
+    }
+
     pub(super) fn accepts_changes(&self) -> bool {
         self.accept
     }
@@ -326,6 +332,9 @@ impl Source for FileSource {
     fn verify(&self, start: &Start, thorough: bool) -> Result<(), SourceError> {
         let Some(stored) = &start.position else { return Ok(()) };
         let position = FilePosition::restore(stored)?;
+        if !self.names(&start.partition) {
+            return Ok(());
+        }
         let found = self.found(&start.partition);
         if self.settings.follow() {
             return match self.locate(&found, &position, thorough) {

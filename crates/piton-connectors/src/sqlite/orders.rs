@@ -151,10 +151,9 @@ fn cut(ledger: &Ledger, orders: &[&Order]) -> Result<Option<i64>, String> {
         // Where nothing is known, all of it stays.
         let top = rows.map_or(i64::MAX, |rows| rows.rowid);
         let mut stays = row.position.is_some().then_some(top);
-        let cutting = orders
-            .iter()
-            .filter(|o| o.covers(partition, &row.key.sink) && o.output == Some(Output::Truncate));
-        for order in cutting {
+        // A later order takes the place of those before it.
+        let newest = orders.iter().rev().find(|o| o.covers(partition, &row.key.sink));
+        if let Some(order) = newest.filter(|o| o.output == Some(Output::Truncate)) {
             let state = match order.kind {
                 OrderKind::Reset => rows.map(|rows| rows.begun),
                 OrderKind::Rewind => Rows::parse(order.sink_state.as_deref()).map(|r| r.rowid),
@@ -228,6 +227,8 @@ mod tests {
         assert_eq!(cut(&[truncate(Reset, "b", 0)]), Ok(Some(100)));
         assert_eq!(cut(&[truncate(Rewind, "b", 300), truncate(Rewind, "a", 100)]), Ok(Some(300)));
         assert_eq!(cut(&[truncate(Rewind, "b", 500)]), Ok(None), "nothing lies past it");
+        let keep = Order { output: Some(Output::Keep), ..truncate(Reset, "a", 0) };
+        assert_eq!(cut(&[truncate(Rewind, "a", 50), keep]), Ok(None), "the last word counts");
         for orders in [
             vec![truncate(Rewind, "a", 50)],
             vec![truncate(Rewind, "a", 50), truncate(Rewind, "b", 300)],

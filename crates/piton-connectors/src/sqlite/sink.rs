@@ -150,13 +150,8 @@ impl SqliteSink {
 
     fn open_fenced(&self, fence: &Fence) -> Result<Open, SinkError> {
         let Target { path, table, create, .. } = &self.target;
-        if !self.look_at_path()? && !create {
-            return Err(SinkError::Settings {
-                what: format!(
-                    "there is no database {}, and `create: false` forbids to create it",
-                    path.display()
-                ),
-            });
+        if !self.look_at_path()? {
+            self.needs_database()?;
         }
         let busy_or = |doing: &str, e: &rusqlite::Error| {
             if is_busy(e) { self.held() } else { failure(path, doing, e) }
@@ -178,6 +173,16 @@ impl SqliteSink {
         let numbers_rows = self.target.numbers_rows(found.as_ref());
         let (plan, has_written, in_doubt) = (None, false, false);
         Ok(Open { conn, file, ledger, plan, has_written, numbers_rows, in_doubt })
+    }
+
+    /// Refuses a database that is not there and may not be created.
+    fn needs_database(&self) -> Result<(), SinkError> {
+        let Target { path, create, .. } = &self.target;
+        let what = format!(
+            "there is no database {}, and `create: false` forbids to create it",
+            path.display()
+        );
+        if *create { Ok(()) } else { Err(SinkError::Settings { what }) }
     }
 
     /// Refuses a target that cannot be written as configured.
@@ -224,12 +229,18 @@ impl SqliteSink {
     fn look(&self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
         let path = &self.target.path;
         if !self.look_at_path()? {
+            self.needs_database()?;
             return Ok(Ledger::empty(pipeline, sink));
         }
-        let read = |conn: &Connection| Ok(Ledger::read(conn, pipeline, sink));
-        open::look(path, read)
-            .map_err(|e| failure(path, "read the checkpoints", &e))?
-            .map_err(|e| of_ledger(path, pipeline, e))
+        let read = |conn: &Connection| {
+            let ledger = Ledger::read(conn, pipeline, sink);
+            Ok((ledger, Table::inspect(conn, &self.target.table)?))
+        };
+        let (ledger, found) =
+            open::look(path, read).map_err(|e| failure(path, "read the checkpoints", &e))?;
+        let ledger = ledger.map_err(|e| of_ledger(path, pipeline, e))?;
+        self.judge(found.as_ref())?;
+        Ok(ledger)
     }
 
     fn held(&self) -> SinkError {

@@ -66,7 +66,12 @@ pub(super) fn check(
     Ok(Config {
         pipeline: file.pipeline,
         store,
-        source: Source { settings: file.source, rate },
+        store_at: root.place(&["store"]),
+        source: Source {
+            at: root.place(&["source", file.source.kind()]),
+            settings: file.source,
+            rate,
+        },
         transform,
         sinks,
         commit: file.commit,
@@ -228,7 +233,10 @@ impl Check<'_> {
             let Some(sink) = sinks.remove(name) else { continue };
             let required = sink.required;
             match <[_; 1]>::try_from(sink.kinds()) {
-                Ok([settings]) => made.push(Sink { name: name.to_owned(), settings, required }),
+                Ok([settings]) => {
+                    let at = root.place(&["sinks", name, settings.kind()]);
+                    made.push(Sink { name: name.to_owned(), settings, required, at });
+                }
                 Err(kinds) if kinds.is_empty() => {
                     self.wrong(&path, "needs one of sqlite, jsonl, csv, stdout, http");
                 }

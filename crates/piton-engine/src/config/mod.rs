@@ -59,6 +59,8 @@ pub struct Config {
     pub pipeline: String,
     /// Where checkpoints are kept: `memory:`, or `sqlite:` and an absolute path.
     pub store: String,
+    /// Where in the file the store is named; the file's beginning if it is not.
+    pub store_at: Place,
     /// What is read.
     pub source: Source,
     /// What happens to records, in order.
@@ -104,6 +106,8 @@ pub struct Source {
     pub settings: SourceSettings,
     /// Spares what is read from.
     pub rate: Option<Rate>,
+    /// Where in the file the connector is configured.
+    pub at: Place,
 }
 
 /// A sink by its name.
@@ -115,6 +119,8 @@ pub struct Sink {
     pub settings: SinkSettings,
     /// Whether the pipeline waits for it.
     pub required: bool,
+    /// Where in the file it is configured.
+    pub at: Place,
 }
 
 /// Who may run a pipeline.
@@ -170,6 +176,11 @@ impl Described {
 }
 
 impl Config {
+    /// A place in the file, as errors name it.
+    pub fn shown(&self, at: Place, what: &str) -> String {
+        format!("{}:{}:{}: {what}", self.file.display(), at.line, at.column)
+    }
+
     /// A path of the file, against the file's folder.
     pub fn resolve(&self, path: &str) -> PathBuf {
         check::resolve(&self.dir, path)

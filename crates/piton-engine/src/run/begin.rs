@@ -9,7 +9,7 @@ use piton_connectors::{
     sink::{Fence, PlainSink, Resume, Sink, TransactionalSink},
     source::Start,
 };
-use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Store, fault};
+use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Output, Store, fault};
 
 use super::{
     RunError, RunOptions,
@@ -17,8 +17,12 @@ use super::{
     deliver::begun,
     error::stored_instead,
     reconcile::{Sides, reconcile},
+    resume::{resume, undecided},
 };
-use crate::pipeline::Pipeline;
+use crate::{
+    pipeline::Pipeline,
+    steer::{Replay, SinkRecord, sinks_of},
+};
 
 /// What was found before anything was written.
 pub(crate) struct Found {
@@ -55,15 +59,27 @@ pub(crate) struct Ready {
 
 /// Reads what the store and the source say, changing nothing.
 pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunError> {
-    let partitions = pipeline
-        .source
-        .partitions()
-        .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
-    Ok(Found {
-        checkpoints: block_on(store.load(&pipeline.name))?,
-        orders: block_on(store.orders(&pipeline.name))?,
-        partitions,
-    })
+    let checkpoints = block_on(store.load(&pipeline.name))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
+    let partitions = match pipeline.source.partitions() {
+        Ok(partitions) => partitions,
+        Err(error) => {
+            refuse_gone(pipeline, &checkpoints)?;
+            return Err(RunError::of_source(&pipeline.source_at, &error));
+        }
+    };
+    Ok(Found { checkpoints, orders, partitions })
+}
+
+/// Nothing is there to read, and something of it was read before: that is a gap, and no mistake in
+/// the configuration.
+fn refuse_gone(pipeline: &Pipeline, checkpoints: &[Checkpoint]) -> Result<(), RunError> {
+    for checkpoint in checkpoints.iter().filter(|c| c.position.is_some()) {
+        let (partition, position) = (checkpoint.key.partition.clone(), checkpoint.position.clone());
+        let verified = pipeline.source.verify(&Start { partition, position }, false);
+        verified.map_err(|error| RunError::of_source(&pipeline.name, &error))?;
+    }
+    Ok(())
 }
 
 /// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or
@@ -112,11 +128,20 @@ pub(crate) fn inspect(
                 adopt: options.adopt,
             };
             reconcile(&sides).map_err(RunError::Refused)?;
+            refuse_undecided(pipeline, name, &own, &orders, options)?;
             own
         }
         Sink::Plain(sink) => {
-            sink.inspect(&resume(&mirror, &orders, options))
-                .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))?;
+            let resume = resume_of(pipeline, name, &mirror, &orders, options)?;
+            sink.inspect(&resume).map_err(|error| {
+                let deleted = orders.iter().find(|order| order.output.is_none());
+                match (RunError::of_sink(&pipeline.name, name, &error), deleted) {
+                    (RunError::Refused(what), Some(order)) if replays(pipeline, name) => {
+                        RunError::Refused(format!("{what}; {}", undecided(&pipeline.name, order)))
+                    }
+                    (error, _) => error,
+                }
+            })?;
             mirror
         }
     };
@@ -136,6 +161,31 @@ pub(crate) fn inspect(
             .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
     }
     Ok(())
+}
+
+/// Output that cannot be written over is not repeated without a word about it.
+fn refuse_undecided(
+    pipeline: &Pipeline,
+    name: &str,
+    own: &[Checkpoint],
+    orders: &[Order],
+    options: &RunOptions,
+) -> Result<(), RunError> {
+    if options.adopt || !replays(pipeline, name) {
+        return Ok(());
+    }
+    let written = own.iter().filter(|c| c.position.is_some());
+    let newest = written.filter_map(|c| {
+        let partition = &c.key.partition;
+        orders.iter().rev().find(|order| order.covers(partition, name))
+    });
+    match newest.into_iter().find(|order| order.output.is_none()) {
+        None => Ok(()),
+        Some(order) => {
+            let why = undecided(&pipeline.name, order);
+            Err(RunError::Refused(format!("{}, sink '{name}': {why}", pipeline.name)))
+        }
+    }
 }
 
 /// Opens one sink: the store learns of it, it is fenced, and says where it stands.
@@ -185,6 +235,19 @@ pub(crate) fn forget(
     event: &Event,
 ) -> Result<(), RunError> {
     let checkpoints = block_on(store.load(&pipeline.name))?;
+    let mut transactional = Vec::new();
+    for spec in &pipeline.sinks {
+        let made = (spec.make)();
+        let made = made.map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        if let Sink::Transactional(sink) = made {
+            transactional.push((&spec.name, sink));
+        }
+    }
+    // A table that is appended to begins anew beside its rows; a file that is there is refused.
+    let output = |sink: &str| {
+        let keeps = transactional.iter().any(|(name, _)| *name == sink);
+        keeps.then_some(Output::Keep)
+    };
     let order = |checkpoint: &Checkpoint| Order {
         id: 0,
         pipeline: pipeline.name.clone(),
@@ -194,26 +257,24 @@ pub(crate) fn forget(
         position: None,
         records: 0,
         sink_state: None,
-        output: None,
+        output: output(&checkpoint.key.sink),
         who: event.who.clone(),
         at: event.at,
         applied_at: None,
     };
     block_on(store.order(checkpoints.iter().map(order).collect(), event.clone()))?;
     let orders = block_on(store.orders(&pipeline.name))?;
-    for spec in &pipeline.sinks {
-        let of_sink = |error| RunError::of_sink(&pipeline.name, &spec.name, &error);
-        if let Sink::Transactional(mut sink) = (spec.make)().map_err(of_sink)? {
-            let fence = Fence {
-                pipeline: pipeline.name.clone(),
-                sink: spec.name.clone(),
-                epoch: claim.epoch,
-                partitions: Vec::new(),
-                orders: Vec::new(),
-            };
-            let _ = sink.fence(&fence).map_err(of_sink)?;
-            sink.forget().map_err(of_sink)?;
-        }
+    for (name, mut sink) in transactional {
+        let of_sink = |error| RunError::of_sink(&pipeline.name, name, &error);
+        let fence = Fence {
+            pipeline: pipeline.name.clone(),
+            sink: name.clone(),
+            epoch: claim.epoch,
+            partitions: Vec::new(),
+            orders: Vec::new(),
+        };
+        let _ = sink.fence(&fence).map_err(of_sink)?;
+        sink.forget().map_err(of_sink)?;
     }
     let applied = orders.iter().map(|order| order.id).collect();
     block_on(store.applied(claim, applied, event.at))?;
@@ -232,9 +293,10 @@ fn open_plain(
     let of_sink = |error| RunError::of_sink(&pipeline.name, name, &error);
     let mirror = found.of_sink(name);
     let partitions = found.all_partitions(&mirror);
-    let mut resume = resume(&mirror, &found.orders_for(name), options);
+    let mut resume = resume_of(pipeline, name, &mirror, &found.orders_for(name), options)?;
     sink.inspect(&resume).map_err(of_sink)?;
-    if mirror.is_empty() && resume.state.is_none() {
+    let keeps = resume.output == Some(Output::Keep);
+    if mirror.is_empty() && resume.state.is_none() || keeps {
         // Before the first byte, and before anything is cut: the store learns what is there.
         let present = sink.present().map_err(of_sink)?;
         begin_all(pipeline, store, claim, (name, present.state.clone()), &mirror, &partitions)?;
@@ -275,30 +337,21 @@ fn begin_all(
     Ok(())
 }
 
-/// What a plain sink is resumed from.
-fn resume(checkpoints: &[Checkpoint], orders: &[Order], options: &RunOptions) -> Resume {
-    let order = orders.last();
-    let state = match order {
-        Some(order) if order.kind == OrderKind::Reset => match order.output {
-            // Without a word about the output, the sink decides as if there were no checkpoint.
-            None => None,
-            Some(_) => order.sink_state.clone(),
-        },
-        _ => governing_state(checkpoints),
-    };
-    Resume { state, adopt: options.adopt, output: order.and_then(|order| order.output) }
+fn resume_of(
+    pipeline: &Pipeline,
+    name: &str,
+    checkpoints: &[Checkpoint],
+    orders: &[Order],
+    options: &RunOptions,
+) -> Result<Resume, RunError> {
+    let sinks = sinks_of(&pipeline.record);
+    let sink = sinks.iter().find(|sink| sink.name == name);
+    resume(&pipeline.name, sink, checkpoints, orders, options.adopt)
+        .map_err(|why| RunError::Refused(format!("{}, sink '{name}': {why}", pipeline.name)))
 }
 
-/// The sink state that governs: a file only grows, so of several the longest.
-pub(crate) fn governing_state<'a>(
-    checkpoints: impl IntoIterator<Item = &'a Checkpoint>,
-) -> Option<String> {
-    let states = checkpoints.into_iter().filter_map(|c| c.sink_state.clone());
-    states.max_by_key(|state| length(state))
-}
-
-/// The `length` of a sink state; 0 if it has none.
-fn length(state: &str) -> u64 {
-    let value: Option<serde_json::Value> = serde_json::from_str(state).ok();
-    value.and_then(|value| value.get("length")?.as_u64()).unwrap_or(0)
+/// Whether records that are read again are in this sink's output twice.
+fn replays(pipeline: &Pipeline, name: &str) -> bool {
+    let is_this = |sink: &SinkRecord| sink.name == name && sink.replay == Replay::CutOrRepeat;
+    sinks_of(&pipeline.record).iter().any(is_this)
 }

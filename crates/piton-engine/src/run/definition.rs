@@ -2,14 +2,18 @@
 //!
 //! Another source under the same name would be read from a position that means nothing there, and
 //! is refused. A changed transform applies from the next record and is noted. A new sink starts at
-//! the beginning; one that was removed is named.
+//! the beginning; one that was removed is named. One that writes something else under its old name
+//! is refused, for its checkpoint covers what is not there.
 
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Event, PipelineRecord, Store};
 
 use super::{RunError, RunOptions};
-use crate::{pipeline::Pipeline, steer::sinks_of};
+use crate::{
+    pipeline::Pipeline,
+    steer::{SinkRecord, sinks_of},
+};
 
 /// A change that is noted in history: what, and the sentence.
 pub(crate) type Notice = (&'static str, String);
@@ -46,7 +50,50 @@ pub(crate) fn compare(
         notices.push(("transform_changed", change));
     }
     notices.extend(compare_sinks(&known, now));
+    notices.extend(compare_outputs(pipeline, store, &known, options)?);
     Ok(notices)
+}
+
+/// A checkpoint speaks for what its sink wrote. Under the same name, another kind of sink or
+/// another table has none of that, and would miss all that the checkpoint covers.
+fn compare_outputs(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    known: &PipelineRecord,
+    options: &RunOptions,
+) -> Result<Vec<Notice>, RunError> {
+    let checkpoints = block_on(store.load(&pipeline.name))?;
+    let mut notices = Vec::new();
+    let before = sinks_of(known);
+    for now in sinks_of(&pipeline.record) {
+        let Some(before) = before.iter().find(|before| before.name == now.name) else { continue };
+        let covers = |c: &piton_core::Checkpoint| c.key.sink == now.name && c.position.is_some();
+        if is_same_output(before, &now) || !checkpoints.iter().any(covers) {
+            continue;
+        }
+        let change =
+            format!("sink '{}' was {}, and is now {}", now.name, before.output(), now.output());
+        if !options.accept_changes {
+            return Err(RunError::Refused(format!(
+                "{}: {change}, which has nothing of what its checkpoint covers. Give the sink \
+                 another name to fill it from the beginning, or `piton reset {} --sink {}`, or \
+                 --accept-changes to go on from the checkpoint all the same",
+                pipeline.name, pipeline.name, now.name
+            )));
+        }
+        notices.push(("sink_changed", change));
+    }
+    Ok(notices)
+}
+
+/// A path may be another: folders are moved, and whether what is there is the right thing, the sink
+/// finds out.
+fn is_same_output(before: &SinkRecord, now: &SinkRecord) -> bool {
+    let same_table = match (&before.table, &now.table) {
+        (Some(before), Some(now)) => before.eq_ignore_ascii_case(now),
+        _ => true,
+    };
+    before.kind == now.kind && same_table
 }
 
 fn compare_sinks(known: &PipelineRecord, now: &PipelineRecord) -> Vec<Notice> {

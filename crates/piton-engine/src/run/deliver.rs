@@ -184,8 +184,8 @@ impl<'a> Delivery<'a> {
     }
 
     /// Whether to save what was taken and end, leaving what waits.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.cx.signal.is_stopping()
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.cx.signal.is_hurried()
     }
 
     /// Whether a save is due, this long after the first record that it would cover.

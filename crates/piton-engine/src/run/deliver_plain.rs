@@ -63,7 +63,7 @@ impl Plain<'_, '_> {
             let deadline = self.since.and_then(|since| self.delivery.deadline(since));
             match inlet.next(deadline) {
                 // What waits is read again by the next run: a slow sink would take long over it.
-                Next::Parcel(_) if self.delivery.is_stopping() => {
+                Next::Parcel(_) if self.delivery.is_hurried() => {
                     self.save_and_wait()?;
                     return Ok(Ended::Stopped);
                 }

@@ -29,7 +29,7 @@ pub(crate) fn run(
 ) -> Result<Ended, Trouble> {
     loop {
         match inlet.next(None) {
-            Next::Parcel(_) if delivery.is_stopping() => return Ok(Ended::Stopped),
+            Next::Parcel(_) if delivery.is_hurried() => return Ok(Ended::Stopped),
             Next::Parcel(Parcel::Batch(batch)) => transaction(delivery, sink, inlet, &batch)?,
             Next::Parcel(Parcel::Idle) | Next::Deadline => {}
             Next::End => return ended(inlet),
@@ -67,7 +67,7 @@ fn fill(
     let mut bytes = first.size();
     write(delivery, transaction, first)?;
     let most = delivery.most_bytes(TRANSACTION_BYTES);
-    while !delivery.is_due(began) && bytes < most && !delivery.is_stopping() {
+    while !delivery.is_due(began) && bytes < most && !delivery.is_hurried() {
         // Where another sink waits for the database, only what is there already is taken along.
         let hurry = delivery.shares() && delivery.interval.records().is_none();
         let deadline = if hurry { Some(Instant::now()) } else { delivery.deadline(began) };

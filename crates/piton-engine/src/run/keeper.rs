@@ -73,7 +73,7 @@ impl Keeper {
         let Err(error) = result else { return };
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
-        cx.signal.stop();
+        cx.signal.end();
     }
 }
 

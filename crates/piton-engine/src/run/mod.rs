@@ -13,6 +13,7 @@ mod figures;
 mod keeper;
 mod lane;
 mod reconcile;
+mod resume;
 mod signal;
 mod sinks;
 
@@ -29,11 +30,14 @@ use self::{
     context::{Context, Mirror, Pace},
     keeper::Keeper,
 };
-pub(crate) use self::{begin::governing_state, error::stored_instead};
 pub use self::{
     error::RunError,
     figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
     signal::Signal,
+};
+pub(crate) use self::{
+    error::stored_instead,
+    resume::{governing_state, resume},
 };
 use crate::pipeline::{OnComplete, Pipeline};
 

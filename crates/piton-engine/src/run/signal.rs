@@ -17,6 +17,7 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 pub struct Signal {
     began: Instant,
     stop: AtomicBool,
+    hurry: AtomicBool,
     pause: AtomicBool,
     cancelled: AtomicBool,
     /// When the lease lapses unless renewed, in milliseconds after `began`.
@@ -29,6 +30,7 @@ impl Default for Signal {
         Self {
             began: Instant::now(),
             stop: AtomicBool::new(false),
+            hurry: AtomicBool::new(false),
             pause: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             deadline_ms: AtomicU64::new(u64::MAX),
@@ -38,12 +40,24 @@ impl Default for Signal {
 }
 
 impl Signal {
-    /// Asks the run to drain, save and end.
+    /// Asks the run to save what the sinks have taken, and to end.
     pub fn stop(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+        self.end();
+    }
+
+    /// Reads nothing more; what was read is still delivered. How a run ends by itself.
+    pub(crate) fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the run was asked to end, or has lost its claim.
+    /// Whether what was read and waits for a sink is left to the next run: a slow sink would take
+    /// long over it.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
+    /// Whether the run ends: it was asked to, something failed, or it has lost its claim.
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -48,7 +48,7 @@ pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, R
             match reports.recv_timeout(wait) {
                 Ok((sink, end)) => {
                     if end.is_err() {
-                        cx.signal.stop();
+                        cx.signal.end();
                     }
                     ends[sink] = Some(end);
                 }

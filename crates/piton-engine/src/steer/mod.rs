@@ -10,11 +10,12 @@ mod view;
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Control, Event, Holder, Order, OrderKind, Output, PipelineRecord, Store, StoreError,
+    Checkpoint, CheckpointKey, Control, Epoch, Event, Holder, Order, OrderKind, Output,
+    PipelineRecord, Store, StoreError, claim::WHOLE,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::connect::brief;
+use crate::{connect::brief, run::resume};
 
 pub use rewind::Target;
 pub use view::{CheckpointView, Health, HistoryView, PipelineView, State, history, look, look_at};
@@ -28,8 +29,21 @@ pub struct SinkRecord {
     pub kind: String,
     /// Where it is, without secrets.
     pub at: String,
+    /// The table, if it writes to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// What happens when records are delivered again.
     pub replay: Replay,
+}
+
+impl SinkRecord {
+    /// What it writes to, for people.
+    pub(crate) fn output(&self) -> String {
+        match &self.table {
+            Some(table) => format!("{}, table {table}", self.kind),
+            None => self.kind.clone(),
+        }
+    }
 }
 
 /// What happens in a sink when records are delivered again.
@@ -138,11 +152,14 @@ pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, Ste
     refuse_while_running(store, wish.pipeline)?;
     let history = block_on(store.history(wish.pipeline, u64::MAX >> 1))?;
     let checkpoints = block_on(store.load(wish.pipeline))?;
+    let waiting = block_on(store.orders(wish.pipeline))?;
+    let mut covered = checkpoints.clone();
+    covered.extend(without_checkpoint(&waiting, &checkpoints));
     let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
         let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
         history.iter().rev().find(begun).cloned()
     };
-    Ok(propose(OrderKind::Reset, &record, wish, &checkpoints, target))
+    propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
 }
 
 /// Plans a rewind.
@@ -160,16 +177,17 @@ pub fn propose_rewind(
     let checkpoints = block_on(store.load(wish.pipeline))?;
     rewind::refuse_nowhere(wish, to, &checkpoints, &history)?;
     let target = |checkpoint: &Checkpoint| to.pick(checkpoint, &history);
-    Ok(propose(OrderKind::Rewind, &record, wish, &checkpoints, target))
+    let waiting = block_on(store.orders(wish.pipeline))?;
+    propose(OrderKind::Rewind, &record, wish, (&checkpoints, &waiting), target)
 }
 
 fn propose(
     kind: OrderKind,
     record: &PipelineRecord,
     wish: &Wish<'_>,
-    checkpoints: &[Checkpoint],
+    (checkpoints, waiting): (&[Checkpoint], &[Order]),
     target: impl Fn(&Checkpoint) -> Option<Checkpoint>,
-) -> Proposal {
+) -> Result<Proposal, SteerError> {
     let now = Timestamp::now();
     let mut proposal = Proposal {
         kind,
@@ -203,7 +221,69 @@ fn propose(
             applied_at: None,
         });
     }
-    proposal
+    for sink in sinks.iter().filter(|sink| matches!(sink.kind.as_str(), "jsonl" | "csv")) {
+        refuse_impossible(sink, checkpoints, waiting, &proposal)?;
+    }
+    Ok(proposal)
+}
+
+/// What waits for a reset already, in the form of the checkpoint that it had: a second reset may
+/// say what becomes of the output.
+fn without_checkpoint(waiting: &[Order], checkpoints: &[Checkpoint]) -> Vec<Checkpoint> {
+    let mut gone: Vec<Checkpoint> = Vec::new();
+    for order in waiting.iter().filter(|order| order.partition != WHOLE && order.sink != WHOLE) {
+        let key = CheckpointKey::new(&*order.pipeline, &*order.partition, &*order.sink);
+        if checkpoints.iter().chain(&gone).any(|c| c.key == key) {
+            continue;
+        }
+        gone.push(Checkpoint {
+            key,
+            position: None,
+            records: 0,
+            version: 0,
+            epoch: Epoch(0),
+            schema_version: 0,
+            updated_at: order.at,
+            sink_state: order.sink_state.clone(),
+        });
+    }
+    gone
+}
+
+/// A file that cannot be cut as proposed is refused now, not by the next run.
+fn refuse_impossible(
+    sink: &SinkRecord,
+    checkpoints: &[Checkpoint],
+    waiting: &[Order],
+    proposal: &Proposal,
+) -> Result<(), SteerError> {
+    let orders: Vec<Order> = waiting
+        .iter()
+        .chain(&proposal.orders)
+        .filter(|order| order.sink == sink.name || order.sink == WHOLE)
+        .cloned()
+        .collect();
+    if !proposal.orders.iter().any(|order| order.sink == sink.name && order.output.is_some()) {
+        return Ok(());
+    }
+    let after = |checkpoint: &Checkpoint| -> Checkpoint {
+        let covers = |order: &&Order| order.covers(&checkpoint.key.partition, &sink.name);
+        let mut after = checkpoint.clone();
+        if let Some(order) = proposal.orders.iter().rev().find(covers) {
+            after.position.clone_from(&order.position);
+            after.sink_state.clone_from(&order.sink_state);
+        }
+        after
+    };
+    let of_sink = checkpoints.iter().filter(|c| c.key.sink == sink.name);
+    let after: Vec<Checkpoint> = of_sink.map(after).collect();
+    match resume(&proposal.pipeline, Some(sink), &after, &orders, false) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(SteerError::Undecided(format!(
+            "{}, sink '{}': {why}. Nothing was changed",
+            proposal.pipeline, sink.name
+        ))),
+    }
 }
 
 fn consequence(

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use piton_core::{Checkpoint, StoredPosition};
 
 use super::{SteerError, Wish};
+use crate::connect::{brief, order_of_kind, sought};
 
 /// Where to go back to. Of each sink's checkpoints the newest that is not past it is taken; a sink
 /// that had none by then begins anew.
@@ -67,15 +68,15 @@ impl Target {
             Self::Time(time) => checkpoint.updated_at <= *time,
             Self::Position(json) => match &checkpoint.position {
                 None => true,
-                Some(at) => {
-                    let wanted = StoredPosition { kind: at.kind.clone(), json: json.clone() };
-                    let order = crate::connect::order_of_kind(&at.kind);
-                    let compared = order.and_then(|order| order(at, &wanted));
-                    matches!(compared, Some(Ordering::Less | Ordering::Equal))
-                }
+                Some(at) => matches!(compare(at, json), Some(Ordering::Less | Ordering::Equal)),
             },
         }
     }
+}
+
+/// Where a stored position stands to one that a person wrote.
+fn compare(at: &StoredPosition, wanted: &str) -> Option<Ordering> {
+    order_of_kind(&at.kind)?(at, &sought(&at.kind, wanted)?)
 }
 
 /// A position that compares with nothing, or a target before which nothing is known, is a mistake.
@@ -86,6 +87,18 @@ pub(super) fn refuse_nowhere(
     history: &[Checkpoint],
 ) -> Result<(), SteerError> {
     let of_sink = |c: &&Checkpoint| wish.sink.is_none_or(|sink| sink == c.key.sink);
+    if let Target::Position(json) = to {
+        let mut positions = checkpoints.iter().filter(of_sink).filter_map(|c| c.position.as_ref());
+        // What compares with nothing must not read as the beginning.
+        if let Some(other) = positions.find(|at| compare(at, json).is_none()) {
+            return Err(SteerError::Undecided(format!(
+                "{json} is not a position of '{}', which look like {}: see `piton history {}`",
+                wish.pipeline,
+                brief(other),
+                wish.pipeline
+            )));
+        }
+    }
     let any = checkpoints.iter().filter(of_sink).any(|c| to.pick(c, history).is_some());
     if any {
         return Ok(());

@@ -1,6 +1,6 @@
 //! What there is to see: pipelines, their checkpoints, and what they are doing.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
@@ -262,20 +262,23 @@ pub struct RunView {
     pub report: Option<Report>,
 }
 
-/// The present checkpoints, then those that they replaced.
+/// The present checkpoints and those that they replaced, newest first.
 fn evolution(store: &dyn Store, name: &str, limit: u64) -> Result<Vec<Checkpoint>, StoreError> {
     let mut all = block_on(store.load(name))?;
     all.extend(block_on(store.history(name, limit))?);
-    all.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.updated_at));
+    all.sort_by_key(|c| std::cmp::Reverse((c.updated_at, c.version, c.epoch)));
+    let mut all = distinct(all);
+    all.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(all)
 }
 
-/// Taking over stores a checkpoint again under the new epoch; it is shown once.
+/// Without those that differ in the epoch alone from the next newer one of their sink and
+/// partition: a new owner writes its own to the checkpoint that it finds.
 fn distinct(mut history: Vec<Checkpoint>) -> Vec<Checkpoint> {
-    let mut seen = std::collections::HashSet::new();
+    let mut newer = HashMap::new();
     history.retain(|c| {
-        let position = c.position.as_ref().map(|position| position.json.clone());
-        seen.insert((c.key.clone(), c.version, position))
+        let what = (c.version, c.position.clone());
+        newer.insert(c.key.clone(), what.clone()) != Some(what)
     });
     history
 }
@@ -299,7 +302,7 @@ pub fn history(
     };
     Ok(HistoryView {
         pipeline: name.to_owned(),
-        checkpoints: distinct(evolution(store, name, limit)?)
+        checkpoints: evolution(store, name, limit)?
             .iter()
             .map(|c| checkpoint_view(c, now))
             .collect(),

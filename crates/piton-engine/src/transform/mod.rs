@@ -117,6 +117,8 @@ pub enum TransformError {
 #[derive(Debug)]
 pub struct Transforms {
     steps: Vec<Prepared>,
+    /// Whether every record that comes out has the fields of its schema.
+    gives_fixed: bool,
 }
 
 /// A transform, and where its fields are in the schema seen last.
@@ -184,7 +186,13 @@ impl Transforms {
                 Transform::Filter(_) | Transform::Rename(_) => fixed,
             };
         }
-        Self { steps }
+        Self { steps, gives_fixed: fixed }
+    }
+
+    /// Whether every record that comes out has the fields of its schema, so that a field that is
+    /// not there in the first never comes.
+    pub fn gives_fixed_fields(&self) -> bool {
+        self.gives_fixed
     }
 
     /// Whether there are none.

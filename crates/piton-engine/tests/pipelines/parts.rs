@@ -230,6 +230,8 @@ pub(crate) fn fickle(name: &str, required: bool, server: &Arc<Server>) -> SinkSp
     SinkSpec {
         name: name.to_owned(),
         required,
+        at: name.to_owned(),
+        key: Vec::new(),
         shares: false,
         make: Box::new(move || Ok(Sink::Plain(Box::new(Fickle(Arc::clone(&server)))))),
     }
@@ -241,6 +243,8 @@ pub(crate) fn sqlite(name: &str, folder: &Path) -> SinkSpec {
     SinkSpec {
         name: name.to_owned(),
         required: true,
+        at: name.to_owned(),
+        key: Vec::new(),
         shares: false,
         make: Box::new(move || {
             let settings = SqliteSettings {
@@ -261,6 +265,7 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
     Pipeline {
         name: "p".to_owned(),
         source: Arc::new(numbers.clone()),
+        source_at: "numbers".to_owned(),
         transforms: Box::new(|| Transforms::new(&[], true, 1 << 20)),
         sinks,
         commit: Commit::Required,

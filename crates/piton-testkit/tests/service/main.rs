@@ -1,0 +1,5 @@
+//! Real servers as tests get them.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod postgres;
