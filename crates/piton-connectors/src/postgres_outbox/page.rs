@@ -7,15 +7,13 @@ use std::{fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
 use piton_core::StoredPosition;
-use postgres::{
-    Row,
-    types::{FromSql, Type},
-};
+use postgres::Row;
 use serde_json::json;
 
 use super::{
     position::{Fingerprint, OutboxPosition, hash_of},
     shape::DataType,
+    values::{Raw, Xid},
 };
 use crate::{
     batch::{Batch, Column, ColumnType, Marks, Origin, Schema, Value},
@@ -36,22 +34,6 @@ const DATA: usize = 4;
 const SCHEDULED: usize = 5;
 /// How large the data is, where it is too large to be fetched.
 const TOO_LARGE: usize = 6;
-
-/// A value as the server sent it.
-struct Raw<'a>(&'a [u8]);
-
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(
-        _: &Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Raw(raw))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-}
 
 /// What a row of a page is known by.
 pub(super) struct Whence {
@@ -105,14 +87,8 @@ pub(super) struct Page<'w> {
 impl<'w> Page<'w> {
     /// A page that begins after this position.
     pub(super) fn after(whence: &'w Whence, position: &OutboxPosition) -> Self {
-        let keys = Keys {
-            partition: Arc::clone(&whence.partition),
-            before: position.clone(),
-            fingerprint: whence.fingerprint.clone(),
-            pairs: Vec::new(),
-            ids: String::new(),
-            ends: Vec::new(),
-        };
+        let partition = Arc::clone(&whence.partition);
+        let keys = Keys::before(partition, position, whence.fingerprint.clone());
         let (partition, schema) = (Arc::clone(&whence.partition), Arc::clone(&whence.schema));
         let batch = Batch::new(partition, schema, position.stored(), Arc::new(keys.clone()));
         Self { whence, batch, keys, stopped: None, text: String::new() }
@@ -124,7 +100,8 @@ impl<'w> Page<'w> {
 
     /// Takes a row. False when the page is to end with it.
     pub(super) fn take(&mut self, row: &Row) -> Result<bool, postgres::Error> {
-        let pair = (number(row, TRANSACTION)? as u64, number(row, POSITION)?);
+        let Xid(transaction) = row.try_get(TRANSACTION)?;
+        let pair = (transaction, row.try_get(POSITION)?);
         let mark = self.rows() as u64;
         self.batch.begin_row(Origin { mark, line: 0, ordinal: 0 });
         if let Err(reason) = self.cells(row, pair)? {
@@ -226,8 +203,9 @@ impl<'w> Page<'w> {
     }
 
     fn bad(&self, pair: (u64, i64), id: Option<&str>, reason: String) -> BadRecord {
-        let mut keys = Keys { pairs: Vec::new(), ends: Vec::new(), ..self.keys.clone() };
-        keys.ids.clear();
+        let Whence { partition, fingerprint, .. } = self.whence;
+        let before = &self.keys.before;
+        let mut keys = Keys::before(Arc::clone(partition), before, fingerprint.clone());
         keys.push(pair, id.unwrap_or_default());
         let (transaction, position) = pair;
         let named = json!({
@@ -247,11 +225,7 @@ impl<'w> Page<'w> {
     }
 }
 
-fn number(row: &Row, column: usize) -> Result<i64, postgres::Error> {
-    Ok(integer(row.try_get::<_, Raw<'_>>(column)?.0))
-}
-
-/// A number of 64 bits as the server sends it.
+/// A time as the server sends it: microseconds since the year 2000.
 fn integer(raw: &[u8]) -> i64 {
     raw.try_into().map_or(0, i64::from_be_bytes)
 }
@@ -265,6 +239,36 @@ fn cell<'v>(raw: Option<&Raw<'v>>, holds: DataType) -> Result<Value<'v>, &'stati
         // `jsonb` is sent as text after the number of its format.
         DataType::Json => Ok(Value::Json(text()?.trim_start_matches('\u{1}'))),
     }
+}
+
+/// A message as a dead letter kept it, when it is gone from the table.
+pub(super) fn rebuilt(
+    partition: &str,
+    at: &OutboxPosition,
+    kept: &serde_json::Map<String, serde_json::Value>,
+) -> Batch {
+    use serde_json::Value as Json;
+
+    let mut keys = Keys::before(partition.into(), at, None);
+    let id = kept.get("message_id").and_then(Json::as_str).unwrap_or_default();
+    keys.push((at.transaction_id, at.position), id);
+    let schema = Arc::new(Schema::named(kept.keys()));
+    let mut batch = Batch::new(partition.into(), schema, keys.up_to(1).stored(), Arc::new(keys));
+    batch.records = 1;
+    batch.begin_row(Origin { mark: 0, line: 0, ordinal: 0 });
+    for value in kept.values() {
+        match value {
+            Json::Null => batch.push(Value::Null),
+            Json::Bool(b) => batch.push(Value::Bool(*b)),
+            Json::String(text) => batch.push(Value::Text(text)),
+            Json::Number(n) => match n.as_i64() {
+                Some(i) => batch.push(Value::Int(i)),
+                None => batch.push(Value::Number(&n.to_string())),
+            },
+            Json::Array(_) | Json::Object(_) => batch.push(Value::Json(&value.to_string())),
+        }
+    }
+    batch
 }
 
 /// The keys of a batch's messages, in a few buffers.
@@ -281,6 +285,15 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    fn before(
+        partition: Arc<str>,
+        position: &OutboxPosition,
+        fingerprint: Option<Fingerprint>,
+    ) -> Self {
+        let (pairs, ids, ends) = (Vec::new(), String::new(), Vec::new());
+        Self { partition, before: position.clone(), fingerprint, pairs, ids, ends }
+    }
+
     fn push(&mut self, pair: (u64, i64), id: &str) {
         self.pairs.push(pair);
         self.ids.push_str(id);

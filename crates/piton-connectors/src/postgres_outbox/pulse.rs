@@ -15,7 +15,7 @@ const LIVELY_PAUSE: Duration = Duration::from_millis(16);
 const IDLE_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause where whoever appends notifies.
 const NOTIFIED_PAUSE: Duration = Duration::from_millis(500);
-/// The shortest pause: several messages that come together are read together.
+/// The shortest pause: messages that come together are read together.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Decides when to look again, from what looking gave. Times are passed in.
@@ -24,17 +24,15 @@ pub(super) struct Pulse {
     /// When there last was a message, or word of one.
     lively_at: Instant,
     next: Instant,
-    /// Whether word of a message came since the last look.
-    has_word: bool,
     /// Whether messages have been announced of late.
     is_notified: bool,
-    /// Whether there is word of a message that has not been seen.
+    /// Whether a message is known to be there and was not seen yet.
     owes: bool,
 }
 
 impl Pulse {
     pub(super) fn new(now: Instant) -> Self {
-        Self { lively_at: now, next: now, has_word: false, is_notified: false, owes: false }
+        Self { lively_at: now, next: now, is_notified: false, owes: false }
     }
 
     /// How long until the next look; zero when it is due.
@@ -44,31 +42,35 @@ impl Pulse {
 
     /// Word came of a message.
     pub(super) fn heard(&mut self, now: Instant) {
-        (self.has_word, self.is_notified, self.owes) = (true, true, true);
+        (self.is_notified, self.owes) = (true, true);
         (self.lively_at, self.next) = (now, now);
     }
 
     /// Looking gave messages; `is_full` if there may be more at once.
     pub(super) fn found(&mut self, now: Instant, is_full: bool) {
-        // A message that nobody announced: there is no trigger, or it came too early for its word.
-        self.is_notified &= self.has_word || is_full;
-        (self.has_word, self.owes) = (false, false);
+        // A message that nobody announced: there is no trigger any more.
+        self.is_notified &= self.owes || is_full;
+        self.owes = false;
         self.lively_at = now;
         self.next = if is_full { now } else { now + SHORTEST };
     }
 
     /// Looking gave nothing.
     pub(super) fn missed(&mut self, now: Instant) {
-        self.has_word = false;
         let age = now.saturating_duration_since(self.lively_at);
-        let pause = if self.is_notified && !self.owes {
-            NOTIFIED_PAUSE
-        } else if age < LIVELY {
+        let pause = if age < LIVELY {
             (age / 6).clamp(SHORTEST, LIVELY_PAUSE)
+        } else if self.is_notified && !self.owes {
+            NOTIFIED_PAUSE
         } else {
             (age / 100).clamp(LIVELY_PAUSE, IDLE_PAUSE)
         };
         self.next = now + pause;
+    }
+
+    /// A message is there and hidden behind a transaction in flight, or is not any more.
+    pub(super) fn hides(&mut self, owes: bool) {
+        self.owes = owes;
     }
 }
 
@@ -76,10 +78,9 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
-
-    /// The pauses after a message at time zero, as long as nothing more comes.
-    fn pauses(mut pulse: Pulse, mut now: Instant, looks: usize) -> Vec<Duration> {
+    /// The pauses from now on, as long as nothing comes.
+    fn pauses(pulse: &mut Pulse, from: Instant, looks: usize) -> Vec<Duration> {
+        let mut now = from;
         let mut pauses = Vec::new();
         for _ in 0..looks {
             pulse.missed(now);
@@ -94,45 +95,46 @@ mod tests {
         let now = Instant::now();
         let mut pulse = Pulse::new(now);
         pulse.found(now, false);
-        let pauses = pauses(pulse, now, 400);
-        assert!(pauses.is_sorted() && pauses[0] == SHORTEST, "{pauses:?}");
-        assert_eq!(pauses.last(), Some(&IDLE_PAUSE));
-        let within = |age: Duration| {
-            let mut sum = Duration::ZERO;
-            pauses.iter().take_while(|pause| { sum += **pause; sum < age }).max().copied()
-        };
-        assert!(within(100 * MS) <= Some(17 * MS), "ten a second: {:?}", within(100 * MS));
-        assert!(within(LIVELY) <= Some(LIVELY_PAUSE));
+        let pauses = pauses(&mut pulse, now, 1000);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!((pauses[0], pauses[999]), (SHORTEST, IDLE_PAUSE));
+        let mut age = Duration::ZERO;
+        let lively = pauses.iter().take_while(|pause| {
+            age += **pause;
+            age < LIVELY
+        });
+        assert!(lively.max() <= Some(&LIVELY_PAUSE), "ten messages a second are seen in time");
     }
 
     #[test]
     fn word_is_followed_at_once_and_until_the_message_is_seen() {
         let now = Instant::now();
-        let mut pulse = Pulse::new(now - Duration::from_mins(1));
-        pulse.missed(now);
-        assert_eq!(pulse.pause(now), IDLE_PAUSE);
-        pulse.heard(now + MS);
-        assert!(pulse.pause(now + MS).is_zero());
+        let mut pulse = Pulse::new(now);
+        let late = now + Duration::from_mins(1);
+        pulse.missed(late);
+        assert_eq!(pulse.pause(late), IDLE_PAUSE);
+        pulse.heard(late);
+        assert!(pulse.pause(late).is_zero());
         // Hidden behind an older transaction: looking goes on as if there were no word.
-        pulse.missed(now + 2 * MS);
-        assert_eq!(pulse.pause(now + 2 * MS), SHORTEST);
-        pulse.found(now + 3 * MS, false);
-        pulse.missed(now + 5 * MS);
-        assert!(pulse.pause(now + 5 * MS) < NOTIFIED_PAUSE, "it was not announced by itself");
+        assert_eq!(pauses(&mut pulse, late, 1000).last(), Some(&IDLE_PAUSE));
+        pulse.found(late, false);
+        assert_eq!(pauses(&mut pulse, late, 1000).last(), Some(&NOTIFIED_PAUSE));
     }
 
     #[test]
-    fn looking_is_rare_while_every_message_is_announced() {
+    fn looking_is_rare_only_while_every_message_is_announced_and_seen() {
         let now = Instant::now();
         let mut pulse = Pulse::new(now);
         pulse.heard(now);
         pulse.found(now, false);
-        pulse.missed(now + 2 * MS);
-        assert_eq!(pulse.pause(now + 2 * MS), NOTIFIED_PAUSE);
+        assert_eq!(pauses(&mut pulse, now, 1000).last(), Some(&NOTIFIED_PAUSE));
+        pulse.hides(true);
+        assert_eq!(pauses(&mut pulse, now, 1000).last(), Some(&IDLE_PAUSE));
+        pulse.hides(false);
+        assert_eq!(pauses(&mut pulse, now, 1000).last(), Some(&NOTIFIED_PAUSE));
         // The trigger is gone: the next message is found late, and looking becomes frequent again.
-        pulse.found(now + NOTIFIED_PAUSE, false);
-        pulse.missed(now + NOTIFIED_PAUSE + 2 * MS);
-        assert_eq!(pulse.pause(now + NOTIFIED_PAUSE + 2 * MS), SHORTEST);
+        pulse.found(now, false);
+        assert_eq!(pauses(&mut pulse, now, 1000).last(), Some(&IDLE_PAUSE));
     }
 
     #[test]
@@ -141,5 +143,7 @@ mod tests {
         let mut pulse = Pulse::new(now);
         pulse.found(now, true);
         assert!(pulse.pause(now).is_zero());
+        pulse.found(now, false);
+        assert_eq!(pulse.pause(now), SHORTEST, "and its rest is waited for");
     }
 }

@@ -59,7 +59,7 @@ impl Statements {
     pub(super) fn page(&self, data: DataType) -> String {
         let (pair, order, transaction) = (&self.pair, &self.order, self.transaction());
         format!(
-            "{} WHERE {pair} > ($1, $2) \
+            "{} WHERE {pair} > ($1::text::xid8, $2) \
              AND {transaction} < pg_snapshot_xmin(pg_current_snapshot()) \
              ORDER BY {order} LIMIT $3",
             self.select(data)
@@ -68,18 +68,21 @@ impl Statements {
 
     /// The message at `($1, $2)`.
     pub(super) fn message(&self, data: DataType) -> String {
-        format!("{} WHERE {} = ($1, $2)", self.select(data), self.pair)
+        format!("{} WHERE {} = ($1::text::xid8, $2)", self.select(data), self.pair)
     }
 
     /// The id of the message at `($1, $2)`.
     pub(super) fn message_id(&self) -> String {
         let id = quote(&self.columns.message_id);
-        format!("SELECT {id}::text FROM {} WHERE {} = ($1, $2)", self.table, self.pair)
+        format!("SELECT {id}::text FROM {} WHERE {} = ($1::text::xid8, $2)", self.table, self.pair)
     }
 
     /// Whether any message after `($1, $2)` is there, readable or not.
     pub(super) fn is_behind(&self) -> String {
-        format!("SELECT EXISTS (SELECT FROM {} WHERE {} > ($1, $2))", self.table, self.pair)
+        format!(
+            "SELECT EXISTS (SELECT FROM {} WHERE {} > ($1::text::xid8, $2))",
+            self.table, self.pair
+        )
     }
 
     /// The transaction of the last message, and the first that the server has not come to yet,
@@ -92,6 +95,11 @@ impl Statements {
             self.table,
             self.backwards
         )
+    }
+
+    /// Gives what is not relayed to a transaction of this server, for a person to type.
+    pub(super) fn renumber(&self) -> String {
+        format!("UPDATE {} SET {} = pg_current_xact_id()", self.table, self.transaction())
     }
 
     fn transaction(&self) -> String {
@@ -135,7 +143,7 @@ mod tests {
         let page = statements.page(DataType::Json);
         for wanted in [
             r#"FROM "shop"."Out""box" WHERE"#,
-            r#"("x id", "id") > ($1, $2)"#,
+            r#"("x id", "id") > ($1::text::xid8, $2)"#,
             r#""x id" < pg_snapshot_xmin(pg_current_snapshot())"#,
             r#"ORDER BY "x id", "id" LIMIT $3"#,
             r#""m""id"::text"#,
