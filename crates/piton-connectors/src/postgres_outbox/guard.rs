@@ -9,7 +9,9 @@
 use postgres::{Client, Error, Row, error::SqlState};
 
 use super::{
+    passed,
     position::{Fingerprint, OutboxPosition, hash_of},
+    shape::Shape,
     statements::Statements,
     values::Xid,
 };
@@ -90,6 +92,24 @@ pub(super) fn objection(
             known.timeline, seen.timeline
         )),
     })
+}
+
+/// Why reading cannot go on after a position: messages above it were deleted.
+pub(super) fn deleted(
+    client: &mut Client,
+    shape: &Shape,
+    position: Option<&OutboxPosition>,
+) -> Result<Option<String>, Error> {
+    let Some(position) = position else { return Ok(None) };
+    let deleted = passed::deleted(client, shape)?;
+    Ok(deleted.filter(|deleted| position < deleted).map(|deleted| {
+        format!(
+            "messages up to {} were deleted, because every pipeline with `delete_passed` had \
+             passed them. `piton reset` reads what is left; with `delete_passed` set for this \
+             pipeline too, nothing is deleted any more that it has not passed",
+            deleted.shown()
+        )
+    }))
 }
 
 fn restored(statements: &Statements, last: Xid, next: Xid) -> String {

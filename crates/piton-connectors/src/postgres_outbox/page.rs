@@ -149,7 +149,8 @@ impl<'w> Page<'w> {
         let values = [ID, KIND, DATA].map(|column| row.try_get::<_, Option<Raw<'_>>>(column));
         let [id, kind, data] = values;
         let (id, kind, data) = (id?, kind?, data?);
-        let bytes: usize = [&id, &kind, &data].iter().map(|v| v.as_ref().map_or(0, |v| v.0.len())).sum();
+        let bytes: usize =
+            [&id, &kind, &data].iter().map(|v| v.as_ref().map_or(0, |v| v.0.len())).sum();
         if bytes > limit {
             return too_large(bytes as i64);
         }
@@ -315,8 +316,7 @@ impl Keys {
             return self.before.clone();
         };
         let message = Some(hash_of(self.id(index)));
-        let fingerprint =
-            self.fingerprint.clone().map(|seen| Fingerprint { message, ..seen });
+        let fingerprint = self.fingerprint.clone().map(|seen| Fingerprint { message, ..seen });
         OutboxPosition { transaction_id, position, fingerprint }
     }
 

@@ -49,6 +49,11 @@ impl OutboxPosition {
             .unwrap_or(StoredPosition { kind: Self::KIND.into(), json: "{}".into() })
     }
 
+    /// The position for people, without what only machines read.
+    pub(super) fn shown(&self) -> String {
+        Self::at(self.transaction_id, self.position).stored().json
+    }
+
     const fn pair(&self) -> (u64, i64) {
         (self.transaction_id, self.position)
     }

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use piton_core::StoredPosition;
 use postgres::{Client, Statement, error::SqlState, fallible_iterator::FallibleIterator};
 
 use super::{
@@ -57,6 +56,26 @@ impl From<Trouble> for SourceError {
 }
 
 impl Outbox {
+    /// What the settings say, if they can work. `reader` is shown by the server.
+    pub(super) fn of(
+        settings: &OutboxSettings,
+        reader: &str,
+        record_limit: usize,
+        accept_changes: bool,
+    ) -> Result<Self, SourceError> {
+        settings.check().map_err(|what| SourceError::Settings { what })?;
+        let server = Server::parse(&settings.url)
+            .map_err(|error| SourceError::Settings { what: error.to_string() })?
+            .named(format!("piton {reader}").trim_end());
+        Ok(Self {
+            settings: settings.clone(),
+            server,
+            statements: Statements::of(settings, record_limit),
+            record_limit,
+            accept_changes,
+        })
+    }
+
     /// The name of its only partition.
     pub(super) fn partition(&self) -> &str {
         &self.settings.table
@@ -109,7 +128,7 @@ impl Outbox {
         })
     }
 
-    fn missing(&self) -> SourceError {
+    pub(super) fn missing(&self) -> SourceError {
         SourceError::Missing {
             what: format!(
                 "there is no {}. Names are taken as they are, capitals too; `piton sql \
@@ -170,6 +189,12 @@ impl Session {
         Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page })
     }
 
+    /// What is asked of this outbox.
+    #[cfg(all(test, unix))]
+    pub(super) fn statements(&self) -> &Statements {
+        &self.outbox.statements
+    }
+
     /// Refuses to read on after a position that this server did not give, or has lost.
     pub(super) fn guard(&mut self, position: Option<&OutboxPosition>) -> Result<(), Trouble> {
         let Outbox { statements, accept_changes, .. } = &*self.outbox;
@@ -177,12 +202,19 @@ impl Session {
             return Ok(());
         }
         let seen = self.whence.fingerprint.as_ref();
-        let objection = guard::objection(&mut self.client, statements, seen, position);
+        let client = &mut self.client;
+        let objection =
+            guard::objection(client, statements, seen, position).and_then(|objection| {
+                match objection {
+                    None => guard::deleted(client, &self.shape, position),
+                    some => Ok(some),
+                }
+            });
         match objection.map_err(|error| self.outbox.trouble(&error))? {
             None => Ok(()),
             Some(what) => Err(Trouble::Lasting(SourceError::Gap {
                 partition: self.outbox.partition().to_owned(),
-                position: shown(position),
+                position: position.map_or("the beginning".into(), OutboxPosition::shown),
                 what,
             })),
         }
@@ -191,8 +223,7 @@ impl Session {
     /// The position after all that can be read now, and before all that is appended later or is
     /// being appended: what is visible of transactions above it comes again.
     pub(super) fn end(&mut self) -> Result<OutboxPosition, Trouble> {
-        let horizon =
-            self.client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())", &[]);
+        let horizon = self.client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())", &[]);
         let Xid(horizon) = horizon.map_err(|error| self.outbox.trouble(&error))?.get(0);
         let fingerprint = self.whence.fingerprint.clone();
         Ok(OutboxPosition {
@@ -203,11 +234,7 @@ impl Session {
     }
 
     /// The next messages after a position.
-    pub(super) fn page(
-        &mut self,
-        after: &OutboxPosition,
-        limit: usize,
-    ) -> Result<Paged, Trouble> {
+    pub(super) fn page(&mut self, after: &OutboxPosition, limit: usize) -> Result<Paged, Trouble> {
         let transaction = after.transaction_id.to_string();
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let parameters: [&(dyn postgres::types::ToSql + Sync); 3] =
@@ -264,17 +291,5 @@ impl Session {
             Ok(heard)
         };
         hear().map_err(|error: postgres::Error| self.outbox.trouble(&error))
-    }
-}
-
-/// A position in an error for people.
-fn shown(position: Option<&OutboxPosition>) -> String {
-    match position {
-        None => "the beginning".to_owned(),
-        Some(at) => {
-            let plain = OutboxPosition { fingerprint: None, ..at.clone() };
-            let StoredPosition { json, .. } = plain.stored();
-            json
-        }
     }
 }

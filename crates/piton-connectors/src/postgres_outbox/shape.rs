@@ -25,6 +25,10 @@ pub(super) enum DataType {
 pub(super) struct Shape {
     /// The table's number in the catalog, which notifications carry.
     pub(super) oid: u32,
+    /// Its schema, unquoted.
+    pub(super) schema: String,
+    /// Its whole name, quoted where it needs to be.
+    pub(super) name: String,
     pub(super) data: DataType,
     /// Whether the server is a replica, which cannot be written to or listened to.
     pub(super) is_replica: bool,
@@ -43,8 +47,9 @@ pub(super) fn inspect(
     let about = client.query_opt(
         "SELECT c.oid, c.relkind::text, c.relpersistence::text, row_security_active(c.oid), \
          has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'), \
-         pg_is_in_recovery(), current_user::text, current_setting('synchronous_commit') \
-         FROM pg_class c WHERE c.oid = to_regclass($1)",
+         pg_is_in_recovery(), current_user::text, current_setting('synchronous_commit'), \
+         n.nspname::text, format('%I.%I', n.nspname, c.relname) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
         &[&table],
     )?;
     let Some(about) = about else { return Ok(None) };
@@ -80,7 +85,8 @@ pub(super) fn inspect(
         look.remark("it has no trigger that wakes readers: they poll");
     }
     let Look { misfits, remarks, .. } = look;
-    Ok(Some(Shape { oid, data, is_replica: about.get(6), misfits, remarks }))
+    let (schema, name) = (about.get(9), about.get(10));
+    Ok(Some(Shape { oid, schema, name, data, is_replica: about.get(6), misfits, remarks }))
 }
 
 /// What is being found out about a table.

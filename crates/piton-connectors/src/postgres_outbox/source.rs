@@ -13,16 +13,13 @@ use super::{
     reader::OutboxReader,
     session::{Outbox, Session, Trouble},
     settings::{Begin, OutboxSettings},
-    statements::Statements,
 };
 use crate::{
     batch::Batch,
-    postgres::connect::Server,
     source::{Reader, Source, SourceError, Start},
 };
 
 /// Reads the messages of an outbox in PostgreSQL.
-#[derive(Debug)]
 pub struct OutboxSource {
     outbox: Arc<Outbox>,
     notes: Arc<Notes>,
@@ -36,7 +33,8 @@ pub struct OutboxSource {
 impl OutboxSource {
     /// A source for these settings. `reader` is the pipeline's name, by which it is known to others
     /// that read the same outbox. A message of more than `record_limit` bytes is a bad record.
-    /// Touches nothing.
+    /// With `accept_changes` an operator says that the server is known not to be the one that was,
+    /// and that its transaction ids go on from there. Touches nothing.
     ///
     /// # Errors
     /// [`SourceError::Settings`] when they cannot work.
@@ -44,18 +42,9 @@ impl OutboxSource {
         settings: &OutboxSettings,
         reader: &str,
         record_limit: usize,
+        accept_changes: bool,
     ) -> Result<Self, SourceError> {
-        settings.check().map_err(|what| SourceError::Settings { what })?;
-        let server = Server::parse(&settings.url)
-            .map_err(|error| SourceError::Settings { what: error.to_string() })?
-            .named(&format!("piton {reader}"));
-        let outbox = Arc::new(Outbox {
-            statements: Statements::of(settings, record_limit),
-            settings: settings.clone(),
-            server,
-            record_limit,
-            accept_changes: false,
-        });
+        let outbox = Arc::new(Outbox::of(settings, reader, record_limit, accept_changes)?);
         let passed = settings.delete_passed.then(|| Passed::new(Arc::clone(&outbox), reader));
         Ok(Self {
             outbox,
@@ -64,16 +53,6 @@ impl OutboxSource {
             beginning: Mutex::default(),
             passed,
         })
-    }
-
-    /// The same source for an operator who knows that the server is not the one that was, and that
-    /// its transaction ids go on from there (`--accept-changes`).
-    #[must_use]
-    pub fn accepting_changes(mut self, accept: bool) -> Self {
-        if let Some(outbox) = Arc::get_mut(&mut self.outbox) {
-            outbox.accept_changes = accept;
-        }
-        self
     }
 
     /// A connection: the one that is free, or a new one.
@@ -107,9 +86,10 @@ impl OutboxSource {
         SourceError::Gap {
             partition: self.outbox.partition().to_owned(),
             position: "nowhere".to_owned(),
-            what: "`start: last` goes on from a stored position, and none is stored. Name the store \
+            what:
+                "`start: last` goes on from a stored position, and none is stored. Name the store \
                    that has it; or say `start: beginning`, `end` or `{after: …}`"
-                .to_owned(),
+                    .to_owned(),
         }
     }
 
@@ -196,7 +176,7 @@ impl Source for OutboxSource {
         }
         // Without a start nobody means to go on from here: it is only a look.
         if let (Some(passed), Some(_)) = (&self.passed, start) {
-            passed.register(&mut session.client, begin.as_ref())?;
+            passed.register(&mut session, begin.as_ref())?;
         }
         let begins = !is_stored && begin.is_some();
         let at = begin.unwrap_or(OutboxPosition::at(0, i64::MIN));
@@ -213,7 +193,7 @@ impl Source for OutboxSource {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.notes.get()
+        self.notes.get().or_else(|| self.passed.as_ref()?.trouble())
     }
 
     /// How many messages there are is not cheap to know.

@@ -97,6 +97,20 @@ impl Statements {
         )
     }
 
+    /// The message with `$3` others before it, all of them below `($1, $2)`.
+    pub(super) fn below(&self) -> String {
+        let Self { table, pair, order, .. } = self;
+        format!(
+            "SELECT {order} FROM {table} WHERE {pair} < ($1::text::xid8, $2) \
+             ORDER BY {order} OFFSET $3 LIMIT 1"
+        )
+    }
+
+    /// Deletes all below `($1, $2)`.
+    pub(super) fn delete(&self) -> String {
+        format!("DELETE FROM {} WHERE {} < ($1::text::xid8, $2)", self.table, self.pair)
+    }
+
     /// Gives what is not relayed to a transaction of this server, for a person to type.
     pub(super) fn renumber(&self) -> String {
         format!("UPDATE {} SET {} = pg_current_xact_id()", self.table, self.transaction())
