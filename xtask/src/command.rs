@@ -51,9 +51,20 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// `cargo` with these arguments, in the folder of the workspace.
+///
+/// What the cargo that runs us has set about our own package is not passed on: build scripts look
+/// at it, and would run anew each time that a build from here follows one typed by hand.
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(args).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let of_package = |name: &str| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start))
+        };
+        if name.to_str().is_some_and(of_package) {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Checkpointing for everything that reads data in order: work that must not start over.
 #[derive(Debug, Parser)]
-#[command(name = "piton", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "piton", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 finished; 1 failed or stopped early, run again to resume; \
     2 bad usage or configuration; 3 refused, the state or source does not match; \
     4 held by another owner.")]
@@ -58,11 +58,13 @@ pub(crate) enum Command {
     Man,
 }
 
+const STORE_HELP: &str = "The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]";
+
 /// Which store a command speaks of.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// The store: sqlite:PATH [default: $`PITON_STORE`, else sqlite:piton.db]
-    #[arg(long, value_name = "URL")]
+    // As `help`, for a variable in a doc comment wants backticks.
+    #[arg(long, value_name = "URL", help = STORE_HELP)]
     pub(crate) store: Option<String>,
 }
 
@@ -80,6 +82,8 @@ pub(crate) struct Named {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Ctrl-C saves and stops, and the same command goes on from there. \
+    --accept-changes, --adopt and --again answer a refusal: see `piton plan FILE` first.")]
 pub(crate) struct Run {
     /// The pipeline's configuration
     pub(crate) file: PathBuf,
@@ -122,6 +126,9 @@ pub(crate) struct Init {
     /// Where to write the configuration [default: NAME.yaml beside the data]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,7 +144,7 @@ pub(crate) struct Status {
     /// Exit with 1 if a pipeline failed, crashed, or is behind
     #[arg(long)]
     pub(crate) check: bool,
-    /// With --check: how old a running pipeline's checkpoint may be, such as 5m
+    /// With --check: how old the checkpoint of one with more to do may be, such as 5m
     #[arg(long, value_name = "TIME", requires = "check")]
     pub(crate) max_lag: Option<String>,
 }
@@ -241,6 +248,9 @@ pub(crate) struct Backup {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -258,4 +268,7 @@ pub(crate) struct Import {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -19,7 +19,10 @@ use std::{
     sync::OnceLock,
 };
 
-use clap::Parser;
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue},
+};
 use piton_core::fault;
 
 use crate::args::{Arguments, Command};
@@ -29,6 +32,12 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
+            if let Some(command) = planned(&error) {
+                return exit::Failure::usage(format!(
+                    "`piton {command}` is not built yet: `piton help` lists what there is"
+                ))
+                .report();
+            }
             // Help and version are no mistake; everything else is bad usage.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::FINISHED });
@@ -40,6 +49,16 @@ pub fn main() -> ExitCode {
     match dispatch(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => failure.report(),
+    }
+}
+
+/// A command that Piton is to have and has not yet.
+fn planned(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => {
+            Some(name.as_str()).filter(|name| ["step", "torture", "serve"].contains(name))
+        }
+        _ => None,
     }
 }
 

@@ -66,7 +66,8 @@ fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
 }
 
 fn url(args: &StoreArgs) -> String {
-    let named = args.store.clone().or_else(|| env::var("PITON_STORE").ok());
+    let set = || env::var("PITON_STORE").ok().filter(|url| !url.is_empty());
+    let named = args.store.clone().or_else(set);
     named.unwrap_or_else(|| "sqlite:piton.db".to_owned())
 }
 

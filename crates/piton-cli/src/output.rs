@@ -6,6 +6,7 @@ use std::{
 };
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
+pub(crate) use piton_engine::wording::{count, many, records};
 use serde::Serialize;
 
 /// Tells a person something on standard error. Work goes on when nobody listens any more, which
@@ -64,29 +65,6 @@ pub(crate) fn table(head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> S
     text
 }
 
-/// 1234567 as 1,234,567.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// 1 record, 2 records, 1,234 records.
-pub(crate) fn records(number: u64) -> String {
-    many(number, "record")
-}
-
-/// A number of things whose name takes an s.
-pub(crate) fn many(number: u64, thing: &str) -> String {
-    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
-}
-
 /// The first sentence of an error, for tables; `status NAME` and `--json` have all of it.
 pub(crate) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first)
@@ -110,10 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_times_read_well() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!((records(1), records(0)), ("1 record".to_owned(), "0 records".to_owned()));
+    fn times_read_well() {
         assert_eq!(span(0.85), "850 ms");
         assert_eq!(span(185.0), "3 min 5 s");
         assert_eq!(span(90_000.0), "1 d 1 h");

@@ -55,7 +55,8 @@ impl FromStr for Period {
         if text.trim().parse::<f64>().is_ok() {
             return Err(wrong(format!("the unit is missing, write {}s for seconds", text.trim())));
         }
-        let span: Span = text.trim().parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+        let span: Span =
+            text.trim().parse().map_err(|_| wrong("write a number with its unit".into()))?;
         let length = span
             .to_duration(SpanRelativeTo::days_are_24_hours())
             .map_err(|_| wrong("months and years have no fixed length, use days".into()))?;

@@ -107,7 +107,8 @@ pub trait Transaction {
     /// [`SinkError::BadRow`]: the rows before it in the range are written, it and those after are not.
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<(), SinkError>;
 
-    /// Commits rows and checkpoints together, comparing the epoch inside the transaction.
+    /// Commits rows and checkpoints together, comparing the epoch inside the transaction. Without
+    /// an advance the rows alone: a crash repeats them.
     ///
     /// # Errors
     /// [`SinkError::Fenced`]: nothing was written. [`SinkError::InDoubt`]: fence again, then read.

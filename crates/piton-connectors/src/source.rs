@@ -61,6 +61,15 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Says why it still cannot be read.
     fn parse(&self, partition: &str, raw: &str) -> Result<Batch, SourceError>;
+
+    /// Reads one record from the JSON that a dead letter keeps of one that was read, and that a
+    /// transform could not take. Sources whose raw text is no JSON do not read it as such.
+    ///
+    /// # Errors
+    /// Says why it cannot be read.
+    fn parse_json(&self, partition: &str, json: &str) -> Result<Batch, SourceError> {
+        self.parse(partition, json)
+    }
 }
 
 /// Where to begin in one partition.

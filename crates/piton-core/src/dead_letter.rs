@@ -11,7 +11,7 @@ use crate::checksum::Checksum;
 pub struct DeadLetter {
     /// The pipeline's name.
     pub pipeline: String,
-    /// The sink that refused it, or [`READING`] when it could not be read or transformed.
+    /// The sink that refused it; or [`READING`] or [`TRANSFORMING`] when no sink has seen it.
     pub sink: String,
     /// The record's stable id.
     pub id: String,
@@ -21,14 +21,23 @@ pub struct DeadLetter {
     pub place: String,
     /// Why it was set aside.
     pub reason: String,
-    /// The record as it was read, lossily decoded if it is not UTF-8.
+    /// The record: as it stands in the source, lossily decoded if it is not UTF-8, when it could
+    /// not be read; as the JSON that the transforms or the sink were given otherwise.
     pub record: String,
     /// When it was set aside.
     pub at: Timestamp,
 }
 
-/// The sink name of records that failed before any sink saw them.
+/// In place of a sink's name: the record could not be read.
 pub const READING: &str = "(reading)";
+
+/// In place of a sink's name: the record was read, and a transform could not take it.
+pub const TRANSFORMING: &str = "(transform)";
+
+/// Whether a letter goes to every sink once it is mended, for none has seen it.
+pub fn is_before_sinks(sink: &str) -> bool {
+    sink == READING || sink == TRANSFORMING
+}
 
 impl DeadLetter {
     /// The checksum over every column, kept in the row.

@@ -51,7 +51,8 @@ pub enum Policy {
         /// Records between saves.
         records: Option<u64>,
     },
-    /// Only at the end. For benchmarks: a crash replays everything.
+    /// Only at the end. For benchmarks: a crash replays everything. What has to end now and then
+    /// anyway, such as a transaction, ends as it does by default, without a checkpoint in it.
     Off,
 }
 
@@ -65,6 +66,8 @@ impl Default for Policy {
 #[derive(Debug, Clone)]
 pub struct Interval {
     policy: Policy,
+    /// By what an interval ends: the policy, unless that is off and something has to end.
+    rhythm: Policy,
     mean_between_failures: Duration,
     cost: Option<f64>,
 }
@@ -73,7 +76,27 @@ impl Interval {
     /// An interval for a pipeline that has run for `uptime` in all and crashed `crashes` times.
     pub fn new(policy: Policy, uptime: Duration, crashes: u32) -> Self {
         let mean_between_failures = (uptime + FIRST_GUESS) / (crashes + 1);
-        Self { policy, mean_between_failures, cost: None }
+        Self { rhythm: policy.clone(), policy, mean_between_failures, cost: None }
+    }
+
+    /// An interval for what ends now and then even if no checkpoint is wanted: transactions.
+    pub fn of_transactions(policy: Policy, uptime: Duration, crashes: u32) -> Self {
+        let mut interval = Self::new(policy, uptime, crashes);
+        if interval.is_off() {
+            interval.rhythm = Policy::default();
+        }
+        interval
+    }
+
+    /// Whether checkpoints are wanted at the end only.
+    pub fn is_off(&self) -> bool {
+        self.policy == Policy::Off
+    }
+
+    /// Whether nothing but the rule itself may end an interval: a fixed number of records, or only
+    /// the end.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.rhythm, Policy::Fixed { records: Some(_), .. } | Policy::Off)
     }
 
     /// Notes what a save cost.
@@ -84,7 +107,7 @@ impl Interval {
 
     /// Whether a save is due after this long and this many records.
     pub fn is_due(&self, since: Duration, records: u64) -> bool {
-        match &self.policy {
+        match &self.rhythm {
             Policy::Adaptive { .. } => since >= self.target(),
             Policy::Fixed { every, records: limit } => {
                 every.is_some_and(|every| since >= every)
@@ -97,7 +120,7 @@ impl Interval {
     /// Whether to save now because nothing more is coming, this long after the first record that
     /// is not saved: yes, if that keeps within the allowed overhead. A fixed interval stays fixed.
     pub fn is_worth_it_idle(&self, since: Duration) -> bool {
-        match &self.policy {
+        match &self.rhythm {
             Policy::Adaptive { max_overhead, .. } => {
                 let share = max_overhead.clamp(1e-6, 1.0);
                 self.cost.is_none_or(|cost| since >= seconds(cost * (1.0 - share) / share))
@@ -109,7 +132,7 @@ impl Interval {
 
     /// How long after the last save the next is due, as far as time decides.
     pub fn target(&self) -> Duration {
-        match &self.policy {
+        match &self.rhythm {
             Policy::Adaptive { max_replay, max_overhead } => {
                 // Before the first measurement, save soon: it is a measurement.
                 let Some(cost) = self.cost else {
@@ -211,6 +234,24 @@ mod tests {
             interval.target()
         };
         assert!(at(10) < at(0));
+    }
+
+    #[test]
+    fn off_never_saves_but_transactions_end_as_by_default() {
+        let (long, hour) = (Duration::from_hours(1000), Duration::from_hours(1));
+        let plain = Interval::new(Policy::Off, hour, 0);
+        assert!(plain.is_off() && plain.is_exact());
+        assert!(!plain.is_due(long, u64::MAX) && !plain.is_worth_it_idle(long));
+        let mut off = Interval::of_transactions(Policy::Off, hour, 3);
+        let mut on = Interval::of_transactions(Policy::default(), hour, 3);
+        for cost in [None, Some(Duration::from_millis(3))] {
+            for interval in [&mut off, &mut on] {
+                cost.into_iter().for_each(|cost| interval.saved(cost));
+            }
+            assert_eq!(off.target(), on.target());
+            assert_eq!(off.is_exact(), on.is_exact());
+        }
+        assert!(off.is_off() && off.why().contains("off") && !on.is_off());
     }
 
     #[test]

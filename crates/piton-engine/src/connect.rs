@@ -55,15 +55,23 @@ fn readable<P: Position>(kind: &str, json: &str) -> Option<StoredPosition> {
     position.read::<P>().is_ok().then_some(position)
 }
 
-/// A stored position for people: without its fingerprint, which only machines read.
+/// What of a position only machines read: by what a file is recognised, which of several of its
+/// name it is, and the types that were guessed from it.
+const FOR_MACHINES: [&str; 3] = ["fingerprint", "file", "types"];
+
+/// A stored position for people.
 pub fn brief(position: &StoredPosition) -> String {
-    match serde_json::from_str(&position.json) {
-        Ok(serde_json::Value::Object(mut fields)) => {
-            fields.shift_remove("fingerprint");
-            serde_json::Value::Object(fields).to_string()
-        }
-        _ => position.json.clone(),
+    serde_json::from_str(&position.json).map_or_else(|_| position.json.clone(), brief_json)
+}
+
+/// A position for people: without what only machines read.
+pub fn brief_json(mut position: serde_json::Value) -> String {
+    if position.get("fingerprint").is_some()
+        && let Some(fields) = position.as_object_mut()
+    {
+        fields.retain(|name, _| !FOR_MACHINES.contains(&name.as_str()));
     }
+    position.to_string()
 }
 
 /// Makes a pipeline of a checked configuration. `accept_changes` says that an operator accepts a

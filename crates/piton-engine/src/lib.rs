@@ -16,6 +16,7 @@ pub mod replay;
 pub mod run;
 pub mod steer;
 pub mod transform;
+pub mod wording;
 
 pub use pipeline::{Commit, OnComplete, OnError, Pipeline, SinkSpec};
 pub use run::{Outcome, RunError, RunOptions, Summary, run};

@@ -2,13 +2,17 @@
 
 use futures_executor::block_on;
 use piton_connectors::sink::{Guarantee, Sink};
-use piton_core::{Checkpoint, Owner, Store};
+use piton_core::{Checkpoint, Order, OrderKind, Owner, Store, interval::Policy};
 use serde::Serialize;
 
 use crate::{
     pipeline::Pipeline,
-    run::{RunError, RunOptions, foresee},
+    run::{RunError, RunOptions, foresee, held_back},
 };
+
+/// Why no more is promised of a transactional sink without checkpoints.
+const UNSAVED: &str = "`checkpoint: off`, which is for benchmarks, leaves the checkpoint out of \
+                       every transaction but the last: a crash repeats every record";
 
 /// What a run would do.
 #[derive(Debug, Clone, Serialize)]
@@ -16,13 +20,15 @@ pub struct Plan {
     /// The pipeline's name.
     pub pipeline: String,
     /// What identifies the source.
-    pub source: String,
+    pub source: serde_json::Value,
     /// Where the store is; `None` if it is not there yet.
     pub store: Option<String>,
     /// One for each sink.
     pub sinks: Vec<SinkPlan>,
     /// What has changed in the definition since the last run.
     pub changes: Vec<String>,
+    /// What a run would wait for before it begins.
+    pub waits: Option<String>,
     /// Why a run would be refused, if it would.
     pub refusal: Option<Refusal>,
 }
@@ -38,6 +44,8 @@ pub struct SinkPlan {
     pub guarantee: String,
     /// Why, and what is missing for more.
     pub why: String,
+    /// The reset or rewind that a run applies first.
+    pub ordered: Option<OrderKind>,
     /// Records that its checkpoint covers; `None`: it starts at the beginning.
     pub resumes_after: Option<u64>,
     /// Where it resumes, by partition.
@@ -58,38 +66,61 @@ pub struct Refusal {
 /// # Errors
 /// What looking may fail with; a refusal of the run is part of the plan.
 pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunError> {
-    let known = match store {
-        Some(store) => block_on(store.load(&pipeline.name))?,
+    let (known, orders) = match store {
+        Some(store) => {
+            (block_on(store.load(&pipeline.name))?, block_on(store.orders(&pipeline.name))?)
+        }
+        None => (Vec::new(), Vec::new()),
+    };
+    let orders = match store {
+        Some(store) => block_on(store.orders(&pipeline.name))?,
         None => Vec::new(),
     };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
         let mut sink =
             (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
-        sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known));
+        sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known, &orders));
     }
-    let nobody = Owner { host: String::new(), pid: 0 };
-    let (changes, refusal) = match store {
-        None => (Vec::new(), None),
-        Some(store) => match foresee(pipeline, store, &RunOptions::plain(nobody)) {
-            Ok(changes) => (changes, None),
+    let (changes, waits, refusal) = match store {
+        None => (Vec::new(), None, None),
+        Some(store) => match whether_it_begins(pipeline, store)? {
+            Ok((changes, waits)) => (changes, waits, None),
             Err(error) => {
                 let refusal = Refusal { exit_code: error.exit_code(), what: error.to_string() };
-                (Vec::new(), Some(refusal))
+                (Vec::new(), None, Some(refusal))
             }
         },
     };
     Ok(Plan {
         pipeline: pipeline.name.clone(),
-        source: pipeline.source.identity().to_string(),
+        source: pipeline.source.identity(),
         store: store.map(Store::location),
         sinks,
         changes,
+        waits,
         refusal,
     })
 }
 
-fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoint]) -> SinkPlan {
+/// What has changed and what a run would wait for, or why it would not begin.
+type Beginning = Result<(Vec<String>, Option<String>), RunError>;
+
+fn whether_it_begins(pipeline: &Pipeline, store: &dyn Store) -> Result<Beginning, RunError> {
+    let nobody = Owner { host: String::new(), pid: 0 };
+    Ok(held_back(pipeline, store)?.and_then(|waits| {
+        let changes = foresee(pipeline, store, &RunOptions::plain(nobody))?;
+        Ok((changes, waits))
+    }))
+}
+
+fn sink_plan(
+    pipeline: &Pipeline,
+    name: &str,
+    sink: &mut Sink,
+    known: &[Checkpoint],
+    orders: &[Order],
+) -> SinkPlan {
     let of_sink = |c: &&Checkpoint| c.key.sink == name;
     let mut checkpoints: Vec<Checkpoint> = known.iter().filter(of_sink).cloned().collect();
     let (Guarantee { what, why }, at) = match sink {
@@ -98,10 +129,22 @@ fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoi
             if let Ok(own) = sink.peek(&pipeline.name, name) {
                 checkpoints = own;
             }
-            (sink.guarantee(), sink.location())
+            let guarantee = match pipeline.interval {
+                Policy::Off => Guarantee { what: "at least once", why: UNSAVED.to_owned() },
+                _ => sink.guarantee(),
+            };
+            (guarantee, sink.location())
         }
         Sink::Plain(sink) => (sink.guarantee(), sink.location()),
     };
+    let mut ordered = None;
+    for checkpoint in &mut checkpoints {
+        let covers = |order: &&Order| order.covers(&checkpoint.key.partition, name);
+        let Some(order) = orders.iter().rev().find(covers) else { continue };
+        checkpoint.position.clone_from(&order.position);
+        checkpoint.records = order.records;
+        ordered = Some(order.kind);
+    }
     let begun = checkpoints.iter().any(|c| c.position.is_some());
     let position = |c: &Checkpoint| {
         let json = c.position.as_ref().and_then(|p| serde_json::from_str(&p.json).ok());
@@ -112,6 +155,7 @@ fn sink_plan(pipeline: &Pipeline, name: &str, sink: &mut Sink, known: &[Checkpoi
         at,
         guarantee: what.to_owned(),
         why,
+        ordered,
         resumes_after: begun.then(|| checkpoints.iter().map(|c| c.records).sum()),
         positions: checkpoints.iter().map(position).collect(),
     }

@@ -13,11 +13,9 @@ use piton_connectors::{
     batch::{Batch, Marks, Origin},
     file::{FileSource, JsonlSettings},
     sink::{Fence, Resume, Sink, SinkError},
-    source::Source,
+    source::{Source as _, SourceError},
 };
-use piton_core::{
-    Checkpoint, Claim, DeadLetter, Owner, Save, Store, StoredPosition, dead_letter::READING,
-};
+use piton_core::{Checkpoint, Claim, DeadLetter, Owner, Save, Store, StoredPosition, dead_letter};
 use serde::Serialize;
 
 use crate::{
@@ -63,9 +61,8 @@ fn json_lines() -> Result<FileSource, String> {
 }
 
 /// The record of a letter, under the stable id that it always had.
-fn parsed(source: &dyn Source, letter: &DeadLetter) -> Result<Batch, String> {
-    let mut batch =
-        source.parse(&letter.partition, &letter.record).map_err(|error| error.to_string())?;
+fn marked(batch: Result<Batch, SourceError>, letter: &DeadLetter) -> Result<Batch, String> {
+    let mut batch = batch.map_err(|error| error.to_string())?;
     let prefix = format!("{}@", letter.partition);
     let id = letter.id.strip_prefix(&prefix).unwrap_or(&letter.id).to_owned();
     let marks = LetterMarks { id, place: letter.place.clone(), end: batch.end.clone() };
@@ -116,10 +113,16 @@ impl Replay<'_> {
 
     /// The record as it goes to sinks, in batches, or why it still cannot.
     fn records(&self, letter: &DeadLetter) -> Result<Vec<Batch>, String> {
-        if letter.sink != READING {
-            return Ok(vec![parsed(&json_lines()?, letter)?]);
-        }
-        let batch = parsed(&*self.pipeline.source, letter)?;
+        let (partition, record) = (&letter.partition, &letter.record);
+        let batch = match &*letter.sink {
+            dead_letter::READING => self.pipeline.source.parse(partition, record),
+            dead_letter::TRANSFORMING => self.pipeline.source.parse_json(partition, record),
+            _ => {
+                let batch = json_lines()?.parse(partition, record);
+                return Ok(vec![marked(batch, letter)?]);
+            }
+        };
+        let batch = marked(batch, letter)?;
         let mut batches = Vec::new();
         for applied in (self.pipeline.transforms)().apply(batch) {
             let Applied { batch, bad } = applied.map_err(|error| error.to_string())?;
@@ -134,8 +137,9 @@ impl Replay<'_> {
     /// Why the record was refused again, if it was.
     fn deliver(&self, letter: &DeadLetter, batches: &[Batch]) -> Result<Option<String>, RunError> {
         let name = &self.pipeline.name;
-        let wanted =
-            |spec: &&crate::pipeline::SinkSpec| letter.sink == READING || spec.name == letter.sink;
+        let wanted = |spec: &&crate::pipeline::SinkSpec| {
+            dead_letter::is_before_sinks(&letter.sink) || spec.name == letter.sink
+        };
         let known = block_on(self.store.load(name))?;
         for spec in self.pipeline.sinks.iter().filter(wanted) {
             let delivered = (spec.make)().and_then(|mut sink| {

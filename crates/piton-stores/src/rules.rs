@@ -239,7 +239,7 @@ pub(crate) fn check_restore(
         return Err(StoreError::Newer { at: at.to_owned(), found, known });
     }
     if !is_empty {
-        let what = format!("the store {at} is not empty: restore into a new one");
+        let what = format!("the store {at} is not empty: name a new one");
         return Err(StoreError::Refused { what });
     }
     Ok(())

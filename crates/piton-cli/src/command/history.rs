@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 use piton_core::RunEnd;
-use piton_engine::steer::{self, HistoryView};
+use piton_engine::{
+    connect,
+    steer::{self, HistoryView},
+};
 
 use crate::{
     args::History,
@@ -43,11 +46,16 @@ fn described(history: &HistoryView, runs_now: bool) -> String {
     text += "\nruns, newest first\n";
     let rows = history.runs.iter().enumerate().map(|(index, run)| {
         let (report, run) = (&run.report, &run.run);
-        let open = if index == 0 && runs_now { "running" } else { "died" };
+        let lasted = || Some(run.ended_at?.duration_since(run.started_at).as_secs_f64());
+        let open = if index == 0 && runs_now { "running" } else { "crashed" };
         vec![
             run.id.to_string(),
             format!("{:.0}", run.started_at),
-            report.as_ref().map(|report| span(report.seconds)).unwrap_or_default(),
+            report
+                .as_ref()
+                .map(|report| report.seconds)
+                .or_else(lasted)
+                .map_or(String::new(), span),
             count(run.records),
             run.end.map_or(open, RunEnd::as_str).to_owned(),
             run.error.as_deref().map(first_sentence).unwrap_or_default().to_owned(),
@@ -69,11 +77,7 @@ fn described(history: &HistoryView, runs_now: bool) -> String {
     text + &table(&["at", "what", "who", ""], &[], rows.collect())
 }
 
-/// A position without its fingerprint, which only machines read.
+/// A position without what only machines read.
 pub(crate) fn brief(position: &serde_json::Value) -> String {
-    let mut position = position.clone();
-    if let Some(fields) = position.as_object_mut() {
-        fields.remove("fingerprint");
-    }
-    position.to_string()
+    connect::brief_json(position.clone())
 }

@@ -30,6 +30,10 @@ pub(crate) fn init(args: &Init) -> Result<u8, Failure> {
         Failure::usage(format!("{} {what}: name another file with --output", path.display()))
     })?;
     file.write_all(text.as_bytes())?;
+    if args.json {
+        print_json(&serde_json::json!({ "file": path }))?;
+        return Ok(FINISHED);
+    }
     note!("wrote {}: look it over, then `piton run {}`", path.display(), path.display());
     Ok(FINISHED)
 }

@@ -13,6 +13,9 @@ use crate::{
     output::{print_json, records, show},
 };
 
+/// The address of a store that ends with its run.
+const IN_MEMORY: &str = "memory:";
+
 /// Says what a run would do, changing nothing.
 pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
     let config = opening::config(&args.file)?;
@@ -21,7 +24,7 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
         Ok(store) => engine::plan(&pipeline, Some(&*store))?,
         Err(failure) if failure.code() == USAGE => {
             opening::homeless(&config)?;
-            without_store(&pipeline)?
+            without_store(&pipeline, &config.store)?
         }
         Err(failure) => return Err(failure),
     };
@@ -35,10 +38,11 @@ pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
 }
 
 /// As a run would find it that creates the store: sinks may be there already.
-fn without_store(pipeline: &Pipeline) -> Result<engine::Plan, Failure> {
+fn without_store(pipeline: &Pipeline, address: &str) -> Result<engine::Plan, Failure> {
     let nothing = MemoryStore::new();
     let plan = engine::plan(pipeline, Some(&nothing))?;
-    let plan = engine::Plan { store: None, ..plan };
+    let store = Some(address.to_owned()).filter(|address| address == IN_MEMORY);
+    let plan = engine::Plan { store, ..plan };
     let options = RunOptions::plain(opening::owner());
     Ok(rehearsed(plan, rehearsal::first_run(pipeline, &nothing, &options)))
 }
@@ -56,6 +60,11 @@ fn described(plan: &engine::Plan) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}: reads {}", plan.pipeline, source(&plan.source));
     let _ = match &plan.store {
+        Some(store) if store == IN_MEMORY => writeln!(
+            text,
+            "store: memory: it forgets when the run ends. The next run starts over, or is refused \
+             where output is there already"
+        ),
         Some(store) => writeln!(text, "store: {store}"),
         None => writeln!(text, "store: not there yet; a run creates it"),
     };
@@ -63,13 +72,18 @@ fn described(plan: &engine::Plan) -> String {
         let _ = writeln!(text, "\nsink '{}': {}", sink.sink, sink.at);
         let _ = writeln!(text, "  guarantee: {}", sink.guarantee);
         let _ = writeln!(text, "  because {}", sink.why);
+        let ordered = sink.ordered.map(|kind| format!(", by a {}", kind.as_str()));
+        let ordered = ordered.unwrap_or_default();
         let _ = match sink.resumes_after {
-            None => writeln!(text, "  starts at the beginning"),
-            Some(number) => writeln!(text, "  resumes after {}", records(number)),
+            None => writeln!(text, "  starts at the beginning{ordered}"),
+            Some(number) => writeln!(text, "  resumes after {}{ordered}", records(number)),
         };
     }
     for change in &plan.changes {
         let _ = writeln!(text, "\nchanged: {change}");
+    }
+    if let Some(waits) = &plan.waits {
+        let _ = writeln!(text, "\n{waits}");
     }
     if let Some(refusal) = &plan.refusal {
         let _ = writeln!(text, "\na run would be refused: {}", refusal.what);
@@ -78,11 +92,10 @@ fn described(plan: &engine::Plan) -> String {
 }
 
 /// What a source's identity names, in a few words; the JSON output has all of it.
-fn source(identity: &str) -> String {
+fn source(identity: &Value) -> String {
     let short = || -> Option<String> {
-        let identity: Value = serde_json::from_str(identity).ok()?;
         let (kind, settings) = match identity.get("kind").and_then(Value::as_str) {
-            Some(kind) => (kind, &identity),
+            Some(kind) => (kind, identity),
             None => {
                 let (kind, settings) = identity.as_object()?.iter().next()?;
                 (kind.as_str(), settings)
@@ -93,5 +106,5 @@ fn source(identity: &str) -> String {
         let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
         Some(format!("{kind} {what}{of}"))
     };
-    short().unwrap_or_else(|| identity.to_owned())
+    short().unwrap_or_else(|| identity.to_string())
 }

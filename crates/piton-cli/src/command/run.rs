@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         result
     });
     match result {
-        Ok(summary) => Ok(teller.ended(&summary)),
+        Ok(summary) => Ok(teller.ended(&summary, signal.is_paused())),
         Err(error) => {
             teller.failed(&error, &figures);
             Err(error.into())
@@ -195,7 +195,8 @@ impl Teller {
         let total = report.sinks.iter().map(|sink| sink.records + sink.at_risk).max().unwrap_or(0);
         let rate = count(report.rate.round() as u64);
         let mut line = format!("{}: {}, {rate}/s", self.pipeline, records(total));
-        if let Some((share, left)) = figures.left() {
+        // Without an end, there is nothing that it could be a share of.
+        if let Some((share, left)) = figures.left().filter(|_| self.bounded) {
             let _ = write!(line, ", {:.0}%, {} left", share * 100.0, span(left));
         }
         let age = report.sinks.iter().filter_map(|sink| sink.checkpoint_age_seconds);
@@ -206,7 +207,7 @@ impl Teller {
     }
 
     /// Tells the result and gives the exit code.
-    fn ended(&self, summary: &Summary) -> u8 {
+    fn ended(&self, summary: &Summary, paused: bool) -> u8 {
         let resumable = summary.outcome != Outcome::Finished && self.bounded;
         let code = if resumable { FAILED } else { FINISHED };
         let report = &summary.report;
@@ -229,7 +230,8 @@ impl Teller {
             }
             Outcome::Finished if report.records == 0 && caught_up(report) => {
                 note!(
-                    "finished: no new records; a sink that was behind has caught up in {}, {} in all",
+                    "finished: no new records; {} caught up in {}, {} in all",
+                    those_that_saved(report),
                     span(report.seconds),
                     count(total)
                 );
@@ -240,6 +242,9 @@ impl Teller {
         if resumable {
             let again = if summary.outcome == Outcome::Cancelled { " --again" } else { "" };
             note!("to resume, run: {}{again}", self.command);
+        }
+        if paused && code == FAILED {
+            note!("it is paused: a new run waits for `piton resume {}`", self.pipeline);
         }
         self.remarks(summary);
         code
@@ -292,6 +297,12 @@ fn had_finished(summary: &Summary) -> bool {
 /// Whether a sink has saved something.
 fn caught_up(report: &run::Report) -> bool {
     report.sinks.iter().any(|sink| sink.checkpoints > 0)
+}
+
+/// The names of the sinks that have saved something.
+fn those_that_saved(report: &run::Report) -> String {
+    let saved = report.sinks.iter().filter(|sink| sink.checkpoints > 0);
+    saved.map(|sink| format!("'{}'", sink.name)).collect::<Vec<_>>().join(", ")
 }
 
 /// How far the sinks have saved; each by itself where they differ.

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use jiff::Timestamp;
 use piton_engine::{
     run::{SinkReport, SinkState},
-    steer::{self, Health, PipelineView},
+    steer::{self, Health, PipelineView, State},
 };
 
 use super::history::brief;
@@ -70,27 +70,28 @@ fn all(store: &str, views: &[PipelineView]) -> String {
             view.error.as_deref().map(first_sentence).unwrap_or_default().to_owned(),
         ]
     });
-    let head = ["pipeline", "state", "records", "checkpoint", "at risk", "set aside", ""];
+    let error = if views.iter().any(|view| view.error.is_some()) { "last error" } else { "" };
+    let head = ["pipeline", "state", "records", "checkpoint", "at risk", "set aside", error];
     format!("store: {store}\n{}", table(&head, &[2, 4, 5], rows.collect()))
 }
 
 fn one(view: &PipelineView) -> String {
-    let mut text = format!("{}: {}\n", view.pipeline, view.state.as_str());
-    if let Some(holder) = &view.holder {
-        let _ = writeln!(text, "held by {holder}");
-    }
+    let name = &view.pipeline;
+    let mut text = format!("{name}: {}\n", view.state.as_str());
+    let _ = match (&view.holder, view.state) {
+        (Some(holder), _) => writeln!(text, "held by {holder}"),
+        (None, State::Paused) => {
+            writeln!(text, "it does not run; a new run waits for `piton resume {name}`")
+        }
+        (None, State::Cancelled) => writeln!(text, "a new run needs --again"),
+        _ => Ok(()),
+    };
     if let Some(error) = &view.error {
         let _ = writeln!(text, "last error: {error}");
     }
     text += &checkpoints(view);
     for sink in view.run.iter().flat_map(|run| &run.sinks) {
-        text += &interval(sink);
-        if view.holder.is_some() {
-            let _ = writeln!(text, "  if it died now: {} to replay", records(sink.at_risk));
-        }
-        if let (SinkState::Behind, Some(trouble)) = (sink.state, &sink.trouble) {
-            let _ = writeln!(text, "  behind: {trouble}");
-        }
+        text += &doing(sink, view.holder.is_some());
     }
     if view.dead_letters > 0 {
         let number = records(view.dead_letters);
@@ -106,7 +107,10 @@ fn one(view: &PipelineView) -> String {
 
 fn checkpoints(view: &PipelineView) -> String {
     if view.checkpoints.is_empty() {
-        return "no checkpoints\n".to_owned();
+        return match view.state {
+            State::Finished => "no checkpoints: they were removed when it finished\n".to_owned(),
+            _ => "no checkpoints\n".to_owned(),
+        };
     }
     let rows = view.checkpoints.iter().map(|c| {
         vec![
@@ -122,14 +126,21 @@ fn checkpoints(view: &PipelineView) -> String {
     table(&head, &[2, 3], rows.collect())
 }
 
-/// The interval in force and why. It is known from the first save of a run on.
-fn interval(sink: &SinkReport) -> String {
-    match (sink.interval_seconds, &sink.interval_why) {
-        (Some(seconds), Some(why)) => {
-            format!("sink '{}': interval {} ({why})\n", sink.name, span(seconds))
-        }
+/// What a sink does: the interval in force and why, which is known from the first save of a run
+/// on, what a crash would cost, and what it waits for.
+fn doing(sink: &SinkReport, runs: bool) -> String {
+    let mut text = match (sink.interval_seconds, &sink.interval_why) {
+        (Some(seconds), Some(why)) => format!(" interval {} ({why})", span(seconds)),
         // Time does not decide it.
-        (None, Some(why)) => format!("sink '{}': interval {why}\n", sink.name),
+        (None, Some(why)) => format!(" interval {why}"),
+        (_, None) if runs => " nothing saved yet in this run".to_owned(),
         (_, None) => String::new(),
+    };
+    if runs {
+        let _ = write!(text, "\n  if it died now: {} to replay", records(sink.at_risk));
     }
+    if let (SinkState::Behind, Some(trouble)) = (sink.state, &sink.trouble) {
+        let _ = write!(text, "\n  behind: {trouble}");
+    }
+    if text.is_empty() { text } else { format!("sink '{}':{text}\n", sink.name) }
 }

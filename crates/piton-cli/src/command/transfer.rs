@@ -12,7 +12,7 @@ use crate::{
     args::{Backup, Export, Import},
     exit::{FINISHED, Failure, REFUSED},
     opening,
-    output::{many, note, show},
+    output::{many, note, print_json, show},
 };
 
 /// `piton backup FILE`
@@ -25,6 +25,10 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
         )));
     }
     piton_stores::backup_to(&*store, &args.file)?;
+    if args.json {
+        print_json(&serde_json::json!({ "store": store.location(), "backup": args.file }))?;
+        return Ok(FINISHED);
+    }
     note!(
         "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
          the backup in its place: older owners are then fenced",
@@ -43,8 +47,13 @@ pub(crate) fn export(args: &Export) -> Result<u8, Failure> {
     json.push(b'\n');
     match &args.output {
         None => show(&json)?,
-        Some(path) => fs::write(path, &json)
-            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?,
+        Some(path) => {
+            fs::write(path, &json).map_err(|e| {
+                Failure::failed(format!("{}: cannot be written: {e}", path.display()))
+            })?;
+            let pipelines = many(snapshot.pipelines.len() as u64, "pipeline");
+            note!("exported {pipelines} of {} to {}", store.location(), path.display());
+        }
     }
     Ok(FINISHED)
 }
@@ -55,8 +64,9 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     if args.file.as_os_str() == "-" {
         io::stdin().read_to_string(&mut text)?;
     } else {
-        text = fs::read_to_string(&args.file)
-            .map_err(|e| Failure::usage(format!("{}: {e}", args.file.display())))?;
+        text = fs::read_to_string(&args.file).map_err(|e| {
+            Failure::usage(format!("{}: cannot read the export: {e}", args.file.display()))
+        })?;
     }
     let snapshot: Snapshot = serde_json::from_str(&text).map_err(|e| {
         Failure::usage(format!("{} is not an export of piton: {e}", args.file.display()))
@@ -73,6 +83,11 @@ pub(crate) fn import(args: &Import) -> Result<u8, Failure> {
     let store = opening::created(&args.store)?;
     let pipelines = snapshot.pipelines.len();
     block_on(store.restore(snapshot))?;
+    if args.json {
+        let done = serde_json::json!({ "store": store.location(), "pipelines": pipelines });
+        print_json(&done)?;
+        return Ok(FINISHED);
+    }
     note!("imported {} into {}", many(pipelines as u64, "pipeline"), store.location());
     Ok(FINISHED)
 }

@@ -13,3 +13,4 @@ mod beginning;
 mod between_runs;
 mod folder;
 mod looking;
+mod steering;

@@ -378,21 +378,30 @@ impl Source for FileSource {
     }
 
     fn parse(&self, partition: &str, raw: &str) -> Result<Batch, SourceError> {
-        let failed = |what: String| SourceError::Failed { what };
         if is_abridged(raw) {
-            return Err(failed(format!(
+            let what = format!(
                 "{partition}: only the beginning of this record was kept; it cannot be read from that"
-            )));
+            );
+            return Err(SourceError::Failed { what });
         }
+        let Some(csv) = &self.csv else { return self.parse_json(partition, raw) };
+        let path = self.found(partition).path;
+        let names = csv.names(&mut self.beginning(&path)?, partition)?;
+        let guessed = self.guess(&self.find()?, &[])?;
+        let csv = csv.csv(names.unwrap_or_default(), guessed.as_ref());
+        self.parse_as(Format::Csv(Box::new(csv)), partition, raw)
+    }
+
+    fn parse_json(&self, partition: &str, json: &str) -> Result<Batch, SourceError> {
+        self.parse_as(Format::Jsonl(Jsonl::new(self.limit)), partition, json)
+    }
+}
+
+impl FileSource {
+    /// The one record in a text.
+    fn parse_as(&self, format: Format, partition: &str, raw: &str) -> Result<Batch, SourceError> {
+        let failed = |what: String| SourceError::Failed { what };
         let found = self.found(partition);
-        let format = match &self.csv {
-            None => Format::Jsonl(Jsonl::new(self.limit)),
-            Some(csv) => {
-                let names = csv.names(&mut self.beginning(&found.path)?, partition)?;
-                let guessed = self.guess(&self.find()?, &[])?;
-                Format::Csv(Box::new(csv.csv(names.unwrap_or_default(), guessed.as_ref())))
-            }
-        };
         let text = Input::Text(Cursor::new(raw.as_bytes().to_vec()));
         let window = Window::new(text, found.path, Fingerprinter::new(), 1, self.limit);
         let mut one = Partition::new(found.name, window, format);
@@ -403,9 +412,7 @@ impl Source for FileSource {
             _ => Err(failed(format!("{partition}: this text has more than one record"))),
         }
     }
-}
 
-impl FileSource {
     pub(super) fn found(&self, partition: &str) -> Found {
         Found { name: partition.into(), path: self.base.join(partition) }
     }

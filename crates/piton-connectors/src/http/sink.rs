@@ -247,6 +247,9 @@ impl HttpSink {
             ureq::Error::InvalidProxyUrl => SinkError::Settings {
                 what: "the proxy in the environment (https_proxy, http_proxy) is not a URL".into(),
             },
+            ureq::Error::Io(error) => {
+                SinkError::Unavailable { what: format!("no answer from {at}: {error}") }
+            }
             error => SinkError::Unavailable { what: format!("no answer from {at}: {error}") },
         }
     }

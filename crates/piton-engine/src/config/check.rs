@@ -129,8 +129,10 @@ impl Check<'_> {
             return store.to_owned();
         }
         if ["postgres:", "postgresql:", "mysql:", "mariadb:"].iter().any(|s| store.starts_with(s)) {
-            let hint = ": use sqlite:PATH or memory:";
-            let what = Condition::NotBuilt { what: "stores on a database server are", hint };
+            let what = Condition::NotBuilt {
+                what: "stores on a database server are".to_owned(),
+                hint: "use sqlite:PATH or memory:".to_owned(),
+            };
             self.problems.push(Problem { at, what });
         } else {
             self.wrong(&path, "is not an address of a store: write sqlite:PATH or memory:");
@@ -279,10 +281,11 @@ impl Check<'_> {
 
     /// What the connectors themselves find in their settings. None touches what it is about.
     fn connectors(&mut self, source: &SourceSettings, sinks: &[Sink], limits: Limits, dir: &Path) {
+        let record = limits.record.clamp(1024, 1 << 30);
         let made = match source.clone() {
-            SourceSettings::Csv(csv) => FileSource::new(csv, dir, limits.record).map(drop),
-            SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, limits.record).map(drop),
-            SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, limits.record as usize).map(drop),
+            SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
+            SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
+            SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
         };
         if let Err(error) = made {
             self.wrong(&["source", source.kind()], error.to_string());
@@ -387,6 +390,8 @@ impl Check<'_> {
     fn limits(&mut self, limits: Limits) {
         if limits.record < 1024 {
             self.wrong(&["limits", "record"], "at least 1KiB");
+        } else if limits.record > 1 << 30 {
+            self.wrong(&["limits", "record"], "at most 1GiB");
         }
         if limits.memory < limits.record.saturating_mul(2) {
             let why = "at least twice limits.record, so that a record can be read while another is \

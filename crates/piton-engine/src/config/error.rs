@@ -153,12 +153,12 @@ pub enum Condition {
         why: String,
     },
     /// Something that is planned and not there yet.
-    #[error("{what} not built yet{hint}")]
+    #[error("{what} not built yet: {hint}")]
     NotBuilt {
-        /// What.
-        what: &'static str,
+        /// What, with its verb.
+        what: String,
         /// What to do now.
-        hint: &'static str,
+        hint: String,
     },
     /// A value that makes no sense here.
     #[error("{path}: {why}")]

@@ -16,6 +16,7 @@ mod file;
 mod forms;
 pub mod init;
 mod interpolate;
+mod planned;
 mod read;
 pub mod scalars;
 mod schema;
@@ -26,7 +27,7 @@ use std::{
     fmt,
     fs::File,
     io::Read,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
@@ -201,6 +202,10 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
     }
     let dir = std::path::absolute(path).map_err(unreadable)?;
     let dir = dir.parent().unwrap_or(Path::new("/"));
+    // Only the file system knows what `..` behind a link leads to.
+    let climbs = dir.components().any(|part| part == Component::ParentDir);
+    let real = if climbs { dir.canonicalize().map_err(unreadable)? } else { dir.to_owned() };
+    let dir = real.as_path();
     match std::str::from_utf8(&bytes) {
         Ok(text) => load_str(text, path, dir, env),
         Err(error) => {
@@ -235,10 +240,9 @@ pub fn load_str(
 }
 
 fn read_and_check(root: &mut Node, name: &Path, dir: &Path) -> Result<Config, Vec<Problem>> {
-    if let Some((key, _)) = root.entries().iter().find(|(key, _)| key.name == "job") {
-        let hint = ": describe one pipeline with `pipeline: NAME`, `source:` and `sinks:`";
-        let what = Condition::NotBuilt { what: "jobs are", hint };
-        return Err(vec![Problem { at: key.at, what }]);
+    let planned = planned::find(root);
+    if !planned.is_empty() {
+        return Err(planned);
     }
     if matches!(root.value, Value::Null) {
         let what = Condition::Yaml("the file is empty; `piton init DATA` writes one".to_owned());

@@ -65,7 +65,8 @@ fn the_example_says_what_it_says() {
         matches!(&config.source.settings, SourceSettings::Csv(csv) if csv.path == "flights.csv")
     );
     assert!(matches!(&config.transform[..], [Transform::Filter(f)] if f.text() == "dep_delay > 0"));
-    let [Sink { name, settings: SinkSettings::Sqlite(sink), required: true }] = &config.sinks[..]
+    let [Sink { name, settings: SinkSettings::Sqlite(sink), required: true, .. }] =
+        &config.sinks[..]
     else {
         panic!("{:?}", config.sinks)
     };

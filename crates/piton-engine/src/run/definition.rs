@@ -8,6 +8,7 @@
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{Event, PipelineRecord, Store};
+use serde_json::{Map, Value};
 
 use super::{RunError, RunOptions};
 use crate::{
@@ -31,7 +32,7 @@ pub(crate) fn compare(
     let now = &pipeline.record;
     let mut notices = Vec::new();
     if known.source != now.source {
-        let change = format!("the source was {}, and is now {}", known.source, now.source);
+        let change = difference(&known.source, &now.source);
         if !options.accept_changes {
             return Err(RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
@@ -52,6 +53,33 @@ pub(crate) fn compare(
     notices.extend(compare_sinks(&known, now));
     notices.extend(compare_outputs(pipeline, store, &known, options)?);
     Ok(notices)
+}
+
+/// What is different in a source's identity: the settings that were changed, or all of it.
+fn difference(before: &str, now: &str) -> String {
+    let whole = || format!("the source was {before}, and is now {now}");
+    let parsed = (serde_json::from_str(before), serde_json::from_str(now));
+    let (Ok(Value::Object(before)), Ok(Value::Object(now))) = parsed else { return whole() };
+    // Files are described under the name of their connector.
+    let (under, before, now) = match (only(&before), only(&now)) {
+        (Some((name, before)), Some((same, now))) if name == same => {
+            (format!("{name}."), before, now)
+        }
+        (Some(_), _) | (_, Some(_)) => return whole(),
+        _ => (String::new(), &before, &now),
+    };
+    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+    let changes = keys.filter(|key| before.get(*key) != now.get(*key)).map(|key| {
+        format!("{under}{key} was {}, and is now {}", shown(before.get(key)), shown(now.get(key)))
+    });
+    changes.collect::<Vec<_>>().join("; ")
+}
+
+/// The one entry of a map that has no other, if it is a map itself.
+fn only(map: &Map<String, Value>) -> Option<(&String, &Map<String, Value>)> {
+    let (name, value) = map.iter().next().filter(|_| map.len() == 1)?;
+    Some((name, value.as_object()?))
 }
 
 /// A checkpoint speaks for what its sink wrote. Under the same name, another kind of sink or

@@ -10,7 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use piton_connectors::{batch::Batch, sink::SinkError};
-use piton_core::{CheckpointKey, DeadLetter, Save, fault, interval::Interval};
+use piton_core::{
+    CheckpointKey, DeadLetter, Save, fault,
+    interval::{Interval, Policy},
+};
 
 use super::{
     RunError,
@@ -61,8 +64,13 @@ pub(crate) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(crate) fn new(cx: &'a Context<'a>, sink: usize, held: Held) -> Self {
-        let interval = Interval::new(cx.pipeline.interval.clone(), cx.uptime, cx.crashes);
+    pub(crate) fn new(
+        cx: &'a Context<'a>,
+        sink: usize,
+        held: Held,
+        interval: fn(Policy, Duration, u32) -> Interval,
+    ) -> Self {
+        let interval = interval(cx.pipeline.interval.clone(), cx.uptime, cx.crashes);
         Self { cx, sink, held, interval }
     }
 
@@ -121,9 +129,9 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// The most bytes to write before a save: no bound where a number of records is fixed.
+    /// The most bytes to write before a save: no bound where the interval is exact.
     pub(crate) fn most_bytes(&self, usual: usize) -> usize {
-        if self.interval.records().is_some() { usize::MAX } else { usual }
+        if self.interval.is_exact() { usize::MAX } else { usual }
     }
 
     /// Writes the rows of a batch by `write`, setting aside what the sink refuses for good.

@@ -157,7 +157,7 @@ impl Plain<'_, '_> {
         }
         // A disk that cannot keep up is waited for, rather than risking ever more work.
         let patience = self.delivery.interval.target().saturating_mul(2);
-        let late = self.delivery.interval.records().is_some() || since.elapsed() >= patience;
+        let late = self.delivery.interval.is_exact() || since.elapsed() >= patience;
         if self.saver.is_busy() && !late {
             return self.note_saved(false);
         }

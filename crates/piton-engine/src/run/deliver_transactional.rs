@@ -3,6 +3,9 @@
 //! A transaction begins with the first record after a commit, never before there is one, and ends
 //! when the interval is over, when it has grown large, or when nothing more is coming. Rows and
 //! checkpoint commit together; the store hears of it afterwards.
+//!
+//! With `checkpoint: off` transactions end as they do by default and only the checkpoint is left
+//! out, until the end. So the difference between the two is what checkpointing costs.
 
 use std::time::Instant;
 
@@ -23,6 +26,18 @@ const TRANSACTION_BYTES: usize = 16 << 20;
 
 /// Delivers until the lane ends.
 pub(crate) fn run(
+    delivery: &mut Delivery<'_>,
+    sink: &mut dyn TransactionalSink,
+    inlet: &Inlet,
+) -> Result<Ended, Trouble> {
+    let delivered = transactions(delivery, sink, inlet);
+    if matches!(delivered, Ok(_) | Err(Trouble::Run(RunError::BadRecord { .. }))) {
+        checkpoint_left_out(delivery, sink)?;
+    }
+    delivered
+}
+
+fn transactions(
     delivery: &mut Delivery<'_>,
     sink: &mut dyn TransactionalSink,
     inlet: &Inlet,
@@ -53,8 +68,24 @@ fn transaction(
         Err(Trouble::Run(RunError::BadRecord { .. })) | Ok(()) => {}
         trouble => return trouble,
     }
-    commit(delivery, transaction)?;
+    if delivery.interval.is_off() {
+        commit_rows_alone(delivery, transaction)?;
+    } else {
+        commit(delivery, transaction)?;
+    }
     written
+}
+
+/// Commits the checkpoint for all that was committed without one.
+fn checkpoint_left_out(
+    delivery: &mut Delivery<'_>,
+    sink: &mut dyn TransactionalSink,
+) -> Result<(), Trouble> {
+    if delivery.held.pending().next().is_none() {
+        return Ok(());
+    }
+    let transaction = sink.begin().map_err(|e| delivery.trouble(&e))?;
+    commit(delivery, transaction)
 }
 
 fn fill(
@@ -69,7 +100,7 @@ fn fill(
     let most = delivery.most_bytes(TRANSACTION_BYTES);
     while !delivery.is_due(began) && bytes < most && !delivery.is_hurried() {
         // Where another sink waits for the database, only what is there already is taken along.
-        let hurry = delivery.shares() && delivery.interval.records().is_none();
+        let hurry = delivery.shares() && !delivery.interval.is_exact();
         let deadline = if hurry { Some(Instant::now()) } else { delivery.deadline(began) };
         match inlet.next(deadline) {
             Next::Parcel(Parcel::Batch(batch)) => {
@@ -112,6 +143,16 @@ fn commit(
     delivery.cx.mirror.put(delivery.sink, checkpoints);
     delivery.note_saved(records, checkpointing);
     delivery.acknowledge(&partitions);
+    Ok(())
+}
+
+fn commit_rows_alone(
+    delivery: &mut Delivery<'_>,
+    transaction: Box<dyn Transaction + '_>,
+) -> Result<(), Trouble> {
+    let began = Instant::now();
+    let _ = transaction.commit(&[]).map_err(|e| delivery.trouble(&e))?;
+    delivery.interval.saved(began.elapsed());
     Ok(())
 }
 

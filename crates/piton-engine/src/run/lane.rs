@@ -18,7 +18,10 @@ use piton_connectors::{
     batch::Batch,
     source::{BadRecord, Read, Reader, Start},
 };
-use piton_core::{DeadLetter, StoredPosition, dead_letter::READING};
+use piton_core::{
+    DeadLetter, StoredPosition,
+    dead_letter::{READING, TRANSFORMING},
+};
 
 use super::{RunError, context::Context};
 use crate::transform::{Applied, BadRow, TransformError, Transforms};
@@ -224,7 +227,8 @@ impl Lane<'_> {
             let partition = batch.partition.to_string();
             for bad in bad {
                 let record = bad.record.to_string();
-                self.set_aside(&partition, bad.id, bad.place, bad.reason, record)?;
+                let text = (bad.place, bad.reason, record);
+                self.set_aside(TRANSFORMING, &partition, bad.id, text)?;
             }
             delivered += batch.records;
             self.deliver(batch);
@@ -243,18 +247,17 @@ impl Lane<'_> {
     /// A record that cannot be read: set aside, or the end of the run.
     fn set_aside_unread(&mut self, bad: BadRecord) -> Result<(), RunError> {
         let BadRecord { partition, id, place, reason, record, end } = bad;
-        self.set_aside(&partition, id, place, reason, record)?;
+        self.set_aside(READING, &partition, id, (place, reason, record))?;
         self.deliver(past_one(&partition, end));
         Ok(())
     }
 
     fn set_aside(
         &self,
+        stage: &str,
         partition: &str,
         id: String,
-        place: String,
-        reason: String,
-        record: String,
+        (place, reason, record): (String, String, String),
     ) -> Result<(), RunError> {
         let cx = self.context;
         if !cx.pipeline.on_error.sets_aside() {
@@ -262,7 +265,7 @@ impl Lane<'_> {
         }
         cx.set_aside(&DeadLetter {
             pipeline: cx.pipeline.name.clone(),
-            sink: READING.to_owned(),
+            sink: stage.to_owned(),
             id,
             partition: partition.to_owned(),
             place,

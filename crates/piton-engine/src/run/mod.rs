@@ -22,7 +22,7 @@ use std::{sync::Arc, thread, time::Duration};
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_connectors::sink::Sink;
-use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, fault};
+use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, StoreError, fault};
 
 use self::{
     acknowledge::Acknowledger,
@@ -39,7 +39,10 @@ pub(crate) use self::{
     error::stored_instead,
     resume::{governing_state, resume},
 };
-use crate::pipeline::{OnComplete, Pipeline};
+use crate::{
+    pipeline::{OnComplete, Pipeline},
+    wording::records,
+};
 
 /// What a caller decides about one run.
 pub struct RunOptions {
@@ -136,6 +139,35 @@ pub(crate) fn foresee(
     Ok(notices.into_iter().map(|(_, detail)| detail).collect())
 }
 
+/// Why a run does not begin, or waits first, whatever its sinks say: another one is at work, or an
+/// operator wants it so.
+pub(crate) fn held_back(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+) -> Result<Result<Option<String>, RunError>, StoreError> {
+    let name = &pipeline.name;
+    let holder = block_on(store.holders(name))?.into_iter().next();
+    let control = block_on(store.control(name))?;
+    Ok(match (holder, control) {
+        (Some(holder), _) if pipeline.wait_when_held => {
+            Ok(Some(format!("it runs now, held by {holder}: a run waits for that to end")))
+        }
+        (Some(holder), _) => Err(RunError::Held { pipeline: name.clone(), holder }),
+        (None, Control::Cancel) => Err(cancelled(name)),
+        (None, Control::Pause) => {
+            Ok(Some(format!("it is paused: a run waits for `piton resume {name}`")))
+        }
+        (None, Control::Run) => Ok(None),
+    })
+}
+
+fn cancelled(name: &str) -> RunError {
+    RunError::Refused(format!(
+        "'{name}' was cancelled by an operator (see `piton history {name}`): \
+         run with --again to go on from its checkpoint"
+    ))
+}
+
 /// The claim of a pipeline, for work on its sinks outside a run.
 pub(crate) fn claim_for(
     pipeline: &Pipeline,
@@ -206,10 +238,7 @@ impl Claimed<'_> {
         let name = &self.pipeline.name;
         let control = block_on(self.store.control(name))?;
         if control == Control::Cancel && !self.options.again {
-            return Err(RunError::Refused(format!(
-                "'{name}' was cancelled by an operator (see `piton history {name}`): \
-                 run with --again to go on from its checkpoint"
-            )));
+            return Err(cancelled(name));
         }
         if control == Control::Cancel {
             let event = self.event("again", "runs again after it was cancelled");
@@ -295,11 +324,13 @@ impl Claimed<'_> {
         }
         let first = resumed.first().map_or(0, |(total, _)| *total);
         if resumed.iter().any(|(total, _)| *total != first) {
-            let each =
-                resumed.iter().map(|(total, name)| format!("'{name}' after {total} records"));
+            let each = resumed.iter().map(|(total, name)| match total {
+                0 => format!("'{name}' at the beginning"),
+                _ => format!("'{name}' after {}", records(*total)),
+            });
             (self.options.on_notice)(&format!("resuming {}", each.collect::<Vec<_>>().join(", ")));
         } else if first > 0 {
-            (self.options.on_notice)(&format!("resuming after {first} records"));
+            (self.options.on_notice)(&format!("resuming after {}", records(first)));
         }
     }
 

@@ -136,6 +136,7 @@ mod tests {
         name: String::new(),
         kind: String::new(),
         at: String::new(),
+        table: None,
         replay: Replay::CutOrRepeat,
     };
 

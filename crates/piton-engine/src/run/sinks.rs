@@ -11,6 +11,7 @@ use std::{
 
 use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use piton_connectors::{sink::Sink, source::Start};
+use piton_core::interval::Interval;
 
 use super::{
     RunError,
@@ -151,7 +152,11 @@ fn attend<'scope, 'env: 'scope>(
     let mut doubted_at = None;
     loop {
         let before = ready.held.saved_records();
-        let mut delivery = Delivery::new(cx, sink, std::mem::take(&mut ready.held));
+        let interval = match &ready.sink {
+            Sink::Transactional(_) => Interval::of_transactions,
+            Sink::Plain(_) => Interval::new,
+        };
+        let mut delivery = Delivery::new(cx, sink, std::mem::take(&mut ready.held), interval);
         let ended = match &mut ready.sink {
             Sink::Transactional(sink) => {
                 deliver_transactional::run(&mut delivery, &mut **sink, &inlet)

@@ -7,6 +7,8 @@
 mod rewind;
 mod view;
 
+use std::collections::BTreeMap;
+
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
@@ -18,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::{connect::brief, run::resume};
 
 pub use rewind::Target;
-pub use view::{CheckpointView, Health, HistoryView, PipelineView, State, history, look, look_at};
+pub use view::{
+    CheckpointView, Health, HistoryView, HolderView, PipelineView, State, history, look, look_at,
+};
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,11 @@ pub struct SinkRecord {
 }
 
 impl SinkRecord {
+    /// Whether it stands for a program that keeps its own checkpoints: a job of the library.
+    fn is_of_a_program(&self) -> bool {
+        self.kind == "library"
+    }
+
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
@@ -160,6 +169,39 @@ pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, Ste
         history.iter().rev().find(begun).cloned()
     };
     propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
+}
+
+/// Checkpoints that somebody deleted in a SQL shell, who could not say what becomes of the output.
+fn half_reset(
+    store: &dyn Store,
+    record: &PipelineRecord,
+    known: &[Checkpoint],
+) -> Result<Vec<Checkpoint>, SteerError> {
+    let sinks = sinks_of(record);
+    let cuts = |name: &str| {
+        sinks.iter().any(|sink| sink.name == name && sink.replay == Replay::CutOrRepeat)
+    };
+    let mut last: BTreeMap<CheckpointKey, Order> = BTreeMap::new();
+    for order in block_on(store.orders(&record.pipeline))? {
+        last.insert(CheckpointKey::new(&*order.pipeline, &*order.partition, &*order.sink), order);
+    }
+    let undecided = last.into_iter().filter(|(key, order)| {
+        order.output.is_none() && cuts(&key.sink) && known.iter().all(|c| c.key != *key)
+    });
+    Ok(undecided.map(|(key, order)| begun(key, order.at)).collect())
+}
+
+fn begun(key: CheckpointKey, at: Timestamp) -> Checkpoint {
+    Checkpoint {
+        key,
+        position: None,
+        records: 0,
+        version: 0,
+        epoch: Epoch(0),
+        schema_version: 0,
+        updated_at: at,
+        sink_state: None,
+    }
 }
 
 /// Plans a rewind.
@@ -293,17 +335,24 @@ fn consequence(
     output: Option<Output>,
 ) -> String {
     let from = position.map_or("the beginning".to_owned(), brief);
+    let what = match position {
+        Some(_) => "its output to that position",
+        None => "off what it has written",
+    };
     let effect = match sink.map(|sink| sink.replay) {
-        Some(Replay::Overwrites) => "writes its rows over; unchanged ones fire no trigger",
-        Some(Replay::SendsAgain) => "sends the records again, with the same ids",
+        Some(Replay::SendsAgain) if sink.is_some_and(SinkRecord::is_of_a_program) => {
+            "does its work again".to_owned()
+        }
+        Some(Replay::Overwrites) => {
+            "writes its rows over; unchanged ones fire no trigger".to_owned()
+        }
+        Some(Replay::SendsAgain) => "sends the records again, with the same ids".to_owned(),
         Some(Replay::CutOrRepeat) => match output {
-            Some(Output::Truncate) => "first cuts its output to that position",
-            Some(Output::Keep) => "keeps its output: records will be in it twice",
-            None => {
-                "needs --truncate (cut its output to that position) or --keep (records will repeat)"
-            }
+            Some(Output::Truncate) => format!("first cuts {what}"),
+            Some(Output::Keep) => "keeps its output: records will be in it twice".to_owned(),
+            None => format!("needs --truncate (cut {what}) or --keep (records will repeat)"),
         },
-        None => "is no longer in the configuration",
+        None => "is no longer in the configuration".to_owned(),
     };
     format!(
         "sink '{}', partition '{}': the next run reads from {from} and {effect}",
@@ -319,10 +368,15 @@ fn consequence(
 pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), SteerError> {
     refuse_while_running(store, &proposal.pipeline)?;
     if !proposal.undecided.is_empty() {
+        let names: Vec<String> = proposal.undecided.iter().map(|s| format!("'{s}'")).collect();
+        let (sinks, write) = match names.len() {
+            1 => ("sink", "writes"),
+            _ => ("sinks", "write"),
+        };
         return Err(SteerError::Undecided(format!(
-            "sink {} writes output that cannot be written over: say --truncate to cut it to that \
-             position, or --keep to leave it (records will repeat)",
-            proposal.undecided.join(", ")
+            "{sinks} {} {write} output that cannot be written over: say --truncate to cut it to \
+             that position, or --keep to leave it (records will repeat). Nothing was changed",
+            names.join(", ")
         )));
     }
     let detail = proposal.consequences.join("; ");
@@ -341,7 +395,14 @@ pub fn control(
     control: Control,
     who: &str,
 ) -> Result<(), SteerError> {
-    let present = find(store, name)?.control;
+    let record = find(store, name)?;
+    if sinks_of(&record).iter().any(SinkRecord::is_of_a_program) {
+        return Err(SteerError::Undecided(format!(
+            "'{name}' is the job of a program, which does not listen for pause, resume and cancel: \
+             stop the program; it resumes when it is started again"
+        )));
+    }
+    let present = record.control;
     if control == Control::Run && present == Control::Cancel {
         return Err(SteerError::Undecided(format!(
             "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"

@@ -1,11 +1,12 @@
 //! What there is to see: pipelines, their checkpoints, and what they are doing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Control, Event, Holder, PipelineRecord, Run, RunEnd, Store, StoreError,
+    Checkpoint, Control, Epoch, Event, Holder, Owner, PipelineRecord, Run, RunEnd, Store,
+    StoreError,
 };
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ pub struct PipelineView {
     /// What it is doing.
     pub state: State,
     /// Who runs it.
-    pub holder: Option<Holder>,
+    pub holder: Option<HolderView>,
     /// Where its configuration was read from.
     pub file: Option<String>,
     /// Records covered by the checkpoint of its furthest sink.
@@ -39,6 +40,43 @@ pub struct PipelineView {
     pub dead_letters: u64,
     /// Resets and rewinds that the next run will apply.
     pub pending_orders: u64,
+}
+
+/// A holder, with its lease in seconds, as every other length of time is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct HolderView {
+    /// Who it is.
+    pub owner: Owner,
+    /// Since when.
+    pub since: Timestamp,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How often it was renewed.
+    pub renewals: u64,
+    /// The lease it asked for.
+    pub lease_seconds: f64,
+    /// As a person reads it.
+    #[serde(skip)]
+    pub words: String,
+}
+
+impl From<&Holder> for HolderView {
+    fn from(holder: &Holder) -> Self {
+        Self {
+            owner: holder.owner.clone(),
+            since: holder.since,
+            epoch: holder.epoch,
+            renewals: holder.renewals,
+            lease_seconds: holder.lease.as_secs_f64(),
+            words: holder.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for HolderView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
 }
 
 /// A checkpoint with its age.
@@ -134,7 +172,7 @@ fn view(
     let state = state(&record, holder.as_ref(), last.as_ref());
     Ok(PipelineView {
         state,
-        holder,
+        holder: holder.as_ref().map(HolderView::from),
         records: checkpoints
             .iter()
             .map(|c| (&c.key.sink, c.records))
@@ -209,8 +247,8 @@ pub enum Health {
 }
 
 impl PipelineView {
-    /// Judges the pipeline: it failed or crashed, a sink is behind, or a running one has not saved
-    /// a checkpoint for longer than `max_lag`.
+    /// Judges the pipeline: it failed or crashed, a sink is behind, or one that has more to do
+    /// (running, stopped, paused) has not saved a checkpoint for longer than `max_lag`.
     pub fn health(&self, max_lag: Option<Duration>) -> Health {
         let name = &self.pipeline;
         if matches!(self.state, State::Failed | State::Crashed | State::Fenced) {
@@ -226,13 +264,16 @@ impl PipelineView {
             let why = sink.trouble.as_deref().unwrap_or("catching up");
             return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
         }
-        let Some(max_lag) = max_lag.filter(|_| self.state == State::Running) else {
+        // What has nothing more to do cannot lag.
+        let is_over = matches!(self.state, State::New | State::Finished | State::Cancelled);
+        let Some(max_lag) = max_lag.filter(|_| !is_over) else {
             return Health::Well;
         };
         let oldest = self.checkpoints.iter().map(|c| c.age_seconds).fold(0.0, f64::max);
         if oldest > max_lag.as_secs_f64() {
             return Health::Ill(format!(
-                "'{name}': the last checkpoint is {oldest:.0} s old, more than {max_lag:?}"
+                "'{name}' ({}): the last checkpoint is {oldest:.0} s old, more than {max_lag:?}",
+                self.state.as_str()
             ));
         }
         Health::Well

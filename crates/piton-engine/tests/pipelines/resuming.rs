@@ -1,9 +1,9 @@
 //! Where a run begins, and what it says when there is nothing to do.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use futures_executor::block_on;
-use piton_core::Store;
+use piton_core::{Store, interval::Policy};
 use piton_engine::{Outcome, RunError, run::Signal};
 use piton_stores::MemoryStore;
 
@@ -68,6 +68,41 @@ fn a_stop_drains_and_saves_and_the_next_run_goes_on() {
     assert!(summary.report.records < 5000);
     assert_eq!(run(&pipeline, &store).unwrap().outcome, Outcome::Finished);
     assert_eq!(count(folder.path()), (5000, 5000));
+}
+
+#[test]
+fn without_checkpoints_transactions_end_as_ever_and_a_stop_still_saves() {
+    let folder = tempfile::tempdir().unwrap();
+    let pause = Duration::from_millis(2);
+    let numbers = Numbers { count: u64::MAX, pause, ..Numbers::default() };
+    let mut pipeline = pipeline(&numbers, vec![sqlite("table", folder.path())]);
+    pipeline.interval = Policy::Off;
+    let (store, signal) = (store(), Arc::new(Signal::default()));
+    let stopper = Arc::clone(&signal);
+    let out = folder.path().join("out.db");
+    let seen = thread::spawn(move || {
+        let mut seen = None;
+        until("a transaction has committed", || {
+            seen = look(&out).filter(|(rows, ..)| *rows > 0);
+            seen.is_some()
+        });
+        stopper.stop();
+        seen.unwrap()
+    });
+    let summary = run_until(&pipeline, &store, &signal).unwrap();
+    let (_, position, _) = seen.join().unwrap();
+    assert_eq!(position, None, "the checkpoint was left out");
+    let (rows, position, records) = look(&folder.path().join("out.db")).unwrap();
+    assert_eq!((position, records), (Some(rows.to_string()), rows));
+    assert_eq!(summary.report.sinks[0].checkpoints, 1);
+}
+
+/// The rows of the table, and the position and records of its checkpoint, if they are there.
+fn look(out: &std::path::Path) -> Option<(u64, Option<String>, u64)> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let db = rusqlite::Connection::open_with_flags(out, flags).ok()?;
+    let query = "SELECT (SELECT count(*) FROM numbers), position, records FROM piton_checkpoints";
+    db.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).ok()
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod trouble;
 mod worker;
 
 use std::{
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
     time::Duration,
@@ -123,8 +123,15 @@ impl Drop for SqliteStore {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|error| {
+    let absolute = std::path::absolute(path).map_err(|error| {
         Trouble::io("its path cannot be made absolute", error).at(&path.display().to_string())
+    })?;
+    // Only the file system knows what `..` behind a link leads to.
+    let climbs = absolute.components().any(|part| part == Component::ParentDir);
+    let folder = absolute.parent().filter(|_| climbs).and_then(|f| f.canonicalize().ok());
+    Ok(match (folder, absolute.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => absolute,
     })
 }
 

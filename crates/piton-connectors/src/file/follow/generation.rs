@@ -8,7 +8,7 @@ use std::{
     mem::discriminant,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use super::{
@@ -45,6 +45,8 @@ struct Open {
     partition: Partition,
     id: Option<FileId>,
     phase: Phase,
+    /// When it had been written to last, as its beginning was compared last.
+    modified: Option<SystemTime>,
 }
 
 /// How far reading it is.
@@ -147,7 +149,7 @@ impl Followed {
         self.rotation = rotation;
         self.begin = None;
         let phase = if plain { Phase::Reading } else { Phase::Sealed };
-        self.open = Some(Open { partition, id, phase });
+        self.open = Some(Open { partition, id, phase, modified: None });
         Ok(())
     }
 
@@ -205,15 +207,14 @@ impl Followed {
                 .flatten()
                 .and_then(|copy| siblings.iter().position(|s| s.path == copy.path));
         }
+        let older = |sibling: &Sibling| sibling.id.is_some_and(|id| self.older.contains(&id));
         match mine.map(|at| (at, &siblings[at].age)) {
-            // Names tell the order, as long as they are of one sort.
+            // Names tell the order, as long as they are of one sort. A copy may be given a name
+            // that is no place in the order: what was there before is never read for it.
             Some((at, age)) if *age != Age::Unknown => siblings[at + 1..]
                 .iter()
-                .find(|s| discriminant(&s.age) == discriminant(age) && s.age > *age),
-            _ => siblings.iter().find(|sibling| {
-                let known = sibling.id.is_none_or(|id| self.older.contains(&id));
-                sibling.age != Age::Unknown && !known
-            }),
+                .find(|s| discriminant(&s.age) == discriminant(age) && s.age > *age && !older(s)),
+            _ => siblings.iter().find(|s| s.age != Age::Unknown && s.id.is_some() && !older(s)),
         }
     }
 
@@ -303,11 +304,13 @@ impl Open {
     /// something else: that is put aside.
     fn read(&mut self, limit: usize) -> Result<Option<Read>, SourceError> {
         let before = self.partition.position();
+        let modified = self.modified();
         let read = self.partition.read(limit)?;
         if !self.begins_as_before(&before)? {
             self.phase = Phase::Cut { since: Instant::now(), position: Box::new(before) };
             return Ok(None);
         }
+        self.modified = modified;
         if read.is_none() {
             self.partition.window.release();
             self.phase = match self.phase {
@@ -333,7 +336,7 @@ impl Open {
         let length =
             file.metadata().map(|about| about.len()).map_err(|error| self.failed(error))?;
         match length.cmp(&read_end) {
-            Ordering::Equal => {}
+            Ordering::Equal => self.look_closer()?,
             Ordering::Greater => self.phase = Phase::Reading,
             Ordering::Less => {
                 let position = Box::new(self.partition.position());
@@ -341,6 +344,26 @@ impl Open {
             }
         }
         Ok(())
+    }
+
+    /// A file that is as long as it was, but was written to since, may have been cut and have grown
+    /// to the same length.
+    fn look_closer(&mut self) -> Result<(), SourceError> {
+        let modified = self.modified();
+        if modified == self.modified {
+            return Ok(());
+        }
+        let position = self.partition.position();
+        if self.begins_as_before(&position)? {
+            self.modified = modified;
+        } else {
+            self.phase = Phase::Cut { since: Instant::now(), position: Box::new(position) };
+        }
+        Ok(())
+    }
+
+    fn modified(&mut self) -> Option<SystemTime> {
+        self.partition.window.file()?.metadata().ok()?.modified().ok()
     }
 
     fn failed(&self, error: io::Error) -> SourceError {

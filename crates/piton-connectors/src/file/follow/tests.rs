@@ -249,6 +249,31 @@ fn a_cut_file_is_noticed_even_where_what_follows_is_blank() {
 }
 
 #[test]
+fn a_cut_file_is_noticed_even_where_it_has_grown_to_the_same_length() {
+    let mut log = Log::jsonl();
+    log.write("app.log", &"{\"n\":1}\n".repeat(10));
+    log.read_all(10);
+    // File systems tell times in steps of some milliseconds.
+    thread::sleep(Duration::from_millis(30));
+    log.copy_and_cut();
+    log.write("app.log", &"{\"n\":2}\n".repeat(10));
+    log.read_all(20);
+    assert_eq!(log.rows(), [["{\"n\":1}"; 10], ["{\"n\":2}"; 10]].concat());
+}
+
+#[test]
+fn a_copy_with_the_name_of_the_oldest_brings_no_older_one_back() {
+    let mut log = Log::jsonl();
+    log.write("app.log.3", "{\"n\":0}\n");
+    log.write("app.log", &"{\"n\":1}\n".repeat(10));
+    log.read_all(10);
+    fs::copy(log.path("app.log"), log.path("app.log.9")).unwrap();
+    fs::write(log.path("app.log"), "{\"n\":2}\n").unwrap();
+    log.read_all(11);
+    assert_eq!(log.rows(), [&["{\"n\":1}"; 10][..], &["{\"n\":2}"]].concat());
+}
+
+#[test]
 fn what_is_lost_is_a_named_gap() {
     // Invariant 4: a source that cannot continue is a named gap, never a silent jump.
     let gap = |change: &dyn Fn(&Log), running: bool| {

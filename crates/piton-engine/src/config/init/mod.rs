@@ -7,6 +7,8 @@ mod sample;
 
 use std::{fmt::Write as _, path::Path};
 
+use crate::wording::count;
+
 pub use self::sample::InitError;
 use self::sample::{Format, Sample};
 
@@ -27,6 +29,12 @@ pub fn init(data: &Path) -> Result<String, InitError> {
         comment(&data.display().to_string()),
         scalar(&name),
     );
+    if !sample.is_utf8 {
+        out.push_str(
+            "# The file is not UTF-8, and its records would be refused. Convert it first, for example:\n\
+             #   iconv -f latin1 -t utf-8 OLD > NEW\n\n",
+        );
+    }
     source(&mut out, data, &sample);
     transforms(&mut out, &sample);
     sinks(&mut out, &name, &sample);
@@ -53,9 +61,14 @@ fn source(out: &mut String, data: &Path, sample: &Sample) {
                 }
                 other => format!("    delimiter: {}\n", quoted(&char::from(*other).to_string())),
             };
+            let is_number = |name: &String| name.trim().parse::<f64>().is_ok();
+            let header = if sample.columns.iter().all(is_number) {
+                "# header: [a, b, c]           # the first line looks like data: name its columns"
+            } else {
+                "# header: true                # or the names: [a, b, c]"
+            };
             format!(
-                "  csv:\n    path: {path}\n{delimiter}    \
-                 # header: true                # or the names: [a, b, c]\n    \
+                "  csv:\n    path: {path}\n{delimiter}    {header}\n    \
                  # types: auto                 # guesses numbers; else every value is text\n    \
                  # null: \"\"                    # reads empty fields as null\n    \
                  # follow: true                # waits for more at the end\n"
@@ -103,19 +116,25 @@ fn transforms(out: &mut String, sample: &Sample) {
     let is_word = first.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         && first.bytes().next().is_some_and(|b| !b.is_ascii_digit())
         && !["in", "true", "false", "null", "record", "math"].contains(&first.as_str());
-    let field = if is_word { first.clone() } else { format!("record[{}]", quoted(first)) };
+    let filter = if is_word {
+        format!("{first} != \"\"")
+    } else {
+        scalar(&format!("record[{}] != \"\"", quoted(first)))
+    };
     let _ = write!(
         out,
         "\n# transform:                    # in this order\n\
-         #   - filter: {}\n\
+         #   - filter: {filter}\n\
          #   - select: {}\n",
-        scalar(&format!("{field} != \"\"")),
         list(&some),
     );
 }
 
 fn sinks(out: &mut String, name: &str, sample: &Sample) {
-    let mut table = name.replace('-', "_");
+    let mut table = match &sample.format {
+        Format::Sqlite { tables } => tables.first().map_or(name, String::as_str).to_owned(),
+        _ => name.replace('-', "_"),
+    };
     if ["piton_", "sqlite_"].iter().any(|own| table.to_ascii_lowercase().starts_with(own)) {
         table.insert_str(0, "data_");
     }
@@ -134,9 +153,11 @@ fn sinks(out: &mut String, name: &str, sample: &Sample) {
         }
         (_, key) => writeln!(
             out,
-            "      mode: upsert\n      key: {:<24} # different in each of the first {} records",
+            "      mode: upsert\n      \
+             # It differs in the first {} records. Of records with the same, the last one stays.\n      \
+             key: {}",
+            count(sample.rows as u64),
             list(key),
-            sample.rows
         ),
     };
     out.push_str("    # required: true              # false: may lag behind, is caught up later\n");

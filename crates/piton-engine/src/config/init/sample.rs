@@ -53,6 +53,7 @@ pub(super) struct Sample {
     pub(super) key: Vec<String>,
     /// How many records were looked at.
     pub(super) rows: usize,
+    pub(super) is_utf8: bool,
 }
 
 /// What kind of file it is.
@@ -80,13 +81,15 @@ impl Sample {
                 .ok_or_else(|| empty(path, "the database has no tables"));
         }
         let text = beginning(path, &head).map_err(unreadable)?;
+        let is_utf8 = std::str::from_utf8(&text).is_ok();
         let text = String::from_utf8_lossy(&text);
         let text = text.trim_start_matches('\u{feff}');
-        if is_json(path, text) {
-            Self::of_jsonl(text).ok_or_else(|| empty(path, "there is no JSON object in it"))
+        let sample = if is_json(path, text) {
+            Self::of_jsonl(text).ok_or_else(|| empty(path, why_no_lines(text)))
         } else {
             Self::of_csv(text, path).ok_or_else(|| empty(path, "there is no line in it"))
-        }
+        };
+        sample.map(|sample| Self { is_utf8, ..sample })
     }
 
     fn of_csv(text: &str, path: &Path) -> Option<Self> {
@@ -145,7 +148,7 @@ impl Sample {
             .then(|| (0..columns.len()).find(|i| unique.holds(*i) && named(&columns[*i])))
             .flatten();
         let key = first.map(|index| columns[index].clone()).into_iter().collect();
-        Self { format, columns, key, rows: unique.rows }
+        Self { format, columns, key, rows: unique.rows, is_utf8: true }
     }
 
     /// The first table with a primary key, else the first.
@@ -173,7 +176,8 @@ impl Sample {
             key.push("rowid".to_owned());
         }
         tables[..=chosen].rotate_right(1);
-        Ok(Some(Self { format: Format::Sqlite { tables }, columns, key, rows: 0 }))
+        let format = Format::Sqlite { tables };
+        Ok(Some(Self { format, columns, key, rows: 0, is_utf8: true }))
     }
 }
 
@@ -251,6 +255,16 @@ fn extensions(path: &Path) -> impl Iterator<Item = String> {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
     let parts: Vec<String> = name.split('.').skip(1).map(str::to_owned).collect();
     parts.into_iter().rev()
+}
+
+/// Why there is no JSON object in the first line.
+fn why_no_lines(text: &str) -> &'static str {
+    if text.trim_start().starts_with(['[', '{']) {
+        "it is one JSON document, and not an object in each line: `jq -c '.[]'` makes lines of a \
+         list, `jq -c .` one of an object"
+    } else {
+        "there is no JSON object in it"
+    }
 }
 
 /// The keys of a JSON object, as they stand.

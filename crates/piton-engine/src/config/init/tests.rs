@@ -112,6 +112,18 @@ fn a_database_is_read_by_the_primary_key() {
         (Some("line"), &["no".to_owned(), "invoice".to_owned()][..])
     );
     assert!(text.contains("# there are also: log, other"), "{text}");
+    assert!(matches!(&config.sinks[0].settings, SinkSettings::Sqlite(s) if s.table == "line"));
+    load(&with_options(&text));
+}
+
+#[test]
+fn what_will_not_do_as_it_is_is_said() {
+    let data = Data::new();
+    let text = init(&data.file("l.csv", b"name,n\nM\xfcller,1\nMeier,2\n")).unwrap();
+    assert!(text.contains("iconv"), "{text}");
+    load(&text);
+    let text = init(&data.file("n.csv", b"1,2.5\n2,3\n")).unwrap();
+    assert!(text.contains("looks like data"), "{text}");
     load(&with_options(&text));
 }
 
@@ -143,7 +155,7 @@ proptest! {
         key in prop::option::of("\\PC{1,6}"),
     ) {
         let format = Format::Csv { delimiter: b',' };
-        let sample = Sample { format, columns: columns.clone(), key: key.into_iter().collect(), rows: 2 };
+        let sample = Sample { format, columns: columns.clone(), key: key.into_iter().collect(), rows: 2, is_utf8: true };
         let data = Path::new(&name);
         let mut text = format!("pipeline: {}\n", scalar(&stem(data)));
         source(&mut text, data, &sample);

@@ -52,6 +52,16 @@ CREATE TRIGGER IF NOT EXISTS piton_checkpoints_deleted AFTER DELETE ON piton_che
       checksum = (checksum | old.checksum) & ~(checksum & old.checksum)
   WHERE pipeline = old.pipeline AND sink = old.sink;
 END;
+-- The checksum covers every column, so one that stays where another column changes was not made
+-- by this library.
+CREATE TRIGGER IF NOT EXISTS piton_checkpoints_updated BEFORE UPDATE ON piton_checkpoints
+WHEN old.checksum = new.checksum AND (old.position, old.kind, old.records, old.version, old.epoch,
+  old.schema_version, old.updated_at, old.sink_state, old.pipeline, old.partition, old.sink)
+  IS NOT (new.position, new.kind, new.records, new.version, new.epoch,
+  new.schema_version, new.updated_at, new.sink_state, new.pipeline, new.partition, new.sink)
+BEGIN
+  SELECT RAISE(ABORT, 'a checkpoint cannot be changed by hand: use `piton rewind` to go back, or `piton reset` to begin anew');
+END;
 ";
 
 /// Why the checkpoints of a database could not be used. Nothing was written.
