@@ -1,16 +1,15 @@
 //! Order, and that nothing is skipped or repeated.
 
 use std::{
-    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
 
 use piton_testkit::Dice;
-use postgres::{Client, NoTls};
+use postgres::{Client, NoTls, SimpleQueryMessage};
 use serde_json::json;
 
-use super::{Place, append, at, batches, gap, ids, ids_in, nothing_comes};
+use super::{Place, append, at, gap, ids, ids_in, nothing_comes};
 use crate::{
     postgres_outbox::{
         session::{Outbox, Session},
@@ -206,7 +205,9 @@ fn a_page_is_one_scan_of_the_index_without_a_sort() {
                     "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE p('{}', 0, 1000)",
                     newest - behind
                 );
-                let plan: serde_json::Value = client.query_one(&execute, &[]).unwrap().get(0);
+                let plan = client.simple_query(&execute).unwrap();
+                let SimpleQueryMessage::Row(plan) = &plan[1] else { panic!("{plan:?}") };
+                let plan: serde_json::Value = serde_json::from_str(plan.get(0).unwrap()).unwrap();
                 client.batch_execute("DEALLOCATE p").unwrap();
                 one_index_scan(&plan[0]["Plan"]);
             }
@@ -347,5 +348,4 @@ fn positions_of_another_sort_are_refused() {
     }
     let elsewhere = crate::source::Start { partition: "other".into(), position: Some(at(1, 1)) };
     assert!(gap(place.source().verify(&elsewhere, false)).contains("now reads 'outbox'"));
-    let _ = batches;
 }
