@@ -159,13 +159,15 @@ impl Page {
         let mut lines = block.text.lines().enumerate().peekable();
         while let Some((index, line)) = lines.next() {
             let command = line.strip_prefix("$ ");
-            let command = command.unwrap_or_else(|| panic!("{}: {line}", self.at(block.line + index)));
+            let command =
+                command.unwrap_or_else(|| panic!("{}: {line}", self.at(block.line + index)));
             let code = expected_code(command);
             let output = self.run(self.folder.path(), block.line + index, command, code);
             let mut left = output.lines();
             while let Some((index, expected)) = lines.next_if(|(_, line)| !line.starts_with("$ ")) {
                 let pattern = pattern(expected);
-                let found = expected.trim() == "…" || left.any(|line| pattern.is_match(&blanks(line)));
+                let found =
+                    expected.trim() == "…" || left.any(|line| pattern.is_match(&blanks(line)));
                 let at = self.at(block.line + index);
                 assert!(found, "{at}: '{expected}' is not in the output, or not here:\n{output}");
             }
