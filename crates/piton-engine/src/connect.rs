@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "postgres")]
+use piton_connectors::postgres_outbox::{OutboxPosition, OutboxSource};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -35,6 +37,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     match kind {
         FilePosition::KIND => Some(order_of::<FilePosition>),
         SqlPosition::KIND => Some(order_of::<SqlPosition>),
+        #[cfg(feature = "postgres")]
+        OutboxPosition::KIND => Some(order_of::<OutboxPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -45,6 +49,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
     match kind {
         FilePosition::KIND => FilePosition::sought(json).ok().map(|position| position.stored()),
         SqlPosition::KIND => readable::<SqlPosition>(kind, json),
+        #[cfg(feature = "postgres")]
+        OutboxPosition::KIND => readable::<OutboxPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }

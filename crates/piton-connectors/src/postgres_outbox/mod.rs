@@ -28,7 +28,7 @@ pub mod settings;
 mod shape;
 pub mod source;
 mod statements;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 mod values;
 

@@ -190,7 +190,7 @@ impl Session {
     }
 
     /// What is asked of this outbox.
-    #[cfg(all(test, unix))]
+    #[cfg(test)]
     pub(super) fn statements(&self) -> &Statements {
         &self.outbox.statements
     }

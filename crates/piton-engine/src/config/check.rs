@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "postgres")]
+use piton_connectors::postgres_outbox::OutboxSource;
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -286,6 +288,10 @@ impl Check<'_> {
             SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
             SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
+            #[cfg(feature = "postgres")]
+            SourceSettings::PostgresOutbox(outbox) => {
+                OutboxSource::new(&outbox, "", record as usize, false).map(drop)
+            }
         };
         if let Err(error) = made {
             self.wrong(&["source", source.kind()], error.to_string());

@@ -36,6 +36,8 @@ use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
 pub(crate) use self::error::nearest;
+#[cfg(feature = "postgres")]
+pub use self::connectors::OutboxSource;
 pub use self::{
     connectors::{
         CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,

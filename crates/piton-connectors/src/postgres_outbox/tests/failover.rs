@@ -1,6 +1,8 @@
 //! Servers that are not what they were: restored, promoted, set back, restarted.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf}, process::Command, time::Duration};
 
 use piton_core::StoredPosition;
 use piton_testkit::service::{self, Postgres, Server};
@@ -80,7 +82,7 @@ fn copy(from: &PathBuf, to: &PathBuf) {
 }
 
 /// An empty file that is the server's own.
-fn signal(data: &PathBuf, name: &str) {
+fn signal(data: &Path, name: &str) {
     copy(&data.join("PG_VERSION"), &data.join(name));
 }
 

@@ -1,5 +1,6 @@
 //! Reading an outbox on real servers. Each trap of the ways in which an outbox can be misread is a
 //! test of its name.
+#![cfg(unix)]
 
 mod failover;
 mod horizon;
