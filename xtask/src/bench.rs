@@ -16,11 +16,21 @@ mod csv_sqlite;
 #[cfg(feature = "bench")]
 mod data;
 #[cfg(feature = "bench")]
+mod interval;
+#[cfg(feature = "bench")]
+mod killed;
+#[cfg(feature = "bench")]
 mod measure;
 #[cfg(feature = "bench")]
 mod memory;
 #[cfg(feature = "bench")]
+mod overhead;
+#[cfg(feature = "bench")]
 mod pipeline;
+#[cfg(feature = "bench")]
+mod save;
+#[cfg(feature = "bench")]
+mod start;
 #[cfg(feature = "bench")]
 mod table;
 #[cfg(feature = "bench")]
@@ -56,6 +66,10 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "CSV to JSONL, checkpointed, against a bare csv and serde_json program",
         csv_jsonl::run,
     ),
+    ("overhead", "what checkpointing costs at the default interval", overhead::run),
+    ("interval", "time, commits, and records replayed per crash", interval::run),
+    ("save", "one save of 1,000 partitions in SQLite", save::run),
+    ("start", "the first record of a run and of a resumed run", start::run),
     ("memory", "peak memory on a small and on a large file", memory::run),
     ("tracker", "the tracker at 1 million records in flight", tracker::run),
 ];
@@ -70,9 +84,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             }
             return Ok(());
         }
-        // Programs to compare with: this binary, so that they are built with the same flags.
+        // Programs to compare with, or to look at: this binary, so that they are built with the same flags.
         ["baseline-csv-sqlite", args @ ..] => return baseline_csv_sqlite::main(args),
         ["baseline-csv-jsonl", args @ ..] => return baseline_csv_jsonl::main(args),
+        ["save-partitions", args @ ..] => return save::main(args),
         _ => {}
     }
     for word in &words {
@@ -96,6 +111,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Found(format!("promises missed: {}", missed.join(", "))))
+}
+
+#[cfg(feature = "bench")]
+impl Promise {
+    /// Kept if both are.
+    fn and(self, other: Self) -> Self {
+        if self == Self::Kept { other } else { self }
+    }
 }
 
 /// Prints what was promised and what was found, and whether that is enough.

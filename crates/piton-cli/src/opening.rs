@@ -19,7 +19,22 @@ use crate::{
 /// Loads a configuration.
 pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
     config::load(file, &|name| env::var(name).ok())
-        .map_err(|error| Failure::new(USAGE, error.to_string()))
+        .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
+}
+
+/// What a file that is no configuration was probably meant to be.
+fn meant(file: &Path) -> String {
+    const DATA: [&str; 9] = ["csv", "tsv", "jsonl", "ndjson", "json", "gz", "zst", "db", "sqlite"];
+    let with_end = file.with_extension("yaml");
+    let end = file.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    if !file.exists() && with_end.is_file() {
+        format!(". There is {}", with_end.display())
+    } else if file.is_file() && DATA.contains(&end) {
+        let file = file.display();
+        format!("\n{file} looks like data: `piton init {file}` writes a configuration for it")
+    } else {
+        String::new()
+    }
 }
 
 /// The store that a configuration names.

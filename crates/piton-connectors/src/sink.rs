@@ -69,6 +69,16 @@ pub trait TransactionalSink: Send {
     /// [`SinkError::Refused`] when they are damaged.
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError>;
 
+    /// Decides what else speaks against going on from the checkpoints that it holds, changing
+    /// nothing: what was written is gone. `orders` are those that are to be applied.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] with the choices.
+    fn inspect(&mut self, pipeline: &str, sink: &str, orders: &[Order]) -> Result<(), SinkError> {
+        let _ = (pipeline, sink, orders);
+        Ok(())
+    }
+
     /// The newest epoch that has written to a pipeline's sink; it outlives the checkpoints.
     ///
     /// # Errors

@@ -166,10 +166,10 @@ impl Interval {
             Policy::Off => "checkpoint: off, saved only at the end".to_owned(),
             Policy::Fixed { every, records } => match (every, records) {
                 (Some(every), Some(records)) => {
-                    format!("fixed: every {every:?} or {records} records, whichever comes first")
+                    format!("fixed: every {every:?} or {}, whichever comes first", many(*records))
                 }
                 (Some(every), None) => format!("fixed: every {every:?}"),
-                (None, Some(records)) => format!("fixed: every {records} records"),
+                (None, Some(records)) => format!("fixed: every {}", many(*records)),
                 (None, None) => "fixed: only at the end".to_owned(),
             },
             Policy::Adaptive { max_replay, max_overhead } => {
@@ -193,6 +193,10 @@ impl Interval {
             }
         }
     }
+}
+
+fn many(records: u64) -> String {
+    if records == 1 { "record".to_owned() } else { format!("{records} records") }
 }
 
 #[cfg(test)]

@@ -88,7 +88,6 @@ pub fn brief_json(mut position: serde_json::Value) -> String {
 pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunError> {
     let of_source = |error| RunError::of_source(&config.pipeline, &error);
     let source = source(config, accept_changes).map_err(of_source)?;
-    refuse_store_as_sink(config)?;
     let records: Vec<SinkRecord> = config.sinks.iter().map(|sink| record(config, sink)).collect();
     let record = PipelineRecord {
         pipeline: config.pipeline.clone(),
@@ -229,27 +228,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
     SinkRecord { name, kind, at, table, replay }
 }
 
-/// A sink's open transaction would lock the store out of its own file.
-fn refuse_store_as_sink(config: &Config) -> Result<(), RunError> {
-    let Some(store) = config.store.strip_prefix("sqlite:") else { return Ok(()) };
-    let store_file = real(&config.dir.join(store));
-    let same = |path: PathBuf| real(&path) == store_file;
-    for sink in &config.sinks {
-        if let SinkSettings::Sqlite(sqlite) = &sink.settings
-            && same(config.dir.join(&sqlite.path))
-        {
-            return Err(RunError::Settings(format!(
-                "{}, sink '{}': {store} is the store: name another database for the rows, or \
-                 another `store:`",
-                config.pipeline, sink.name
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// A path without links, also of a file that is not there yet.
-fn real(path: &Path) -> PathBuf {
+pub(crate) fn real(path: &Path) -> PathBuf {
     let whole = path.canonicalize().ok();
     let folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     whole.or_else(folder).unwrap_or_else(|| path.to_owned())

@@ -2,8 +2,9 @@
 
 use futures_executor::block_on;
 use piton_connectors::sink::{Guarantee, Sink};
-use piton_core::{Checkpoint, Order, OrderKind, Owner, Store, interval::Policy};
+use piton_core::{Checkpoint, Order, OrderKind, Owner, Store, claim::WHOLE, interval::Policy};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     pipeline::Pipeline,
@@ -20,7 +21,7 @@ pub struct Plan {
     /// The pipeline's name.
     pub pipeline: String,
     /// What identifies the source.
-    pub source: serde_json::Value,
+    pub source: Value,
     /// Where the store is; `None` if it is not there yet.
     pub store: Option<String>,
     /// One for each sink.
@@ -49,7 +50,7 @@ pub struct SinkPlan {
     /// Records that its checkpoint covers; `None`: it starts at the beginning.
     pub resumes_after: Option<u64>,
     /// Where it resumes, by partition.
-    pub positions: Vec<(String, Option<serde_json::Value>)>,
+    pub positions: Vec<(String, Option<Value>)>,
 }
 
 /// Why a run would be refused.
@@ -71,10 +72,6 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
             (block_on(store.load(&pipeline.name))?, block_on(store.orders(&pipeline.name))?)
         }
         None => (Vec::new(), Vec::new()),
-    };
-    let orders = match store {
-        Some(store) => block_on(store.orders(&pipeline.name))?,
-        None => Vec::new(),
     };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
@@ -137,13 +134,13 @@ fn sink_plan(
         }
         Sink::Plain(sink) => (sink.guarantee(), sink.location()),
     };
-    let mut ordered = None;
+    let of_sink = |order: &&Order| order.sink == name || order.sink == WHOLE;
+    let ordered = orders.iter().rev().find(of_sink).map(|order| order.kind);
     for checkpoint in &mut checkpoints {
         let covers = |order: &&Order| order.covers(&checkpoint.key.partition, name);
         let Some(order) = orders.iter().rev().find(covers) else { continue };
         checkpoint.position.clone_from(&order.position);
         checkpoint.records = order.records;
-        ordered = Some(order.kind);
     }
     let begun = checkpoints.iter().any(|c| c.position.is_some());
     let position = |c: &Checkpoint| {
@@ -159,4 +156,22 @@ fn sink_plan(
         resumes_after: begun.then(|| checkpoints.iter().map(|c| c.records).sum()),
         positions: checkpoints.iter().map(position).collect(),
     }
+}
+
+/// What a source's identity names, in a few words.
+pub fn brief_source(identity: &Value) -> String {
+    let short = || -> Option<String> {
+        let (kind, settings) = match identity.get("kind").and_then(Value::as_str) {
+            Some(kind) => (kind, identity),
+            None => {
+                let (kind, settings) = identity.as_object()?.iter().next()?;
+                (kind.as_str(), settings)
+            }
+        };
+        let word = |key| settings.get(key).and_then(Value::as_str);
+        let what = word("path").or(word("table")).or(word("query"))?;
+        let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
+        Some(format!("{kind} {what}{of}"))
+    };
+    short().unwrap_or_else(|| identity.to_string())
 }

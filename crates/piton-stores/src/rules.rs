@@ -393,7 +393,7 @@ mod tests {
         let begun = Past { position: None, ..past("s", 0) };
         let rows = [begun, past("s", 1), past("s", 2)];
         let now = Timestamp::from_second(100 * 86_400).unwrap();
-        assert_eq!(kept(&rows, &[], Duration::from_secs(60), now), [true, false, true]);
+        assert_eq!(kept(&rows, &[], Duration::from_mins(1), now), [true, false, true]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(super) fn run() -> Result<Promise, Failure> {
     let mut rows = Vec::new();
     let share = compare("jsonl", ROWS, &alternate(PAIRS, bare, || piton.run())?, &mut rows);
     table::print(HEADER, &rows);
-    let promise = format!("at least {SHARE} of the bare program's rate");
+    let promise =
+        format!("at least {SHARE} of the bare program's rate, median of {PAIRS} alternating pairs");
     Ok(judge(&promise, &format!("{share:.2}"), share >= SHARE))
 }

@@ -31,6 +31,13 @@ pub(super) fn flights(rows: usize) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
+/// The names of the columns, separated by commas.
+pub(super) fn header() -> Result<String, Failure> {
+    let demo = root().join("demo/flights.csv");
+    let text = std::fs::read_to_string(&demo).map_err(Failure::at(&demo))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
 fn repeat(text: &str, rows: usize, mut out: impl Write) -> std::io::Result<()> {
     let mut lines = text.lines();
     writeln!(out, "{}", lines.next().unwrap_or_default())?;

@@ -28,8 +28,13 @@ pub(super) struct Measured {
 
 /// Runs a program to its end; it must succeed. Its output is dropped, its errors are shown.
 pub(super) fn run(command: &mut Command) -> Result<Measured, Failure> {
+    run_and_hear(command).map(|(measured, _)| measured)
+}
+
+/// Runs a program to its end; it must succeed. Returns its output, too; its errors are shown.
+pub(super) fn run_and_hear(command: &mut Command) -> Result<(Measured, Vec<u8>), Failure> {
     let start_failed = |line: String| move |error| Failure::Start(line, error);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let cpu_before = children_cpu();
     let began = Instant::now();
     let child = command.spawn().map_err(start_failed(line(command)))?;
@@ -43,7 +48,8 @@ pub(super) fn run(command: &mut Command) -> Result<Measured, Failure> {
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         return Err(Failure::Program(line(command)));
     }
-    Ok(Measured { wall, cpu: children_cpu().saturating_sub(cpu_before), peak })
+    let cpu = children_cpu().saturating_sub(cpu_before);
+    Ok((Measured { wall, cpu, peak }, output.stdout))
 }
 
 /// Reads a program's peak memory until it is over.
@@ -75,15 +81,23 @@ fn children_cpu() -> Duration {
 }
 
 /// Runs two things alternately, each `pairs` times, after one pair to warm up that does not
-/// count. What disturbs the machine then disturbs both.
-pub(super) fn alternate(
+/// count. What disturbs the machine then disturbs both. Every other pair runs the second first:
+/// what one leaves behind for the disk to do falls on the other as often.
+pub(super) fn alternate<A, B>(
     pairs: usize,
-    mut a: impl FnMut() -> Result<Measured, Failure>,
-    mut b: impl FnMut() -> Result<Measured, Failure>,
-) -> Result<Vec<(Measured, Measured)>, Failure> {
+    mut a: impl FnMut() -> Result<A, Failure>,
+    mut b: impl FnMut() -> Result<B, Failure>,
+) -> Result<Vec<(A, B)>, Failure> {
     a()?;
     b()?;
-    (0..pairs).map(|_| Ok((a()?, b()?))).collect()
+    let pair = |n: usize| {
+        if n.is_multiple_of(2) {
+            return Ok((a()?, b()?));
+        }
+        let second = b()?;
+        Ok((a()?, second))
+    };
+    (0..pairs).map(pair).collect()
 }
 
 /// The middle of some figures.
@@ -95,6 +109,12 @@ pub(super) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
         n if n % 2 == 1 => figures[n / 2],
         n => f64::midpoint(figures[n / 2 - 1], figures[n / 2]),
     }
+}
+
+/// The lowest and the highest of some figures.
+pub(super) fn range(figures: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let widest = (f64::INFINITY, f64::NEG_INFINITY);
+    figures.into_iter().fold(widest, |(low, high), figure| (low.min(figure), high.max(figure)))
 }
 
 #[cfg(test)]

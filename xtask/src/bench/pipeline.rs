@@ -1,4 +1,4 @@
-//! Running `piton` on a configuration in the benchmarks' folder.
+//! Running `piton` on a configuration in the benchmarks' folder: to its end, or until it is killed.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,9 +7,20 @@ use std::{
 
 use super::{
     data,
-    measure::{Measured, run},
+    measure::{Measured, run, run_and_hear},
 };
 use crate::command::{Failure, cargo, piton_binary, run as run_to_end};
+
+/// What `piton run --json` said at the end of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    /// How long the run lasted, as it says itself.
+    pub(super) seconds: f64,
+    /// Time that its work spent in saves and in waiting for them.
+    pub(super) saving_seconds: f64,
+    /// Checkpoints stored.
+    pub(super) checkpoints: u64,
+}
 
 /// A pipeline to be measured, each time from its beginning.
 pub(super) struct Pipeline {
@@ -45,11 +56,46 @@ impl Pipeline {
 
     /// Runs it from its beginning to its end.
     pub(super) fn run(&self) -> Result<Measured, Failure> {
-        for path in &self.written {
-            data::remove(path)?;
-        }
-        run(Command::new(&self.piton).arg("run").arg(&self.configuration))
+        self.forget()?;
+        run(&mut self.command())
     }
+
+    /// Runs it to its end, from wherever it stands, and hears what it says of itself.
+    pub(super) fn run_and_hear(&self) -> Result<(Measured, Ended), Failure> {
+        let (measured, told) = run_and_hear(self.command().arg("--json"))?;
+        let told = String::from_utf8_lossy(&told);
+        let ended = told.lines().last().and_then(ended_of);
+        let unheard = || Failure::Found(format!("piton did not say how it ended: {told}"));
+        Ok((measured, ended.ok_or_else(unheard)?))
+    }
+
+    /// Removes all that earlier runs have left.
+    pub(super) fn forget(&self) -> Result<(), Failure> {
+        self.written.iter().try_for_each(|path| data::remove(path))
+    }
+
+    /// The command that runs or resumes it.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.piton);
+        command.arg("run").arg(&self.configuration);
+        command
+    }
+
+    /// The file that its sink writes.
+    pub(super) fn output(&self) -> &Path {
+        &self.written[0]
+    }
+}
+
+fn ended_of(line: &str) -> Option<Ended> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let report = &line["report"];
+    let sink = &report["sinks"][0];
+    Some(Ended {
+        seconds: report["seconds"].as_f64()?,
+        saving_seconds: sink["saving_seconds"].as_f64()?,
+        checkpoints: sink["checkpoints"].as_u64()?,
+    })
 }
 
 /// This program as a baseline: `baseline-… IN OUT …`, writing to a file in the benchmarks' folder.
@@ -63,4 +109,16 @@ pub(super) fn baseline(
     let output = data::folder()?.join(output);
     data::remove(&output)?;
     run(Command::new(itself).args(["bench", name]).arg(input).arg(output).args(more))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_last_line_says_how_it_ended() {
+        let line = r#"{"event":"ended","report":{"seconds":2.5,"sinks":[{"saving_seconds":0.5,
+            "checkpoints":7}]}}"#;
+        let ended = super::ended_of(line).unwrap();
+        assert_eq!((ended.seconds, ended.saving_seconds, ended.checkpoints), (2.5, 0.5, 7));
+        assert!(super::ended_of("finished").is_none());
+    }
 }

@@ -42,7 +42,7 @@ fn list(named: &Named) -> Result<u8, Failure> {
         return Ok(FINISHED);
     }
     if letters.is_empty() {
-        show(format!("'{name}' has set no records aside\n"))?;
+        show(format!("'{name}' has no records set aside\n"))?;
         return Ok(FINISHED);
     }
     let rows = letters.into_iter().map(|letter| {

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use piton_engine::{Pipeline, RunError, RunOptions, connect, plan as engine, rehearsal};
 use piton_stores::{MemoryStore, Mode};
-use serde_json::Value;
 
 use crate::{
     args::Plan,
@@ -58,7 +57,7 @@ fn rehearsed(mut plan: engine::Plan, found: Result<(), RunError>) -> engine::Pla
 
 fn described(plan: &engine::Plan) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "{}: reads {}", plan.pipeline, source(&plan.source));
+    let _ = writeln!(text, "{}: reads {}", plan.pipeline, engine::brief_source(&plan.source));
     let _ = match &plan.store {
         Some(store) if store == IN_MEMORY => writeln!(
             text,
@@ -89,22 +88,4 @@ fn described(plan: &engine::Plan) -> String {
         let _ = writeln!(text, "\na run would be refused: {}", refusal.what);
     }
     text
-}
-
-/// What a source's identity names, in a few words; the JSON output has all of it.
-fn source(identity: &Value) -> String {
-    let short = || -> Option<String> {
-        let (kind, settings) = match identity.get("kind").and_then(Value::as_str) {
-            Some(kind) => (kind, identity),
-            None => {
-                let (kind, settings) = identity.as_object()?.iter().next()?;
-                (kind.as_str(), settings)
-            }
-        };
-        let word = |key| settings.get(key).and_then(Value::as_str);
-        let what = word("path").or(word("table")).or(word("query"))?;
-        let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
-        Some(format!("{kind} {what}{of}"))
-    };
-    short().unwrap_or_else(|| identity.to_string())
 }

@@ -108,6 +108,7 @@ fn one(view: &PipelineView) -> String {
 fn checkpoints(view: &PipelineView) -> String {
     if view.checkpoints.is_empty() {
         return match view.state {
+            _ if view.pending_orders > 0 => "no checkpoints: they were reset\n".to_owned(),
             State::Finished => "no checkpoints: they were removed when it finished\n".to_owned(),
             _ => "no checkpoints\n".to_owned(),
         };

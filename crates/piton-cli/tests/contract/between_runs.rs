@@ -59,6 +59,21 @@ fn another_output_under_the_same_name_is_refused() {
     assert_eq!(folder.lines(), 10);
 }
 
+/// The store's copy of a sink's checkpoint is up to a second behind.
+#[test]
+fn another_table_is_refused_where_only_the_sink_knows_of_a_checkpoint() {
+    let folder = Folder::new(100);
+    folder.configure(&[DB], "checkpoint: {records: 10}");
+    folder.program().strike(RUN, "commit.after", 1).unwrap();
+    assert_eq!(folder.rows("t"), 10);
+    let known = "SELECT count(position) FROM checkpoints";
+    let known: u64 = folder.sql("piton.db").query_row(known, [], |row| row.get(0)).unwrap();
+    assert_eq!(known, 0, "the store knew already: this proves nothing");
+    folder.configure(&["db: {sqlite: {path: out.db, table: u, key: [id]}}"], "");
+    let ended = folder.ends_with(3, RUN);
+    assert!(ended.stderr.contains("reset p --sink db"), "{ended}");
+}
+
 #[test]
 fn another_output_can_be_accepted() {
     let folder = finished(&[DB]);

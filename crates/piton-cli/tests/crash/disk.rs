@@ -159,19 +159,23 @@ fn a_file_that_goes_away_stops_it() {
 
 #[test]
 fn a_source_that_goes_away_stops_it() {
-    let sink = Sink::Append;
-    let place = Place::to(ROWS, sink);
-    place.program.strike(RUN, "commit.after", 3).unwrap();
-    let (there, away) = (place.path("data.csv"), place.path("away"));
-    fs::rename(&there, &away).unwrap();
-    let rows = place.rows_in(sink);
-    let refused = place.program.run(RUN).unwrap();
-    assert!(matches!(refused.code, Some(2 | 3)), "{refused}");
-    assert!(refused.stderr.contains("data.csv"), "{refused}");
-    assert_eq!(place.rows_in(sink), rows);
-    fs::rename(&away, &there).unwrap();
-    place.finish();
-    place.exactly_once(sink);
+    each([Sink::Append, Sink::Jsonl], |sink| {
+        let place = Place::to(ROWS, sink);
+        let point = if sink.is_transactional() { "commit.after" } else { "save.after" };
+        place.program.strike(RUN, point, 5).unwrap();
+        let (there, away) = (place.path("data.csv"), place.path("away"));
+        fs::rename(&there, &away).unwrap();
+        let rows = place.rows_in(sink);
+        let refused = place.program.run(RUN).unwrap();
+        assert!(refused.stderr.contains("data.csv"), "{refused}");
+        // The store's copy of a table's checkpoint may lag: then all that is known is a wrong path.
+        let code = if sink.is_transactional() { Some(2) } else { Some(3) };
+        assert!(refused.code == code || refused.code == Some(3), "{refused}");
+        assert_eq!(place.rows_in(sink), rows);
+        fs::rename(&away, &there).unwrap();
+        place.finish();
+        place.exactly_once(sink);
+    });
 }
 
 #[test]

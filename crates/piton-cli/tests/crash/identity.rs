@@ -6,6 +6,7 @@
 use std::{fs, path::Path};
 
 use piton_testkit::{Dice, Ledger, ledger::rows_in_sqlite, program::PATIENCE};
+use rusqlite::Connection;
 
 use crate::place::{COLUMNS, Place, Sink, each};
 
@@ -240,4 +241,47 @@ fn a_sink_that_is_added_begins_at_the_beginning() {
     assert!(ended.stderr.contains("'new' is new"), "{ended}");
     place.exactly_once(Sink::Jsonl);
     place.exactly_once(Sink::Upsert);
+}
+
+#[test]
+fn a_table_that_is_gone_or_another_is_not_gone_on_with() {
+    // Invariant 4: what the checkpoint covers would be missing.
+    each([Sink::Upsert, Sink::Append], |sink| {
+        let place = half_done(sink);
+        let rest = |table: &str| {
+            let yaml = sink.yaml().replace("table: t", &format!("table: {table}"));
+            format!("sinks: {{out: {{{yaml}}}}}\ncheckpoint: {{records: 500}}")
+        };
+        place.configure(&rest("u"));
+        refused(&place, sink, &["'t'", "'u'", "piton reset p --sink out"]);
+        place.configure(&rest("t"));
+        let out = Connection::open(place.path("out.db")).unwrap();
+        out.execute_batch("DROP TABLE t").unwrap();
+        let ended = place.ends_with(3, RUN);
+        assert!(ended.stderr.contains("table 't'") && ended.stderr.contains("is gone"), "{ended}");
+        let keep = ["reset", "p", "--sink", "out", "--keep", "--yes"];
+        place.ends_with(0, &keep);
+        place.finish();
+        place.exactly_once(sink);
+        place.ends_with(0, &keep);
+        place.configure(&rest("u"));
+        place.finish();
+        let rows: u64 = out.query_row("SELECT count(*) FROM u", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, place.source().len());
+    });
+}
+
+#[test]
+fn after_a_reset_another_source_is_read() {
+    each(Sink::ALL, |sink| {
+        let place = half_done(sink);
+        fs::copy(place.path("data.csv"), place.path("moved.csv")).unwrap();
+        let rest = format!("sinks: {{out: {{{}}}}}", sink.yaml());
+        place.configure_source("source: {csv: {path: moved.csv}}", &rest);
+        let ended = place.ends_with(3, RUN);
+        assert!(ended.stderr.contains("piton reset p"), "{ended}");
+        place.ends_with(0, &["reset", "p", "--truncate", "--yes"]);
+        place.finish();
+        place.exactly_once(sink);
+    });
 }

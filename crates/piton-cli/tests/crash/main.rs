@@ -11,6 +11,7 @@
 )]
 
 mod claims;
+mod configuration;
 mod disk;
 mod going_back;
 mod identity;

@@ -78,11 +78,17 @@ impl CsvPlan {
             Cut::Record => {}
             Cut::End => return Ok(None),
             Cut::Bad(flaw) => {
+                // Not the settings are wrong but the data, as in any other record.
                 let line = flaw.origin.line;
-                return Err(wrong(&format!(
-                    "{file}, line {line}: the header cannot be read: {}",
-                    flaw.reason
-                )));
+                let hint = if is_utf16(window.bytes()) {
+                    ". It looks like UTF-16: save it as UTF-8"
+                } else {
+                    ""
+                };
+                let reason = flaw.reason;
+                return Err(SourceError::Failed {
+                    what: format!("{file}, line {line}: the header cannot be read: {reason}{hint}"),
+                });
             }
         }
         let names: Vec<Arc<str>> = batch
@@ -194,6 +200,11 @@ fn one_byte(key: &str, value: char) -> Result<u8, SourceError> {
 
 fn wrong(what: &str) -> SourceError {
     SourceError::Settings { what: what.to_owned() }
+}
+
+/// Whether text begins with the byte order mark of UTF-16.
+fn is_utf16(text: &[u8]) -> bool {
+    text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff")
 }
 
 /// A batch that is looked at and thrown away.

@@ -39,6 +39,7 @@ mod window;
 pub use fingerprint::{Digest, Fingerprint};
 pub use identity::FileId;
 pub(crate) use json_rows::JsonRows;
+pub use paths::is_named_by;
 pub use position::{FilePosition, Guessed};
 pub use settings::{
     Compression, CsvSettings, CsvSinkSettings, FieldType, FileSettings, Header, JsonlSettings,

@@ -47,9 +47,27 @@ pub(super) fn names(path: &str, base: &Path, partition: &str) -> bool {
         return true;
     }
     let pattern = base.to_str().filter(|_| is_glob(path)).map(|folder| absolute(path, folder));
-    let pattern = pattern.and_then(|p| glob::Pattern::new(&p.to_string_lossy()).ok());
+    pattern.is_some_and(|pattern| matches(&pattern, &base.join(partition)))
+}
+
+/// Whether a configured path names this file, or would if it were there. `file` is a path without
+/// links.
+pub fn is_named_by(path: &str, base: &Path, file: &Path) -> bool {
+    let literal = base.join(path);
+    if literal.canonicalize().is_ok_and(|literal| literal == file) || literal == file {
+        return true;
+    }
+    let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
+    let Some(folder) = base.to_str().filter(|_| is_glob(path) && !literal.exists()) else {
+        return false;
+    };
+    matches(&absolute(path, folder), file)
+}
+
+fn matches(pattern: &Path, file: &Path) -> bool {
     let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
-    pattern.is_some_and(|p| p.matches_path_with(&base.join(partition), options))
+    glob::Pattern::new(&pattern.to_string_lossy())
+        .is_ok_and(|pattern| pattern.matches_path_with(file, options))
 }
 
 /// Whether a path is a glob, which may name no file yet.

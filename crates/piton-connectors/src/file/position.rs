@@ -197,7 +197,8 @@ mod tests {
         let sought = |json: &str| FilePosition::sought(json);
         assert_eq!(sought("{\"offset\":50}").unwrap(), at(0, 50));
         assert_eq!(sought("{\"rotation\":1,\"offset\":50,\"line\":3}").unwrap(), at(1, 50));
-        assert_eq!(sought(&at(0, 50).stored().json).unwrap(), at(0, 50));
+        let stored = at(0, 50).stored().json;
+        assert_eq!(sought(&stored).unwrap(), at(0, 50));
         for wrong in ["{}", "{\"lsn\":5}", "{\"offset\":-1}", "{\"offset\":1,\"lsn\":5}"] {
             assert!(sought(wrong).is_err(), "{wrong}");
         }

@@ -76,8 +76,11 @@ pub(super) fn gap(
     what: &str,
     can_accept: bool,
 ) -> SourceError {
-    let accept =
-        if can_accept { ", or go on in the file as it is now with --accept-changes" } else { "" };
+    let accept = match can_accept {
+        true if what.contains("is gone") => ", or go on without it with --accept-changes",
+        true => ", or go on in the file as it is now with --accept-changes",
+        false => "",
+    };
     SourceError::Gap {
         partition: partition.to_owned(),
         position: position.to_string(),
@@ -156,14 +159,14 @@ fn check_ends(
     let head = known.upto.min(fingerprint::CHUNK as u64);
     read_exactly(file, 0..head, &mut bytes)?;
     if fingerprint::head_of(&bytes) != known.head {
-        return Err(rewritten(file, known, &format!("the first {head} bytes")));
+        let which = if head == known.upto { "they" } else { "the first of them" };
+        return Err(rewritten(file, known, which));
     }
     let recent = fingerprint::recent_from(known.upto);
     read_exactly(file, recent..known.upto, &mut bytes)?;
     let mut hasher = Fingerprinter::after(known, &bytes);
     if hasher.fingerprint() != *known {
-        let bytes = known.upto - recent;
-        return Err(rewritten(file, known, &format!("the last {bytes} bytes")));
+        return Err(rewritten(file, known, "the last of them"));
     }
     keep_end(before, &bytes);
     pass(file, position.offset - known.upto, &mut hasher, before)?;
@@ -245,10 +248,11 @@ fn keep_end(before: &mut Vec<u8>, bytes: &[u8]) {
     before.drain(..before.len().saturating_sub(3));
 }
 
-fn rewritten(file: &File, known: &Fingerprint, where_: &str) -> Refusal {
+fn rewritten(file: &File, known: &Fingerprint, which: &str) -> Refusal {
     let size = file.metadata().map(|about| about.len().to_string());
     Refusal::Changed(format!(
-        "the file was rewritten: {where_} of the {} that were consumed differ (it now has {})",
+        "the file was rewritten: {} bytes of it were consumed, and {which} are no longer the same \
+         (it now has {})",
         known.upto,
         size.unwrap_or_else(|_| "an unknown number of".to_owned())
     ))

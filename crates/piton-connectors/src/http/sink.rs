@@ -9,7 +9,11 @@
 //! What was answered before a failure is remembered by its idempotency key and not posted again
 //! when the engine comes back with the same rows.
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use piton_core::{Output, fault};
 use ureq::{
@@ -23,6 +27,9 @@ use crate::{
     batch::Batch,
     sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, SinkError},
 };
+
+/// The longest that a receiver's `Retry-After` is heeded.
+const WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// How long connecting may take, if the timeout is not shorter.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -58,6 +65,8 @@ pub struct HttpSink {
     /// A request that may have arrived, although no answer came, and how often it was in conflict
     /// with that attempt since.
     unanswered: Option<(u128, u32)>,
+    /// Until when the receiver asked to be left alone.
+    asked_to_wait: Option<Instant>,
 }
 
 /// A body, and the key that is the same whenever the same records are posted.
@@ -117,6 +126,7 @@ impl HttpSink {
             answered: Vec::new(),
             split: None,
             unanswered: None,
+            asked_to_wait: None,
         })
     }
 
@@ -169,6 +179,13 @@ impl HttpSink {
         if self.answered.contains(&key) {
             return Answer::Taken;
         }
+        let left = self.asked_to_wait.map(|until| until.saturating_duration_since(Instant::now()));
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            let seconds = left.as_secs_f64().ceil();
+            let what = format!("{} asked to be left alone for {seconds} s more", self.shown);
+            return Answer::Failed(SinkError::Unavailable { what });
+        }
+        self.asked_to_wait = None;
         let mut post = self.agent.post(&self.uri).header("Content-Type", "application/json");
         for (name, value) in &self.headers {
             post = post.header(name, value);
@@ -220,6 +237,9 @@ impl HttpSink {
             }
             408 | 425 | 429 | 500..=599 => {
                 let wait = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+                let seconds = wait.and_then(|wait| wait.trim().parse().ok());
+                self.asked_to_wait = seconds
+                    .map(|seconds| Instant::now() + Duration::from_secs(seconds).min(WAIT_MAX));
                 let wait = wait.map(|w| format!(", which asks to wait ({w})")).unwrap_or_default();
                 let what = format!("{at} answered HTTP {status}{wait}{said}");
                 Answer::Failed(SinkError::Unavailable { what })

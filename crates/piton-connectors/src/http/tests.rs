@@ -203,7 +203,7 @@ fn a_slow_answer_is_waited_for_and_a_hung_one_is_not() {
 #[test]
 fn a_receiver_that_is_down_is_tried_again_without_repeating_what_it_has() {
     let server = Server::start(|nth, _| match nth {
-        1 => Answer::Status(503, "Retry-After: 7\r\n", "resting\nnow".into()),
+        1 => Answer::Status(503, "Retry-After: 0\r\n", "resting\nnow".into()),
         2 => Answer::Cut("HTTP/1.1 20"),
         3 => Answer::Cut(""),
         4 => status(429),
@@ -212,7 +212,7 @@ fn a_receiver_that_is_down_is_tried_again_without_repeating_what_it_has() {
     let mut sink = sink(&server.url, json!({"batch": 2}));
     let batch = rows(6);
     let what = unavailable(sink.write(&batch, 0..6));
-    assert!(what.contains("HTTP 503") && what.contains("asks to wait (7)"), "{what}");
+    assert!(what.contains("HTTP 503") && what.contains("asks to wait (0)"), "{what}");
     assert!(what.ends_with("resting now"), "{what}");
     for _ in 0..3 {
         unavailable(sink.write(&batch, 0..6));
@@ -226,6 +226,24 @@ fn a_receiver_that_is_down_is_tried_again_without_repeating_what_it_has() {
     // What was taken whole is forgotten: the same rows are posted again when asked for.
     let _ = sink.write(&batch, 0..2).unwrap();
     assert_eq!(server.seen().len(), 8);
+}
+
+#[test]
+fn a_receiver_that_asks_to_wait_is_left_alone() {
+    let server = Server::start(|nth, _| match nth {
+        0 => Answer::Status(429, "Retry-After: 1\r\n", String::new()),
+        _ => status(200),
+    });
+    let mut sink = sink(&server.url, json!({}));
+    let began = Instant::now();
+    let mut tries = 0;
+    while let Err(error) = sink.write(&rows(2), 0..2).map(drop) {
+        assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
+        tries += 1;
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(tries > 1 && began.elapsed().as_secs_f64() >= 1.0);
+    assert_eq!(server.seen().len(), 2, "not one request more");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Epoch, fault};
+use piton_core::{Checkpoint, Epoch, Order, OrderKind, fault};
 use piton_stores::joined::sqlite::{Ledger, create_tables};
 use rusqlite::Connection;
 
@@ -371,6 +371,32 @@ impl TransactionalSink for SqliteSink {
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
         Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+    }
+
+    fn inspect(&mut self, pipeline: &str, sink: &str, orders: &[Order]) -> Result<(), SinkError> {
+        let ledger = self.look(pipeline, sink)?;
+        let goes_on = |c: &Checkpoint| {
+            let order = orders.iter().rev().find(|o| o.covers(&c.key.partition, sink));
+            c.position.is_some() && order.is_none_or(|o| o.kind == OrderKind::Rewind)
+        };
+        if !ledger.rows.values().any(goes_on) {
+            return Ok(());
+        }
+        let Target { path, table, .. } = &self.target;
+        let gone = |conn: &Connection| {
+            Ok(Table::inspect(conn, table)?.is_none() && table::is_ours(conn, table)?)
+        };
+        if !open::look(path, gone).map_err(|e| failure(path, "read its tables", &e))? {
+            return Ok(());
+        }
+        Err(SinkError::Refused {
+            what: format!(
+                "table '{table}' in {} is gone, and its checkpoint says that it was written to. \
+                 Restore it, `piton reset {pipeline} --sink {sink}` to write it anew, or run with \
+                 --adopt to go on with an empty one",
+                path.display()
+            ),
+        })
     }
 
     fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {

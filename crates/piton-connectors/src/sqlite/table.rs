@@ -8,7 +8,7 @@ use std::ops::Range;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::quote;
-use crate::batch::{Batch, ColumnType, Value};
+use crate::batch::{Batch, ColumnType, Schema, Value};
 
 /// What is stored in a column whatever is put in, by the rules of `SQLite`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +215,17 @@ pub(super) fn is_ours(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
         return Ok(false);
     }
     conn.query_row("SELECT count(*) FROM piton_tables WHERE name = ?1", [name], |row| row.get(0))
+}
+
+/// Why a table cannot be made for records of these columns, if so.
+pub(super) fn cannot_be_made(key: &[String], schema: &Schema) -> Option<String> {
+    let names = || schema.columns.iter().map(|column| &*column.name);
+    if schema.columns.is_empty() {
+        return Some("the first of them have no fields. Create the table".to_owned());
+    }
+    let missing = key.iter().find(|k| !names().any(|name| name.eq_ignore_ascii_case(k)))?;
+    let known: Vec<&str> = names().take(50).collect();
+    Some(format!("they have no '{missing}', which `key` names. Known: {}", known.join(", ")))
 }
 
 /// Creates the target for the records of a batch.

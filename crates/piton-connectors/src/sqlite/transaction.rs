@@ -175,7 +175,16 @@ impl Open {
             },
             _ => failure(&target.path, "create the table", &e),
         };
-        let found = self.find_or_create(target, batch, rows).map_err(fail)?;
+        let mut found = Table::inspect(&self.conn, &target.table).map_err(fail)?;
+        if found.is_none() && target.create {
+            if let Some(why) = table::cannot_be_made(&target.key, &batch.schema) {
+                let table = &target.table;
+                let what = format!("cannot make table '{table}' for these records: {why}");
+                return Err(SinkError::Settings { what });
+            }
+            found = self.create(target, batch, rows).map_err(fail)?;
+        }
+        let found = self.with_columns(found, target, batch, rows).map_err(fail)?;
         let Some(found) = found else {
             return Err(SinkError::Failed {
                 what: format!(
@@ -202,18 +211,25 @@ impl Open {
         Ok(plan)
     }
 
-    fn find_or_create(
+    fn create(
         &self,
         target: &Target,
         batch: &Batch,
         rows: &Range<usize>,
     ) -> rusqlite::Result<Option<Table>> {
-        let Target { table, key, create, .. } = target;
-        let mut found = Table::inspect(&self.conn, table)?;
-        if found.is_none() && *create {
-            table::create(&self.conn, table, key, batch, rows)?;
-            found = Table::inspect(&self.conn, table)?;
-        }
+        table::create(&self.conn, &target.table, &target.key, batch, rows)?;
+        Table::inspect(&self.conn, &target.table)
+    }
+
+    /// Adds the columns that a table of our own lacks.
+    fn with_columns(
+        &self,
+        found: Option<Table>,
+        target: &Target,
+        batch: &Batch,
+        rows: &Range<usize>,
+    ) -> rusqlite::Result<Option<Table>> {
+        let Target { table, create, .. } = target;
         let Some(present) = &found else { return Ok(None) };
         let columns = &batch.schema.columns;
         let new: Vec<usize> =

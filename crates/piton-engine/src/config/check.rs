@@ -23,6 +23,7 @@ use super::{
         CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SelectFile, SinkFile,
         TransformFile,
     },
+    files::{self, Clash},
     scalars::Rate,
     tree::Node,
 };
@@ -48,7 +49,6 @@ pub(super) fn check(
         file.sinks.iter().filter(|(_, s)| !s.required).map(|(name, _)| name.clone()).collect();
     let sinks = check.sinks(file.sinks);
     check.commit(file.commit, &sinks, &optional);
-    check.files(dir);
     let checkpoint = check.checkpoint(file.checkpoint);
     check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
     check.between(
@@ -61,6 +61,7 @@ pub(super) fn check(
     let limits = Limits { record: file.limits.record.0, memory: file.limits.memory.0 };
     check.limits(limits);
     check.connectors(&file.source, &sinks, limits, dir);
+    check.files(&file.source, &sinks, &store, dir);
     if !check.problems.is_empty() {
         check.problems.sort_by_key(|problem| problem.at);
         return Err(check.problems);
@@ -312,31 +313,12 @@ impl Check<'_> {
         }
     }
 
-    /// No file is written twice, or read and written.
-    fn files(&mut self, dir: &Path) {
-        let root = self.root;
-        let path_of = |connector: &Node| {
-            let path = connector.get("path")?;
-            match &path.value {
-                super::tree::Value::Text(text) => Some(resolve(dir, &text.value)),
-                _ => None,
-            }
-        };
-        let kinds = |node: &'_ Node| -> Vec<PathBuf> {
-            ["csv", "jsonl"].iter().filter_map(|kind| path_of(node.get(kind)?)).collect()
-        };
-        let read = kinds(root.find(&["source"]));
-        let mut written: Vec<(PathBuf, &str)> = Vec::new();
-        for (key, sink) in root.find(&["sinks"]).entries() {
-            let path = ["sinks", key.name.as_str()];
-            for file in kinds(sink) {
-                if read.contains(&file) {
-                    self.wrong(&path, "writes the file that the source reads");
-                }
-                if let Some((_, other)) = written.iter().find(|(path, _)| *path == file) {
-                    self.wrong(&path, format!("writes the same file as the sink {other}"));
-                }
-                written.push((file, &key.name));
+    /// No file is written twice, or is two things at once.
+    fn files(&mut self, source: &SourceSettings, sinks: &[Sink], store: &str, dir: &Path) {
+        for Clash { sink, why } in files::clashes(source, sinks, store, dir) {
+            match sink {
+                Some(sink) => self.wrong(&["sinks", sink], why),
+                None => self.wrong(&["store"], why),
             }
         }
     }

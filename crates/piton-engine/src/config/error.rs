@@ -84,7 +84,12 @@ pub enum Condition {
     #[error("{0}")]
     Yaml(String),
     /// A key that means nothing here.
-    #[error("unknown key '{key}'{}{}", under(path), suggestion(key, known))]
+    #[error(
+        "unknown key '{key}'{}{}{}",
+        under(path),
+        suggestion(key, known),
+        nameless(path, known)
+    )]
     UnknownKey {
         /// The key.
         key: String,
@@ -118,7 +123,7 @@ pub enum Condition {
         key: String,
     },
     /// Another kind of value than is needed.
-    #[error("{}: needs {expected}, found {found}", named(path))]
+    #[error("{}: needs {expected}, found {found}{}", named(path), right_form(path, found))]
     WrongType {
         /// Where.
         path: String,
@@ -176,6 +181,29 @@ fn named(path: &str) -> &str {
 
 fn under(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!(" under {path}") }
+}
+
+/// A sink's name was left out: its kind stands in the place of it.
+fn nameless(path: &str, known: &[String]) -> String {
+    match path.strip_prefix("sinks.") {
+        Some(kind) if known.iter().any(|known| known == kind) => {
+            format!(". A sink has a name of your choice: write sinks: {{NAME: {{{kind}: …}}}}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// How to write what is often written otherwise.
+fn right_form(path: &str, found: &str) -> String {
+    let kind = path.rsplit('.').next().unwrap_or_default();
+    let text = found.strip_prefix('\'').and_then(|found| found.strip_suffix('\''));
+    match (path, kind, text) {
+        ("sinks", ..) => {
+            ". A sink has a name of your choice: write sinks: {NAME: {jsonl: …}}".to_owned()
+        }
+        (_, "csv" | "jsonl", Some(file)) => format!(". Write {kind}: {{path: {file}}}"),
+        _ => String::new(),
+    }
 }
 
 fn suggestion(word: &str, known: &[String]) -> String {

@@ -13,6 +13,7 @@ mod check;
 mod connectors;
 mod error;
 mod file;
+mod files;
 mod forms;
 pub mod init;
 mod interpolate;

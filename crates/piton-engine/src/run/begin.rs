@@ -129,6 +129,10 @@ pub(crate) fn inspect(
             };
             reconcile(&sides).map_err(RunError::Refused)?;
             refuse_undecided(pipeline, name, &own, &orders, options)?;
+            if !options.adopt {
+                sink.inspect(&pipeline.name, name, &orders)
+                    .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))?;
+            }
             own
         }
         Sink::Plain(sink) => {
@@ -136,8 +140,9 @@ pub(crate) fn inspect(
             sink.inspect(&resume).map_err(|error| {
                 let deleted = orders.iter().find(|order| order.output.is_none());
                 match (RunError::of_sink(&pipeline.name, name, &error), deleted) {
-                    (RunError::Refused(what), Some(order)) if replays(pipeline, name) => {
-                        RunError::Refused(format!("{what}; {}", undecided(&pipeline.name, order)))
+                    (RunError::Refused(_), Some(order)) if replays(pipeline, name) => {
+                        let why = undecided(&pipeline.name, order);
+                        RunError::Refused(format!("{}, sink '{name}': {why}", pipeline.name))
                     }
                     (error, _) => error,
                 }
@@ -154,6 +159,9 @@ pub(crate) fn inspect(
             Some(order) => order.position.clone(),
             None => checkpoint.position,
         };
+        if position.is_none() {
+            continue;
+        }
         let start = Start { partition: checkpoint.key.partition, position };
         pipeline
             .source

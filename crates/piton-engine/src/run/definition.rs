@@ -7,12 +7,13 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Event, PipelineRecord, Store};
+use piton_core::{Checkpoint, Event, PipelineRecord, Store};
 use serde_json::{Map, Value};
 
 use super::{RunError, RunOptions};
 use crate::{
     pipeline::Pipeline,
+    plan::brief_source,
     steer::{SinkRecord, sinks_of},
 };
 
@@ -33,7 +34,7 @@ pub(crate) fn compare(
     let mut notices = Vec::new();
     if known.source != now.source {
         let change = difference(&known.source, &now.source);
-        if !options.accept_changes {
+        if !options.accept_changes && !begins_anew(store, &pipeline.name)? {
             return Err(RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
                  Use another pipeline name, `piton reset {}` to begin anew, or --accept-changes to \
@@ -55,23 +56,32 @@ pub(crate) fn compare(
     Ok(notices)
 }
 
+/// Whether an operator's reset waits and nothing is left to go on from.
+fn begins_anew(store: &dyn Store, pipeline: &str) -> Result<bool, RunError> {
+    let checkpoints = block_on(store.load(pipeline))?;
+    let goes_on = checkpoints.iter().any(|checkpoint| checkpoint.position.is_some());
+    Ok(!goes_on && !block_on(store.orders(pipeline))?.is_empty())
+}
+
 /// What is different in a source's identity: the settings that were changed, or all of it.
 fn difference(before: &str, now: &str) -> String {
-    let whole = || format!("the source was {before}, and is now {now}");
-    let parsed = (serde_json::from_str(before), serde_json::from_str(now));
-    let (Ok(Value::Object(before)), Ok(Value::Object(now))) = parsed else { return whole() };
-    // Files are described under the name of their connector.
-    let (under, before, now) = match (only(&before), only(&now)) {
-        (Some((name, before)), Some((same, now))) if name == same => {
-            (format!("{name}."), before, now)
-        }
-        (Some(_), _) | (_, Some(_)) => return whole(),
-        _ => (String::new(), &before, &now),
+    let parse = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let (before, now) = (parse(before), parse(now));
+    let whole = || {
+        let (before, now) = (brief_source(&before), brief_source(&now));
+        format!("the source was {before}, and is now {now}")
     };
-    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let (Value::Object(was), Value::Object(is)) = (&before, &now) else { return whole() };
+    // Files are described under the name of their connector.
+    let (under, was, is) = match (only(was), only(is)) {
+        (Some((name, was)), Some((same, is))) if name == same => (format!("{name}."), was, is),
+        (Some(_), _) | (_, Some(_)) => return whole(),
+        _ => (String::new(), was, is),
+    };
+    let keys = was.keys().chain(is.keys().filter(|key| !was.contains_key(*key)));
     let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
-    let changes = keys.filter(|key| before.get(*key) != now.get(*key)).map(|key| {
-        format!("{under}{key} was {}, and is now {}", shown(before.get(key)), shown(now.get(key)))
+    let changes = keys.filter(|key| was.get(*key) != is.get(*key)).map(|key| {
+        format!("{under}{key} was {}, and is now {}", shown(was.get(key)), shown(is.get(key)))
     });
     changes.collect::<Vec<_>>().join("; ")
 }
@@ -91,12 +101,19 @@ fn compare_outputs(
     options: &RunOptions,
 ) -> Result<Vec<Notice>, RunError> {
     let checkpoints = block_on(store.load(&pipeline.name))?;
+    let orders = block_on(store.orders(&pipeline.name))?;
     let mut notices = Vec::new();
     let before = sinks_of(known);
     for now in sinks_of(&pipeline.record) {
         let Some(before) = before.iter().find(|before| before.name == now.name) else { continue };
-        let covers = |c: &piton_core::Checkpoint| c.key.sink == now.name && c.position.is_some();
-        if is_same_output(before, &now) || !checkpoints.iter().any(covers) {
+        // What has only begun here may be further in a sink that keeps its own, unless a reset
+        // waits for it.
+        let goes_on = |c: &Checkpoint| {
+            let (partition, sink) = (&c.key.partition, &c.key.sink);
+            let ordered = orders.iter().any(|order| order.covers(partition, sink));
+            *sink == now.name && (c.position.is_some() || !ordered)
+        };
+        if is_same_output(before, &now) || !checkpoints.iter().any(goes_on) {
             continue;
         }
         let change =

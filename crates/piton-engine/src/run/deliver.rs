@@ -106,14 +106,20 @@ impl<'a> Delivery<'a> {
             let source = &*self.cx.pipeline.source;
             self.cx.acknowledger.saved(source, self.sink, &batch.partition, &batch.end);
         }
-        self.figures().taken.fetch_add(batch.records, std::sync::atomic::Ordering::Relaxed);
+        self.note_taken(batch.records);
     }
 
     /// Notes that the records before a row were taken, and no more.
     pub(crate) fn taken_before(&mut self, batch: &Batch, row: usize) {
         let records = batch.records_before(row);
         self.held.take(&batch.partition, batch.resume_at(row), records);
+        self.note_taken(records);
+    }
+
+    fn note_taken(&self, records: u64) {
         self.figures().taken.fetch_add(records, std::sync::atomic::Ordering::Relaxed);
+        // What a killed run had taken and not saved, no sink can show.
+        fault::note(|| format!("taken {} {records}", self.name()));
     }
 
     /// Stores a "begun" checkpoint for a partition that was not there before, so that the store

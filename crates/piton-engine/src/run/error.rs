@@ -94,10 +94,15 @@ impl From<StoreError> for RunError {
     }
 }
 
+/// A connector does not know for which pipeline it works: commands that a person may type need it.
+fn with_name(error: &impl ToString, pipeline: &str) -> String {
+    error.to_string().replace("`piton reset`", &format!("`piton reset {pipeline}`"))
+}
+
 impl RunError {
     /// What a source's error means for the run.
     pub fn of_source(pipeline: &str, error: &SourceError) -> Self {
-        let text = format!("{pipeline}: {error}");
+        let text = format!("{pipeline}: {}", with_name(error, pipeline));
         match error {
             SourceError::Missing { .. } | SourceError::Settings { .. } => Self::Settings(text),
             SourceError::Gap { .. } | SourceError::Position(_) => Self::Refused(text),
@@ -107,7 +112,7 @@ impl RunError {
 
     /// What a sink's error means for the run.
     pub fn of_sink(pipeline: &str, sink: &str, error: &SinkError) -> Self {
-        let text = format!("{pipeline}, sink '{sink}': {error}");
+        let text = format!("{pipeline}, sink '{sink}': {}", with_name(error, pipeline));
         match error {
             SinkError::Settings { .. } => Self::Settings(text),
             SinkError::Refused { .. } => Self::Refused(text),

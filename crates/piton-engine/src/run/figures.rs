@@ -45,7 +45,7 @@ pub struct SinkFigures {
     pub total: AtomicU64,
     /// Checkpoints stored in this run.
     pub checkpoints: AtomicU64,
-    /// Time spent saving and waiting for saves.
+    /// Time that the work spent in saves and in waiting for them.
     pub saving_nanos: AtomicU64,
     detail: Mutex<Detail>,
 }
@@ -214,7 +214,8 @@ pub struct SinkReport {
     pub at_risk: u64,
     /// Checkpoints stored in this run.
     pub checkpoints: u64,
-    /// Time spent in saves and in waiting for them.
+    /// Time that the work spent in saves and in waiting for them. What another thread saved
+    /// meanwhile is not in it.
     pub saving_seconds: f64,
     /// How long ago the last checkpoint was stored in this run.
     pub checkpoint_age_seconds: Option<f64>,

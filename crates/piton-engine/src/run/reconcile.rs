@@ -34,7 +34,7 @@ pub(crate) fn reconcile(sides: &Sides<'_>) -> Result<(), String> {
     let written = own.iter().any(|c| c.position.is_some());
     if mirror.is_empty() && written && !adopt && sides.orders.is_empty() {
         return Err(format!(
-            "{pipeline}, sink '{sink}': {location} has been written to by '{pipeline}' before, but the \
+            "{pipeline}, sink '{sink}': {location}, has been written to by '{pipeline}' before, but the \
              store knows nothing of it: the store was lost or another one is named. Name the right \
              store, restore it from a backup, or run with --adopt to go on from what the sink holds"
         ));
@@ -59,7 +59,7 @@ pub(crate) fn reconcile(sides: &Sides<'_>) -> Result<(), String> {
             .and_then(|held| held.position.as_ref().map(|p| format!(" ({})", brief(p))))
             .unwrap_or_default();
         return Err(format!(
-            "{pipeline}, sink '{sink}', partition '{partition}': {location} {problem}{holds}, while the \
+            "{pipeline}, sink '{sink}', partition '{partition}': {location}, {problem}{holds}, while the \
              store says {at} at version {}: the sink was restored or replaced. Restore it, \
              `piton reset {pipeline}` to load everything again, or run with --adopt to go on from \
              what the sink holds",

@@ -127,6 +127,8 @@ fn length(state: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use jiff::Timestamp;
     use piton_core::{CheckpointKey, Epoch, StoredPosition};
 
@@ -209,8 +211,8 @@ mod tests {
     #[test]
     fn a_deletion_by_hand_leaves_the_choice() {
         let deleted = order("b", OrderKind::Reset, 0, None);
-        assert_eq!(judge(&[], &[deleted.clone()]).unwrap(), Resume::default());
-        let why = judge(&[stays("a", 30)], &[deleted.clone()]).unwrap_err();
+        assert_eq!(judge(&[], from_ref(&deleted)).unwrap(), Resume::default());
+        let why = judge(&[stays("a", 30)], from_ref(&deleted)).unwrap_err();
         assert!(why.contains("--truncate") && why.contains("--keep"), "{why}");
         let decided = order("b", OrderKind::Reset, 0, Some(Output::Keep));
         let kept = judge(&[stays("a", 30)], &[deleted, decided]).unwrap();

@@ -7,8 +7,6 @@
 mod rewind;
 mod view;
 
-use std::collections::BTreeMap;
-
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
@@ -169,39 +167,6 @@ pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, Ste
         history.iter().rev().find(begun).cloned()
     };
     propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
-}
-
-/// Checkpoints that somebody deleted in a SQL shell, who could not say what becomes of the output.
-fn half_reset(
-    store: &dyn Store,
-    record: &PipelineRecord,
-    known: &[Checkpoint],
-) -> Result<Vec<Checkpoint>, SteerError> {
-    let sinks = sinks_of(record);
-    let cuts = |name: &str| {
-        sinks.iter().any(|sink| sink.name == name && sink.replay == Replay::CutOrRepeat)
-    };
-    let mut last: BTreeMap<CheckpointKey, Order> = BTreeMap::new();
-    for order in block_on(store.orders(&record.pipeline))? {
-        last.insert(CheckpointKey::new(&*order.pipeline, &*order.partition, &*order.sink), order);
-    }
-    let undecided = last.into_iter().filter(|(key, order)| {
-        order.output.is_none() && cuts(&key.sink) && known.iter().all(|c| c.key != *key)
-    });
-    Ok(undecided.map(|(key, order)| begun(key, order.at)).collect())
-}
-
-fn begun(key: CheckpointKey, at: Timestamp) -> Checkpoint {
-    Checkpoint {
-        key,
-        position: None,
-        records: 0,
-        version: 0,
-        epoch: Epoch(0),
-        schema_version: 0,
-        updated_at: at,
-        sink_state: None,
-    }
 }
 
 /// Plans a rewind.
@@ -376,7 +341,7 @@ pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), Ste
         return Err(SteerError::Undecided(format!(
             "{sinks} {} {write} output that cannot be written over: say --truncate to cut it to \
              that position, or --keep to leave it (records will repeat). Nothing was changed",
-            names.join(", ")
+            names.join(" and ")
         )));
     }
     let detail = proposal.consequences.join("; ");

@@ -101,11 +101,9 @@ pub(super) fn check(c: &Connection, shelf: Shelf<'_>, found: Manifest) -> Result
     let Shelf { holds, pipeline, .. } = shelf;
     let (there, wanted) = (found.rows, said.rows);
     let what = if there == wanted {
-        format!("the {holds} of '{pipeline}' do not add up to their manifest")
+        format!("'{pipeline}': {holds} and manifest do not add up")
     } else {
-        format!(
-            "{there} rows of {holds} of '{pipeline}' were found where the manifest has {wanted}"
-        )
+        format!("'{pipeline}': {holds}: {there} found where the manifest has {wanted}")
     };
     Err(Trouble::Damage(what))
 }

@@ -378,7 +378,7 @@ fn syntax_error(errors: &cel::ParseErrors) -> ExpressionError {
     let what = if what.contains("Recursion limit") {
         "nested too deeply".to_owned()
     } else if what.contains("<EOF>") {
-        "it ends too early".to_owned()
+        "the expression ends too early".to_owned()
     } else if what.starts_with("Incomplete") {
         "it is not complete: `condition ? this : that`, `a && b`".to_owned()
     } else if what.starts_with("token recognition error at: '=") {
