@@ -224,6 +224,11 @@ impl Batch {
         Self::new(partition, Arc::default(), end, marks)
     }
 
+    /// Whether nothing was read for it: it only says where a source begins, to be kept at once.
+    pub fn is_a_beginning(&self) -> bool {
+        self.records == 0 && self.origins.is_empty()
+    }
+
     /// How many rows it has.
     pub fn rows(&self) -> usize {
         self.origins.len()

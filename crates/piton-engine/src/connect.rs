@@ -142,6 +142,11 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
     Ok(match config.source.settings.clone() {
         SourceSettings::Csv(csv) => file(FileSource::new(csv, dir, limit)?),
         SourceSettings::Jsonl(jsonl) => file(FileSource::new(jsonl, dir, limit)?),
+        #[cfg(feature = "postgres")]
+        SourceSettings::PostgresOutbox(outbox) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            Arc::new(OutboxSource::new(&outbox, &config.pipeline, limit, accept_changes)?)
+        }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }

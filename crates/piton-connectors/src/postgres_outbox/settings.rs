@@ -94,8 +94,21 @@ impl Default for Columns {
 }
 
 impl Columns {
+    /// The name of a column, by the name that records have for it.
+    pub fn named(&mut self, column: &str) -> Option<&mut String> {
+        Some(match column {
+            "position" => &mut self.position,
+            "transaction_id" => &mut self.transaction_id,
+            "message_id" => &mut self.message_id,
+            "message_type" => &mut self.message_type,
+            "data" => &mut self.data,
+            "scheduled" => &mut self.scheduled,
+            _ => return None,
+        })
+    }
+
     /// The six names, in the order in which records have them.
-    pub(super) fn all(&self) -> [&str; 6] {
+    pub fn all(&self) -> [&str; 6] {
         [
             &self.transaction_id,
             &self.position,
@@ -115,8 +128,23 @@ impl After {
 }
 
 impl OutboxSettings {
+    /// The outbox of that name in a database, with all else as it is by default.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            table: default_table(),
+            start: Begin::default(),
+            batch: default_batch(),
+            columns: Columns::default(),
+            delete_passed: false,
+        }
+    }
+
     /// Finds what cannot work, whatever the database holds.
-    pub(super) fn check(&self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Says what is wrong and how to mend it.
+    pub fn check(&self) -> Result<(), String> {
         if let Begin::After(After(OutboxPosition { fingerprint: Some(_), .. })) = &self.start {
             return Err("`start: {after: …}` takes `transaction_id` and `position` alone".into());
         }

@@ -49,6 +49,8 @@ pub(super) fn check(
         file.sinks.iter().filter(|(_, s)| !s.required).map(|(name, _)| name.clone()).collect();
     let sinks = check.sinks(file.sinks);
     check.commit(file.commit, &sinks, &optional);
+    #[cfg(feature = "postgres")]
+    check.passed(&file.source, file.commit, &sinks);
     let checkpoint = check.checkpoint(file.checkpoint);
     check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
     check.between(
@@ -279,6 +281,22 @@ impl Check<'_> {
                 self.wrong(&["sinks"], why);
             }
             Commit::Required | Commit::Quorum(_) => {}
+        }
+    }
+
+    /// Deleting goes by the commit policy, so that has to wait for every sink.
+    #[cfg(feature = "postgres")]
+    fn passed(&mut self, source: &SourceSettings, commit: Commit, sinks: &[Sink]) {
+        let SourceSettings::PostgresOutbox(outbox) = source else { return };
+        let waits_for_all = match commit {
+            Commit::All => true,
+            Commit::Required => sinks.iter().all(|sink| sink.required),
+            Commit::Quorum(quorum) => quorum >= sinks.len(),
+        };
+        if outbox.delete_passed && !waits_for_all {
+            let why = "deletes what the commit policy lets go, and one of the sinks may not have \
+                       it by then: leave this out, or write `commit: all`";
+            self.wrong(&["source", "postgres_outbox", "delete_passed"], why);
         }
     }
 

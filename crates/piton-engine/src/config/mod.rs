@@ -36,9 +36,9 @@ pub use piton_connectors::settings::Period;
 use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
-pub(crate) use self::error::nearest;
 #[cfg(feature = "postgres")]
 pub use self::connectors::OutboxSource;
+pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{
         CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,

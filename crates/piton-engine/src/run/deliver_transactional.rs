@@ -97,6 +97,9 @@ fn fill(
 ) -> Result<(), Trouble> {
     let mut bytes = first.size();
     write(delivery, transaction, first)?;
+    if first.is_a_beginning() {
+        return Ok(());
+    }
     let most = delivery.most_bytes(TRANSACTION_BYTES);
     while !delivery.is_due(began) && bytes < most && !delivery.is_hurried() {
         // Where another sink waits for the database, only what is there already is taken along.

@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf}, process::Command, time::Duration};
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use piton_core::StoredPosition;
 use piton_testkit::service::{self, Postgres, Server};
