@@ -39,22 +39,23 @@ fn meant(file: &Path) -> String {
 
 /// The store that a configuration names.
 pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
+    if config.store.strip_prefix("sqlite:").is_some_and(|path| Path::new(path).is_dir()) {
+        homeless(config)?;
+    }
     open(&config.store, &config.dir, mode)
 }
 
-/// Refuses a store that can never be created: its folder is not there.
+/// Refuses a store that can never be created: a folder stands there, or its folder is not there.
 pub(crate) fn homeless(config: &Config) -> Result<(), Failure> {
     let path = config.store.strip_prefix("sqlite:").map(Path::new);
-    match path.and_then(Path::parent) {
-        Some(folder) if !folder.is_dir() => {
-            let what = format!(
-                "store: the folder {} does not exist: create it, or name another",
-                folder.display()
-            );
-            Err(Failure::usage(config.shown(config.store_at, &what)))
+    let why = match (path, path.and_then(Path::parent)) {
+        (Some(path), _) if path.is_dir() => format!("{} is a folder: name a file", path.display()),
+        (_, Some(folder)) if !folder.is_dir() => {
+            format!("the folder {} does not exist: create it, or name another", folder.display())
         }
-        _ => Ok(()),
-    }
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(config.shown(config.store_at, &format!("store: {why}"))))
 }
 
 /// The store of a command without a configuration. Only reading, it is never created.

@@ -126,6 +126,35 @@ impl JsonSchema for Period {
     }
 }
 
+/// What becomes of a record whose key is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It replaces the row; a row that is already equal is left alone and fires no trigger.
+    Upsert,
+    /// It is added beside it.
+    Append,
+}
+
+impl Mode {
+    /// The mode in force: without one, a key means `upsert`.
+    ///
+    /// # Errors
+    /// Says what is missing or contradicts itself.
+    pub(crate) fn of(mode: Option<Self>, key: &[String]) -> Result<Self, String> {
+        match (mode, key.is_empty()) {
+            (Some(Self::Upsert), true) => Err("`mode: upsert` needs `key`, the columns that \
+                 identify a row; without one, use `mode: append`"
+                .into()),
+            (Some(Self::Append), false) => Err("`mode: append` adds every record and has no use \
+                 for `key`: leave `key` out, or use `mode: upsert`"
+                .into()),
+            (None | Some(Self::Append), true) => Ok(Self::Append),
+            (None | Some(Self::Upsert), false) => Ok(Self::Upsert),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,6 +96,12 @@ pub trait TransactionalSink: Send {
     /// [`SinkError::Fenced`] when a row has a newer epoch.
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError>;
 
+    /// The longest that a transaction may stay open, if there is a limit: it is then committed,
+    /// whatever the interval.
+    fn longest(&self) -> Option<Duration> {
+        None
+    }
+
     /// Begins a transaction under the fence.
     ///
     /// # Errors
@@ -289,6 +295,9 @@ pub enum SinkError {
         at: String,
         /// What failed.
         what: String,
+        /// Whether nobody answered, as when a connection is lost. Then there is no limit to
+        /// trying: what the sink holds is true once it answers again.
+        lost: bool,
     },
     /// It failed for good: a full disk, a failed sync. Exit code 1.
     #[error("{what}")]

@@ -7,8 +7,6 @@ use std::{
     sync::Arc,
 };
 
-#[cfg(feature = "postgres")]
-use piton_connectors::postgres_outbox::{OutboxPosition, OutboxSource};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -16,6 +14,11 @@ use piton_connectors::{
     source::{Source, SourceError},
     sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
+};
+#[cfg(feature = "postgres")]
+use piton_connectors::{
+    postgres::{History, PostgresSink},
+    postgres_outbox::{OutboxPosition, OutboxSource},
 };
 use piton_core::{
     Control, PipelineRecord, Position, PositionOrder, StoredPosition, position::order_of,
@@ -107,6 +110,7 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
         source,
         source_at: config
             .shown(config.source.at, &format!("source.{}", config.source.settings.kind())),
+        transforms_at: config.shown(config.transform_at, "transform"),
         transforms: Box::new(move || Transforms::new(&transforms, fixed, TRANSFORMED_BYTES)),
         sinks: sinks?,
         commit: match config.commit {
@@ -178,6 +182,8 @@ fn sink_spec(
     let (dir, lease) = (config.dir.clone(), config.claim.lease);
     let (pipeline, name) = (config.pipeline.clone(), sink.name.clone());
     let settings = sink.settings.clone();
+    #[cfg(feature = "postgres")]
+    let history = Arc::<History>::default();
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
@@ -187,6 +193,11 @@ fn sink_spec(
                     None => sink,
                 }))
             }
+            #[cfg(feature = "postgres")]
+            SinkSettings::Postgres(postgres) => {
+                let sink = PostgresSink::new(postgres, lease)?.after(Arc::clone(&history));
+                Sink::Transactional(Box::new(sink))
+            }
             SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
             SinkSettings::Csv(csv) => Sink::Plain(Box::new(FileSink::csv(csv, &dir)?)),
             SinkSettings::Stdout(_) => Sink::Plain(Box::new(StreamSink::standard())),
@@ -195,17 +206,22 @@ fn sink_spec(
             }
         })
     };
+    let at = config.shown(sink.at, &format!("sinks.{}.{}", sink.name, sink.settings.kind()));
     // Settings that cannot work are found before anything else is done.
-    make().map_err(|error| RunError::of_sink(&config.pipeline, &sink.name, &error))?;
+    make().map_err(|error| match error {
+        SinkError::Settings { what } => RunError::Settings(format!("{at}: {what}")),
+        other => RunError::of_sink(&config.pipeline, &sink.name, &other),
+    })?;
     let key = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => postgres.key.clone(),
         _ => Vec::new(),
     };
-    let kind = sink.settings.kind();
     Ok(SinkSpec {
         name: sink.name.clone(),
         required: sink.required,
-        at: config.shown(sink.at, &format!("sinks.{}.{kind}", sink.name)),
+        at,
         key,
         shares,
         make: Box::new(make),
@@ -220,6 +236,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
             let replay = if appends { Replay::CutOrRepeat } else { Replay::Overwrites };
             (at(&sqlite.path), replay)
         }
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => {
+            let appends = postgres.mode().is_ok_and(|mode| mode == Mode::Append);
+            let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
+            (postgres.location(), replay)
+        }
         SinkSettings::Jsonl(jsonl) => (at(&jsonl.path), Replay::CutOrRepeat),
         SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
@@ -227,6 +249,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
     };
     let table = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(postgres) => Some(postgres.table.clone()),
         _ => None,
     };
     let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());

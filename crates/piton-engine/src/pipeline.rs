@@ -8,7 +8,10 @@ use piton_connectors::{
 };
 use piton_core::{PipelineRecord, interval::Policy};
 
-use crate::transform::Transforms;
+use crate::{
+    run::RunError,
+    transform::{TransformError, Transforms},
+};
 
 /// What a batch of small records takes, about.
 const BATCH_BYTES: usize = 1 << 20;
@@ -21,6 +24,8 @@ pub struct Pipeline {
     pub source: Arc<dyn Source>,
     /// Where the source is configured, for people: file, line and column.
     pub source_at: String,
+    /// Where the transforms are configured, likewise.
+    pub transforms_at: String,
     /// Makes the transforms; each reader has its own.
     pub transforms: Box<dyn Fn() -> Transforms + Send + Sync>,
     /// Where it goes.
@@ -56,6 +61,22 @@ impl Pipeline {
     pub(crate) fn batches_waiting(&self) -> usize {
         let batches = self.memory_bytes / self.record_bytes.max(BATCH_BYTES);
         (batches / self.sinks.len().max(1)).saturating_sub(3).clamp(1, 4)
+    }
+
+    /// What a sink's error means for the run. What is wrong in its settings is named with its place.
+    pub(crate) fn of_sink(&self, name: &str, error: &SinkError) -> RunError {
+        let spec = self.sinks.iter().find(|spec| spec.name == name);
+        match (error, spec) {
+            (SinkError::Settings { what }, Some(spec)) => {
+                RunError::Settings(format!("{}: {what}", spec.at))
+            }
+            _ => RunError::of_sink(&self.name, name, error),
+        }
+    }
+
+    /// Transforms that do not fit the records.
+    pub(crate) fn of_transform(&self, error: &TransformError) -> RunError {
+        RunError::Settings(format!("{}: {error}", self.transforms_at))
     }
 
     /// Whether the pipeline cannot go on without this sink. Under a quorum no single one is needed.

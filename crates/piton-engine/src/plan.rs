@@ -75,8 +75,7 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
     };
     let mut sinks = Vec::new();
     for spec in &pipeline.sinks {
-        let mut sink =
-            (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        let mut sink = (spec.make)().map_err(|error| pipeline.of_sink(&spec.name, &error))?;
         sinks.push(sink_plan(pipeline, &spec.name, &mut sink, &known, &orders));
     }
     let (changes, waits, refusal) = match store {

@@ -66,7 +66,7 @@ fn first_schema(pipeline: &Pipeline) -> Result<Option<std::sync::Arc<Schema>>, R
     let mut transforms = (pipeline.transforms)();
     match transforms.apply(batch).next() {
         Some(Ok(applied)) => Ok(Some(applied.batch.schema)),
-        Some(Err(error)) => Err(RunError::Settings(format!("{}: {error}", pipeline.name))),
+        Some(Err(error)) => Err(pipeline.of_transform(&error)),
         None => Ok(None),
     }
 }

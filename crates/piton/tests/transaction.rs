@@ -14,7 +14,7 @@ use piton::{
     rusqlite::{Connection, Transaction, TransactionBehavior},
     sqlite::{Cursor, Joined, LedgerError},
 };
-use piton_stores::joined::sqlite::{Ledger, TakeOver};
+use piton_stores::joined::sqlite::{TakeOver, tables};
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 
@@ -51,11 +51,11 @@ fn at(branch: char, n: u64) -> Option<StoredPosition> {
 /// could do, or damage that looks like one.
 fn tamper(conn: &mut Connection, version: i64, position: Option<StoredPosition>) {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-    let mut ledger = Ledger::read(&tx, "orders", "database").unwrap();
+    let mut ledger = tables::read(&tx, "orders", "database").unwrap();
     let row = ledger.rows.get_mut("main").unwrap();
     row.version = row.version.saturating_add_signed(version);
     row.position = position;
-    ledger.write(&tx).unwrap();
+    tables::write(&tx, &mut ledger).unwrap();
     tx.commit().unwrap();
 }
 

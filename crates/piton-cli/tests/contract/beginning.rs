@@ -51,11 +51,11 @@ fn sinks_that_cannot_be_written_to_create_nothing() {
         ("db: {sqlite: {path: out.db, table: t, key: [id], create: false}}", "create: false"),
     ] {
         folder.configure(&[sink], "");
-        is_a_mistake(&folder, &[said]);
+        is_a_mistake(&folder, &["p.yaml:4:", said]);
     }
     folder.sql("out.db").execute_batch("CREATE TABLE t (id)").unwrap();
     folder.configure(&[DB], "");
-    is_a_mistake(&folder, &["CREATE UNIQUE INDEX"]);
+    is_a_mistake(&folder, &["p.yaml:4:", "CREATE UNIQUE INDEX"]);
 }
 
 #[test]
@@ -63,6 +63,8 @@ fn a_store_in_a_folder_that_is_not_there_is_a_mistake() {
     let folder = Folder::new(3);
     folder.configure(&[DB], "store: sqlite:no/p.db");
     is_a_mistake(&folder, &["p.yaml:5:", "no does not exist"]);
+    folder.configure(&[DB], "store: sqlite:.");
+    is_a_mistake(&folder, &["p.yaml:5:", "is a folder"]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn another_path_is_accepted_once_and_for_all() {
 fn another_output_under_the_same_name_is_refused() {
     let folder = finished(&[DB]);
     for (sink, change) in [
-        ("db: {sqlite: {path: out.db, table: u, key: [id]}}", "sqlite, table u"),
+        ("db: {sqlite: {path: out.db, table: u, key: [id]}}", "sqlite, table 'u'"),
         ("db: {jsonl: {path: out.jsonl}}", "is now jsonl"),
     ] {
         folder.configure(&[sink], "");

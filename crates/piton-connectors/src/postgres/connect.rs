@@ -10,11 +10,12 @@
 
 use std::{env, error::Error, fmt, io, path::PathBuf};
 
-use postgres::{
-    Client, Config, NoTls,
+use postgres::{Client, error::SqlState};
+use tokio_postgres::{
+    Config, NoTls,
     config::{Host, SslMode},
-    error::SqlState,
 };
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls::{self, Trust};
 
@@ -150,18 +151,31 @@ impl Server {
     /// # Errors
     /// [`ConnectError::Refused`] or [`ConnectError::Unavailable`].
     pub fn connect(&self) -> Result<Client, ConnectError> {
-        let Some(trust) = &self.trust else {
-            return self.config.connect(NoTls).map_err(|e| self.failure(&e));
-        };
-        let connector = tls::connector(trust).map_err(|what| ConnectError::Refused { what })?;
-        let connected = self.config.connect(connector);
-        let is_optional = self.config.get_ssl_mode() == SslMode::Prefer;
+        self.attempt(|config, encryption| {
+            let config = postgres::Config::from(config.clone());
+            match encryption {
+                Some(encryption) => config.connect(encryption),
+                None => config.connect(NoTls),
+            }
+        })
+    }
+
+    /// Connects by whatever makes a connection, encrypted if there is what it needs for that.
+    pub(super) fn attempt<T>(
+        &self,
+        mut connect: impl FnMut(&Config, Option<MakeRustlsConnect>) -> Result<T, postgres::Error>,
+    ) -> Result<T, ConnectError> {
+        let encryption = self.trust.as_ref().map(tls::connector).transpose();
+        let encryption = encryption.map_err(|what| ConnectError::Refused { what })?;
+        let connected = connect(&self.config, encryption);
         match connected {
             // As libpq: what fails with encryption is tried without, if none was demanded.
-            Err(error) if is_optional && is_about_encryption(&error) => {
+            Err(error)
+                if self.config.get_ssl_mode() == SslMode::Prefer && is_about_encryption(&error) =>
+            {
                 let mut plain = self.config.clone();
-                let again = plain.ssl_mode(SslMode::Disable).connect(NoTls);
-                again.map_err(|_| self.failure(&error))
+                plain.ssl_mode(SslMode::Disable);
+                connect(&plain, None).map_err(|_| self.failure(&error))
             }
             connected => connected.map_err(|e| self.failure(&e)),
         }
@@ -237,7 +251,7 @@ fn refusal(error: &postgres::Error) -> Option<&'static str> {
         return Some("The server does not accept this sort of encryption");
     }
     let is_reached = cause::<io::Error>(error).is_none() && !error.is_closed();
-    is_reached.then_some("Check the URL: user, password and `sslmode`")
+    is_reached.then_some("Check user, password (or PGPASSWORD) and `sslmode` of the URL")
 }
 
 /// Whether another attempt without encryption may do better.

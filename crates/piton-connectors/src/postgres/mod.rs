@@ -1,8 +1,28 @@
 //! PostgreSQL.
 //!
-//! - [`connect`]: from a URL to a connection; `tls`: who is at the other end of it.
+//! - [`connect`]: from a URL to a connection; `tls`: who is at the other end of it; `wire`: one
+//!   that is used from one thread;
+//! - [`settings`]: what a user types; `name`: names of tables, which a record may choose;
+//! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit; `holder`: who is in the
+//!   way;
+//! - `table`: a target as it is, and creating it; `plan`: the statements for its records; `encode`:
+//!   values as text; `writer`: rows on their way;
+//! - `errors`: what PostgreSQL says, in terms of what to do about it.
 
 pub mod connect;
+mod encode;
+mod errors;
+mod holder;
+mod name;
+mod plan;
+pub mod settings;
+pub mod sink;
+mod table;
 mod tls;
+mod transaction;
+mod wire;
+mod writer;
 
 pub use connect::{ConnectError, Server};
+pub use settings::PostgresSettings;
+pub use sink::{History, PostgresSink};

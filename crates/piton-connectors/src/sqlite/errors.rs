@@ -92,6 +92,7 @@ pub(super) fn commit_failure(path: &Path, error: &Error) -> SinkError {
         _ => SinkError::InDoubt {
             at: path.display().to_string(),
             what: format!("{error}{}", detail(error)),
+            lost: false,
         },
     }
 }

@@ -8,7 +8,6 @@
 //!
 //! - [`settings`]: what a user types;
 //! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit;
-//! - `orders`: an operator's reset and rewind, and what they cut off;
 //! - `table`: the target as it is, and creating it; `insert`: the statements and what they bind;
 //! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `page`:
 //!   rows into a batch;
@@ -20,7 +19,6 @@ mod holder;
 mod insert;
 mod keyset;
 mod open;
-mod orders;
 mod page;
 pub mod position;
 pub mod settings;

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::settings::Mode;
 use crate::settings::Period;
 
 /// Writes into a table of a `SQLite` database, exactly once.
@@ -27,32 +28,13 @@ pub struct SqliteSettings {
     pub create: bool,
 }
 
-/// What becomes of a record whose key is already there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It replaces the row; a row that is already equal is left alone and fires no trigger.
-    Upsert,
-    /// It is added beside it.
-    Append,
-}
-
 impl SqliteSettings {
     /// The mode in force.
     ///
     /// # Errors
     /// Says what is missing or contradicts itself.
     pub fn mode(&self) -> Result<Mode, String> {
-        match (self.mode, self.key.is_empty()) {
-            (Some(Mode::Upsert), true) => Err("`mode: upsert` needs `key`, the columns that \
-                 identify a row; without one, use `mode: append`"
-                .into()),
-            (Some(Mode::Append), false) => Err("`mode: append` adds every record and has no use \
-                 for `key`: leave `key` out, or use `mode: upsert`"
-                .into()),
-            (None | Some(Mode::Append), true) => Ok(Mode::Append),
-            (None | Some(Mode::Upsert), false) => Ok(Mode::Upsert),
-        }
+        Mode::of(self.mode, &self.key)
     }
 
     /// Finds what cannot work, whatever the database holds.

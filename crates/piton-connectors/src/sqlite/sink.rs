@@ -17,7 +17,7 @@ use std::{
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, Epoch, Order, OrderKind, fault};
-use piton_stores::joined::sqlite::{Ledger, create_tables};
+use piton_stores::joined::sqlite::{Ledger, tables};
 use rusqlite::Connection;
 
 use super::{
@@ -25,13 +25,16 @@ use super::{
     holder,
     insert::Plan,
     open::{self, FileId},
-    orders::{self, Refusal, Written},
+    quote,
     settings::{Mode, SqliteSettings},
     table::{self, Table},
     transaction::SqliteTransaction,
     turn::Turn,
 };
-use crate::sink::{Fence, Guarantee, SinkError, Transaction, TransactionalSink};
+use crate::{
+    orders,
+    sink::{Fence, Guarantee, SinkError, Transaction, TransactionalSink},
+};
 
 /// How long a transaction waits for another writer before it reports that the database is busy.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -158,7 +161,7 @@ impl SqliteSink {
         };
         let conn = open::to_write(path, *create, self.lease).map_err(|e| busy_or("open it", &e))?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| busy_or("begin a transaction", &e))?;
-        let mut ledger = Ledger::read(&conn, &fence.pipeline, &fence.sink)
+        let mut ledger = tables::read(&conn, &fence.pipeline, &fence.sink)
             .and_then(|ledger| ledger.admit(fence.epoch).map(|()| ledger))
             .map_err(|e| of_ledger(path, &fence.pipeline, e))?;
         let found =
@@ -207,22 +210,22 @@ impl SqliteSink {
         found: Option<&Table>,
     ) -> Result<(), SinkError> {
         let Target { path, table, mode, .. } = &self.target;
-        let written = match mode {
-            Mode::Upsert => Written::Over,
-            Mode::Append if self.target.numbers_rows(found) => Written::Numbered(table),
-            Mode::Append => Written::Beside,
+        let refused = |what| SinkError::Refused { what: format!("{}: {what}", path.display()) };
+        let cut = match mode {
+            Mode::Upsert => None,
+            Mode::Append => orders::cut(ledger, fence).map_err(refused)?,
         };
+        let is_numbered = self.target.numbers_rows(found);
         let write = |ledger: &mut Ledger| {
-            create_tables(conn)?;
-            orders::take_over(conn, ledger, fence, written, Timestamp::now())?;
-            ledger.write(conn).map_err(Refusal::from)
-        };
-        write(ledger).map_err(|refusal| match refusal {
-            Refusal::Orders(what) => {
-                SinkError::Refused { what: format!("{}: {what}", path.display()) }
+            tables::create_tables(conn)?;
+            if let (true, Some(cut)) = (is_numbered, cut) {
+                conn.execute(&format!("DELETE FROM {} WHERE rowid > ?1", quote(table)), [cut])?;
             }
-            Refusal::Database(e) => failure(path, "write the checkpoints", &e),
-        })
+            let end = is_numbered.then(|| table::last_row(conn, table)).transpose()?;
+            orders::take_over(ledger, fence, end, Timestamp::now());
+            tables::write(conn, ledger)
+        };
+        write(ledger).map_err(|e| failure(path, "write the checkpoints", &e))
     }
 
     /// What the database holds, without writing or creating anything.
@@ -233,7 +236,7 @@ impl SqliteSink {
             return Ok(Ledger::empty(pipeline, sink));
         }
         let read = |conn: &Connection| {
-            let ledger = Ledger::read(conn, pipeline, sink);
+            let ledger = tables::read(conn, pipeline, sink);
             Ok((ledger, Table::inspect(conn, &self.target.table)?))
         };
         let (ledger, found) =
@@ -275,7 +278,7 @@ impl Open {
     fn begin(&self, path: &Path) -> Result<(), SinkError> {
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
         begun.map_err(|e| failure(path, "begin a transaction", &e))?;
-        self.ledger.compare(&self.conn).map_err(|error| {
+        tables::compare(&self.conn, &self.ledger).map_err(|error| {
             roll_back(&self.conn);
             of_ledger(path, &self.ledger.pipeline, error)
         })
@@ -427,7 +430,7 @@ impl TransactionalSink for SqliteSink {
     fn forget(&mut self) -> Result<(), SinkError> {
         let (Target { path, .. }, open) = self.fenced()?;
         open.begin(path)?;
-        if let Err(error) = open.ledger.forget(&open.conn) {
+        if let Err(error) = tables::forget(&open.conn, &open.ledger) {
             roll_back(&open.conn);
             return Err(failure(path, "remove the checkpoints", &error));
         }

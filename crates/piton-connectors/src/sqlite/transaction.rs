@@ -7,13 +7,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, CheckpointKey, checksum::Manifest, fault};
+use piton_core::{Checkpoint, checksum::Manifest, fault};
+use piton_stores::joined::sqlite::tables;
 use rusqlite::ErrorCode;
 
 use super::{
     errors::{code, failure},
     insert::Plan,
-    orders::{self, Rows},
     settings::Mode,
     sink::{Open, Target, roll_back},
     table::{self, Table},
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
+    orders::{self, Rows},
     sink::{Advance, Committed, SinkError, Transaction},
 };
 
@@ -91,7 +92,7 @@ impl SqliteTransaction<'_> {
         let now = Timestamp::now();
         let new: Vec<Checkpoint> =
             upto.iter().map(|advance| open.next(advance, end, self.last_row, now)).collect();
-        let stored = open.ledger.advance(&open.conn, &new);
+        let stored = tables::advance(&open.conn, &open.ledger, &new);
         match stored.map_err(|e| failure(path, "write the checkpoints", &e))? {
             Some(manifest) => Ok((new, manifest)),
             None => Err(SinkError::Refused {
@@ -115,21 +116,9 @@ impl Open {
         last_row: Option<i64>,
         now: Timestamp,
     ) -> Checkpoint {
-        let Advance { partition, position, records } = advance;
-        let mut next = if let Some(old) = self.ledger.rows.get(partition) {
-            Checkpoint { version: old.version + 1, ..old.clone() }
-        } else {
-            let (pipeline, sink) = (&*self.ledger.pipeline, &*self.ledger.sink);
-            // The store has noted that it began, at version 1.
-            let begun = orders::begun(CheckpointKey::new(pipeline, &**partition, sink), now);
-            Checkpoint { version: begun.version + 1, ..begun }
-        };
+        let mut next = orders::advanced(&self.ledger, advance, now);
         let begun = Rows::parse(next.sink_state.as_deref()).map(|rows| rows.begun).or(last_row);
         next.sink_state = end.zip(begun).map(|(rowid, begun)| Rows { rowid, begun }.state());
-        next.position = Some(position.clone());
-        next.records = *records;
-        next.epoch = self.ledger.epoch;
-        next.updated_at = now;
         next
     }
 

@@ -6,21 +6,21 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "postgres")]
-use piton_connectors::postgres_outbox::OutboxSource;
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
     settings::Period,
     sqlite::{SqlSource, SqliteSink},
 };
+#[cfg(feature = "postgres")]
+use piton_connectors::{postgres::PostgresSink, postgres_outbox::OutboxSource};
 use piton_core::interval::Policy;
 
 use super::{
     Claim, Config, Described, Limits, OnError, Sink, SinkSettings, Source, SourceSettings,
     error::{Condition, Problem},
     file::{
-        CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SelectFile, SinkFile,
+        CheckpointFile, CheckpointMap, Commit, File, OnErrorFile, SINKS, SelectFile, SinkFile,
         TransformFile,
     },
     files::{self, Clash},
@@ -77,6 +77,7 @@ pub(super) fn check(
             settings: file.source,
             rate,
         },
+        transform_at: root.place(&["transform", "0"]),
         transform,
         sinks,
         commit: file.commit,
@@ -245,7 +246,7 @@ impl Check<'_> {
                     made.push(Sink { name: name.to_owned(), settings, required, at });
                 }
                 Err(kinds) if kinds.is_empty() => {
-                    self.wrong(&path, "needs one of sqlite, jsonl, csv, stdout, http");
+                    self.wrong(&path, format!("needs one of {}", SINKS.join(", ")));
                 }
                 Err(kinds) => {
                     let kinds: Vec<_> = kinds.iter().map(super::SinkSettings::kind).collect();
@@ -319,6 +320,10 @@ impl Check<'_> {
             let made = match &sink.settings {
                 SinkSettings::Sqlite(sqlite) => {
                     SqliteSink::new(sqlite, dir, Duration::ZERO).map(drop)
+                }
+                #[cfg(feature = "postgres")]
+                SinkSettings::Postgres(postgres) => {
+                    PostgresSink::new(postgres, Duration::ZERO).map(drop)
                 }
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),

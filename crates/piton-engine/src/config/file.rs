@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 #[cfg(feature = "postgres")]
-use super::connectors::OutboxSource;
+use super::connectors::{OutboxSource, PostgresSink};
 use super::{
     connectors::{
         CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
@@ -104,6 +104,9 @@ impl SourceSettings {
 pub enum SinkSettings {
     /// A table in a SQLite database.
     Sqlite(SqliteSink),
+    /// Tables of a PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresSink),
     /// A file with one JSON object in each line.
     Jsonl(JsonlSink),
     /// A CSV file.
@@ -119,6 +122,8 @@ impl SinkSettings {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "sqlite",
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => "postgres",
             Self::Jsonl(_) => "jsonl",
             Self::Csv(_) => "csv",
             Self::Stdout(_) => "stdout",
@@ -127,17 +132,34 @@ impl SinkSettings {
     }
 }
 
+/// The kinds of sinks there are.
+pub(super) const SINKS: &[&str] = &[
+    "sqlite",
+    #[cfg(feature = "postgres")]
+    "postgres",
+    "jsonl",
+    "csv",
+    "stdout",
+    "http",
+];
+
+/// For a schema: one of the kinds.
+fn one_of() -> serde_json::Value {
+    SINKS.iter().map(|kind| serde_json::json!({"required": [kind]})).collect()
+}
+
 /// A sink: one kind, and whether the pipeline waits for it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [
-    {"required": ["sqlite"]}, {"required": ["jsonl"]}, {"required": ["csv"]},
-    {"required": ["stdout"]}, {"required": ["http"]}
-]))]
+#[schemars(extend("oneOf" = one_of()))]
 pub(super) struct SinkFile {
     /// A table in a SQLite database: exactly once.
     #[serde(default)]
     sqlite: Option<SqliteSink>,
+    /// Tables of a PostgreSQL database: exactly once.
+    #[cfg(feature = "postgres")]
+    #[serde(default)]
+    postgres: Option<PostgresSink>,
     /// A file with one JSON object in each line.
     #[serde(default)]
     jsonl: Option<JsonlSink>,
@@ -160,6 +182,8 @@ impl SinkFile {
     pub(super) fn kinds(self) -> Vec<SinkSettings> {
         [
             self.sqlite.map(SinkSettings::Sqlite),
+            #[cfg(feature = "postgres")]
+            self.postgres.map(SinkSettings::Postgres),
             self.jsonl.map(SinkSettings::Jsonl),
             self.csv.map(SinkSettings::Csv),
             self.stdout.map(SinkSettings::Stdout),

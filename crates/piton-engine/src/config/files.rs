@@ -76,6 +76,8 @@ fn written(sink: &Sink, dir: &Path) -> Option<Written> {
         SinkSettings::Jsonl(jsonl) => Some(Written::File(real(&resolve(dir, &jsonl.path)))),
         SinkSettings::Csv(csv) => Some(Written::File(real(&resolve(dir, &csv.path)))),
         SinkSettings::Sqlite(sqlite) => Some(Written::Database(real(&dir.join(&sqlite.path)))),
+        #[cfg(feature = "postgres")]
+        SinkSettings::Postgres(_) => None,
         SinkSettings::Stdout(_) | SinkSettings::Http(_) => None,
     }
 }

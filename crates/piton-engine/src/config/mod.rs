@@ -37,7 +37,7 @@ use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
 #[cfg(feature = "postgres")]
-pub use self::connectors::OutboxSource;
+pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{
@@ -67,6 +67,8 @@ pub struct Config {
     pub store_at: Place,
     /// What is read.
     pub source: Source,
+    /// Where in the file that begins.
+    pub transform_at: Place,
     /// What happens to records, in order.
     pub transform: Vec<Transform>,
     /// Where records go, in the order of the file; at least one.

@@ -3,6 +3,7 @@
 
 use super::{
     error::{Condition, Problem},
+    file::SINKS,
     tree::{Key, Node},
 };
 
@@ -12,10 +13,9 @@ const OF_JOBS: &[&str] = &["job", "steps"];
 const SYSTEMS: &[&str] =
     &["postgres", "postgresql", "mysql", "mariadb", "kafka", "parquet", "arrow"];
 #[cfg(feature = "postgres")]
-const SOURCES: &str = "csv, jsonl, sql, postgres_outbox";
+const SOURCES: &[&str] = &["csv", "jsonl", "sql", "postgres_outbox"];
 #[cfg(not(feature = "postgres"))]
-const SOURCES: &str = "csv, jsonl, sql";
-const SINKS: &str = "sqlite, jsonl, csv, stdout, http";
+const SOURCES: &[&str] = &["csv", "jsonl", "sql"];
 
 /// Names what the file uses of it.
 pub(super) fn find(root: &Node) -> Vec<Problem> {
@@ -34,8 +34,10 @@ pub(super) fn find(root: &Node) -> Vec<Problem> {
     found
 }
 
-fn systems(node: &Node, role: &str, there: &str) -> Vec<Problem> {
-    let planned = node.entries().iter().filter(|(key, _)| SYSTEMS.contains(&key.name.as_str()));
+fn systems(node: &Node, role: &str, there: &[&str]) -> Vec<Problem> {
+    let is_planned = |name: &str| SYSTEMS.contains(&name) && !there.contains(&name);
+    let planned = node.entries().iter().filter(|(key, _)| is_planned(&key.name));
+    let there = there.join(", ");
     planned
         .map(|(key, _)| {
             not_built(key, format!("the {role} `{}` is", key.name), format!("use one of {there}"))

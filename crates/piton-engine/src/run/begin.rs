@@ -90,7 +90,7 @@ pub(crate) fn epoch_needed(pipeline: &Pipeline, sinks: &mut [Sink]) -> Result<Ep
         let Sink::Transactional(sink) = sink else { continue };
         let newest = sink
             .newest_epoch(&pipeline.name, &spec.name)
-            .map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+            .map_err(|error| pipeline.of_sink(&spec.name, &error))?;
         needed = needed.max(Epoch(newest.0 + 1));
     }
     Ok(needed)
@@ -101,7 +101,7 @@ fn peek(
     name: &str,
     sink: &mut dyn TransactionalSink,
 ) -> Result<Vec<Checkpoint>, RunError> {
-    sink.peek(&pipeline.name, name).map_err(|error| RunError::of_sink(&pipeline.name, name, &error))
+    sink.peek(&pipeline.name, name).map_err(|error| pipeline.of_sink(name, &error))
 }
 
 /// Decides every refusal of one sink, and of the source at the place where that sink stands.
@@ -131,7 +131,7 @@ pub(crate) fn inspect(
             refuse_undecided(pipeline, name, &own, &orders, options)?;
             if !options.adopt {
                 sink.inspect(&pipeline.name, name, &orders)
-                    .map_err(|error| RunError::of_sink(&pipeline.name, name, &error))?;
+                    .map_err(|error| pipeline.of_sink(name, &error))?;
             }
             own
         }
@@ -139,7 +139,7 @@ pub(crate) fn inspect(
             let resume = resume_of(pipeline, name, &mirror, &orders, options)?;
             sink.inspect(&resume).map_err(|error| {
                 let deleted = orders.iter().find(|order| order.output.is_none());
-                match (RunError::of_sink(&pipeline.name, name, &error), deleted) {
+                match (pipeline.of_sink(name, &error), deleted) {
                     (RunError::Refused(_), Some(order)) if replays(pipeline, name) => {
                         let why = undecided(&pipeline.name, order);
                         RunError::Refused(format!("{}, sink '{name}': {why}", pipeline.name))
@@ -214,7 +214,7 @@ pub(crate) fn open(
 ) -> Result<Ready, RunError> {
     let mirror = found.of_sink(name);
     let orders = found.orders_for(name);
-    let of_sink = |error| RunError::of_sink(&pipeline.name, name, &error);
+    let of_sink = |error| pipeline.of_sink(name, &error);
     fault::point("recover");
     let held = match &mut sink {
         Sink::Transactional(sink) => {
@@ -253,7 +253,7 @@ pub(crate) fn forget(
     let mut transactional = Vec::new();
     for spec in &pipeline.sinks {
         let made = (spec.make)();
-        let made = made.map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))?;
+        let made = made.map_err(|error| pipeline.of_sink(&spec.name, &error))?;
         if let Sink::Transactional(sink) = made {
             transactional.push((&spec.name, sink));
         }
@@ -280,7 +280,7 @@ pub(crate) fn forget(
     block_on(store.order(checkpoints.iter().map(order).collect(), event.clone()))?;
     let orders = block_on(store.orders(&pipeline.name))?;
     for (name, mut sink) in transactional {
-        let of_sink = |error| RunError::of_sink(&pipeline.name, name, &error);
+        let of_sink = |error| pipeline.of_sink(name, &error);
         let fence = Fence {
             pipeline: pipeline.name.clone(),
             sink: name.clone(),
@@ -305,7 +305,7 @@ fn open_plain(
     options: &RunOptions,
     (name, sink): (&str, &mut dyn PlainSink),
 ) -> Result<Held, RunError> {
-    let of_sink = |error| RunError::of_sink(&pipeline.name, name, &error);
+    let of_sink = |error| pipeline.of_sink(name, &error);
     let mirror = found.of_sink(name);
     let partitions = found.all_partitions(&mirror);
     let mut resume = resume_of(pipeline, name, &mirror, &found.orders_for(name), options)?;
@@ -367,6 +367,8 @@ fn resume_of(
 
 /// Whether records that are read again are in this sink's output twice.
 fn replays(pipeline: &Pipeline, name: &str) -> bool {
-    let is_this = |sink: &SinkRecord| sink.name == name && sink.replay == Replay::CutOrRepeat;
+    let is_this = |sink: &SinkRecord| {
+        sink.name == name && matches!(sink.replay, Replay::CutOrRepeat | Replay::Repeats)
+    };
     sinks_of(&pipeline.record).iter().any(is_this)
 }

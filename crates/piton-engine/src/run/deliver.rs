@@ -91,11 +91,12 @@ impl<'a> Delivery<'a> {
     pub(crate) fn trouble(&self, error: &SinkError) -> Trouble {
         match error {
             SinkError::Unavailable { what } => Trouble::Unavailable(what.clone()),
+            SinkError::InDoubt { lost: true, .. } => Trouble::Unavailable(error.to_string()),
             SinkError::InDoubt { .. } => Trouble::InDoubt(error.to_string()),
             SinkError::Fenced { epoch, .. } => {
                 Trouble::Run(self.cx.fenced(&format!("epoch {epoch}")))
             }
-            _ => Trouble::Run(RunError::of_sink(&self.cx.pipeline.name, self.name(), error)),
+            _ => Trouble::Run(self.cx.pipeline.of_sink(self.name(), error)),
         }
     }
 

@@ -7,7 +7,7 @@
 //! With `checkpoint: off` transactions end as they do by default and only the checkpoint is left
 //! out, until the end. So the difference between the two is what checkpointing costs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use piton_connectors::{
     batch::Batch,
@@ -60,9 +60,10 @@ fn transaction(
     first: &Batch,
 ) -> Result<(), Trouble> {
     let began = Instant::now();
+    let longest = sink.longest();
     delivery.begin_partition(&first.partition)?;
     let mut transaction = sink.begin().map_err(|e| delivery.trouble(&e))?;
-    let written = fill(delivery, &mut *transaction, inlet, first, began);
+    let written = fill(delivery, &mut *transaction, inlet, first, (began, longest));
     // A record that stops the run does not take those before it along; any other trouble does.
     match written {
         Err(Trouble::Run(RunError::BadRecord { .. })) | Ok(()) => {}
@@ -93,7 +94,7 @@ fn fill(
     transaction: &mut dyn Transaction,
     inlet: &Inlet,
     first: &Batch,
-    began: Instant,
+    (began, longest): (Instant, Option<Duration>),
 ) -> Result<(), Trouble> {
     let mut bytes = first.size();
     write(delivery, transaction, first)?;
@@ -101,10 +102,16 @@ fn fill(
         return Ok(());
     }
     let most = delivery.most_bytes(TRANSACTION_BYTES);
-    while !delivery.is_due(began) && bytes < most && !delivery.is_hurried() {
+    let ends = longest.and_then(|longest| began.checked_add(longest));
+    let is_over = || ends.is_some_and(|ends| Instant::now() >= ends);
+    while !delivery.is_due(began) && bytes < most && !delivery.is_hurried() && !is_over() {
         // Where another sink waits for the database, only what is there already is taken along.
         let hurry = delivery.shares() && !delivery.interval.is_exact();
-        let deadline = if hurry { Some(Instant::now()) } else { delivery.deadline(began) };
+        let deadline = if hurry {
+            Some(Instant::now())
+        } else {
+            [delivery.deadline(began), ends].into_iter().flatten().min()
+        };
         match inlet.next(deadline) {
             Next::Parcel(Parcel::Batch(batch)) => {
                 delivery.begin_partition(&batch.partition)?;

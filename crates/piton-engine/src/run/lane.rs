@@ -212,9 +212,7 @@ impl Lane<'_> {
     fn transform(&mut self, transforms: &mut Transforms, batch: Batch) -> Result<(), RunError> {
         let mut delivered = 0;
         for applied in transforms.apply(batch) {
-            let settings = |e: TransformError| {
-                RunError::Settings(format!("{}: {e}", self.context.pipeline.name))
-            };
+            let settings = |e: TransformError| self.context.pipeline.of_transform(&e);
             let Applied { mut batch, bad } = applied.map_err(settings)?;
             batch.skipped = delivered;
             if let Some(first) = bad.first()

@@ -182,7 +182,7 @@ pub(crate) fn claim_for(
 
 fn make_all(pipeline: &Pipeline) -> Result<Vec<Sink>, RunError> {
     let make = |spec: &crate::pipeline::SinkSpec| {
-        (spec.make)().map_err(|error| RunError::of_sink(&pipeline.name, &spec.name, &error))
+        (spec.make)().map_err(|error| pipeline.of_sink(&spec.name, &error))
     };
     pipeline.sinks.iter().map(make).collect()
 }

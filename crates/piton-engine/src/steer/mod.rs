@@ -47,7 +47,7 @@ impl SinkRecord {
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
-            Some(table) => format!("{}, table {table}", self.kind),
+            Some(table) => format!("{}, table '{table}'", self.kind),
             None => self.kind.clone(),
         }
     }
@@ -61,6 +61,9 @@ pub enum Replay {
     Overwrites,
     /// Output can be cut to a position, or kept and repeated: the operator chooses.
     CutOrRepeat,
+    /// Rows are added beside those of the first time, and nothing tells which those are: the
+    /// operator has to agree.
+    Repeats,
     /// Records are sent again, with the same ids.
     SendsAgain,
 }
@@ -208,7 +211,11 @@ fn propose(
         let target = target(checkpoint);
         let position = target.as_ref().and_then(|target| target.position.clone());
         let known = sinks.iter().find(|sink| sink.name == checkpoint.key.sink);
-        let cuts = known.is_some_and(|sink| sink.replay == Replay::CutOrRepeat);
+        let replay = known.map(|sink| sink.replay);
+        let cuts = matches!(replay, Some(Replay::CutOrRepeat | Replay::Repeats));
+        if replay == Some(Replay::Repeats) && wish.output == Some(Output::Truncate) {
+            return Err(cannot_cut(wish.pipeline, &checkpoint.key.sink));
+        }
         if cuts && wish.output.is_none() && !proposal.undecided.contains(&checkpoint.key.sink) {
             proposal.undecided.push(checkpoint.key.sink.clone());
         }
@@ -232,6 +239,15 @@ fn propose(
         refuse_impossible(sink, checkpoints, waiting, &proposal)?;
     }
     Ok(proposal)
+}
+
+/// The refusal to cut rows that have no order in their table.
+fn cannot_cut(pipeline: &str, sink: &str) -> SteerError {
+    SteerError::Undecided(format!(
+        "{pipeline}, sink '{sink}': which rows came after a position is not known there. Delete \
+         them yourself, and say --keep; or say --keep alone, and they will be there twice. Nothing \
+         was changed"
+    ))
 }
 
 /// What waits for a reset already, in the form of the checkpoint that it had: a second reset may
@@ -312,7 +328,10 @@ fn consequence(
             "writes its rows over; unchanged ones fire no trigger".to_owned()
         }
         Some(Replay::SendsAgain) => "sends the records again, with the same ids".to_owned(),
-        Some(Replay::CutOrRepeat) => match output {
+        Some(Replay::Repeats) if output.is_none() => {
+            "needs --keep: records will be in it twice, unless their rows are deleted first".into()
+        }
+        Some(Replay::CutOrRepeat | Replay::Repeats) => match output {
             Some(Output::Truncate) => format!("first cuts {what}"),
             Some(Output::Keep) => "keeps its output: records will be in it twice".to_owned(),
             None => format!("needs --truncate (cut {what}) or --keep (records will repeat)"),

@@ -266,6 +266,7 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
         name: "p".to_owned(),
         source: Arc::new(numbers.clone()),
         source_at: "numbers".to_owned(),
+        transforms_at: "no transforms".to_owned(),
         transforms: Box::new(|| Transforms::new(&[], true, 1 << 20)),
         sinks,
         commit: Commit::Required,

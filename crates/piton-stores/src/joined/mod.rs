@@ -12,6 +12,9 @@
 //! Each database is a module: its tables, and a type that implements [`JoinsTransaction`] for that
 //! driver's transactions.
 
+pub mod ledger;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

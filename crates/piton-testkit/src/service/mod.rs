@@ -12,11 +12,14 @@
 //! let url = server.database().unwrap();
 //! ```
 //!
+//! [`Cut`] stands between a client and any of them, and loses what it is told to lose.
+//!
 //! A server belongs to the process that started it. However that process ends, by SIGKILL too, a
 //! small watching shell sees its end of a pipe close, ends the server, and removes the folder
 //! (`watch.sh`). A server in a `static`, as [`Postgres::shared`] keeps one, is ended the same way.
 
 mod authority;
+mod cut;
 mod error;
 mod package;
 mod port;
@@ -26,6 +29,7 @@ mod server;
 
 use std::borrow::Borrow;
 
+pub use cut::Cut;
 pub use error::ServiceError;
 pub use postgres::Postgres;
 pub use server::{Options, Server};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use piton_core::{
     CheckpointKey, Epoch, Order, Position, Save, Saved, Store, StoredPosition, position::order_of,
 };
-use piton_stores::joined::sqlite::{Joined, Ledger, LedgerError, TakeOver};
+use piton_stores::joined::sqlite::{Joined, Ledger, LedgerError, TakeOver, tables};
 use pollster::block_on;
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -119,7 +119,7 @@ impl From<CursorError> for Refused {
 fn peek(conn: &mut Connection, key: &CheckpointKey) -> Result<Ledger, CursorError> {
     let read = |conn: &mut Connection| {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Deferred)?;
-        Ledger::read(&tx, &key.pipeline, &key.sink)
+        tables::read(&tx, &key.pipeline, &key.sink)
     };
     read(conn).map_err(|error| of_ledger(&key.pipeline, "read the checkpoint", error))
 }

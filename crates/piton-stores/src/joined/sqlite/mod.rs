@@ -1,12 +1,12 @@
 //! Checkpoints in a SQLite database of somebody else's.
 //!
-//! - [`Ledger`]: the table `piton_checkpoints` with its protection, for a sink that commits rows of
-//!   many partitions;
+//! - [`Ledger`] and its [`tables`], with their protection, for a sink that commits rows of many
+//!   partitions;
 //! - [`Joined`]: one checkpoint with the program's own state (`piton_state`), for a program that
 //!   begins and commits its transactions itself.
 
-mod ledger;
 mod rows;
+pub mod tables;
 
 use std::{future::ready, slice};
 
@@ -17,9 +17,12 @@ use piton_core::{
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-pub use self::ledger::{Ledger, LedgerError, create_tables};
-use super::{Advance, JoinsTransaction};
+pub use super::ledger::Ledger;
+use super::{Advance, JoinsTransaction, ledger};
 use crate::state_table::{StateError, StateTable};
+
+/// Why the checkpoints of a SQLite database could not be used.
+pub type LedgerError = ledger::LedgerError<rusqlite::Error>;
 
 const STATE: StateTable = StateTable("piton_state");
 
@@ -87,11 +90,11 @@ impl Joined {
     /// [`LedgerError::Fenced`] if the epoch is not the newest: nothing was written.
     pub fn take_over(conn: &mut Connection, by: &TakeOver<'_>) -> Result<Self, LedgerError> {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut ledger = Ledger::read(&tx, &by.key.pipeline, &by.key.sink)?;
+        let mut ledger = tables::read(&tx, &by.key.pipeline, &by.key.sink)?;
         if ledger.epoch >= by.epoch {
             return Err(LedgerError::Fenced { epoch: ledger.epoch });
         }
-        create_tables(&tx)?;
+        tables::create_tables(&tx)?;
         tx.execute_batch(STATE_TABLE)?;
         let mut row = match ledger.rows.remove(&by.key.partition) {
             Some(row) => row,
@@ -108,7 +111,7 @@ impl Joined {
         ledger.rows.insert(row.key.partition.clone(), row.clone());
         ledger.rows.values_mut().for_each(|row| row.epoch = by.epoch);
         ledger.epoch = by.epoch;
-        ledger.write(&tx)?;
+        tables::write(&tx, &mut ledger)?;
         fault::point("recover");
         tx.commit()?;
         fault::point("recover");
@@ -132,7 +135,7 @@ impl Joined {
         now: Timestamp,
     ) -> Result<Saved, LedgerError> {
         let key = &self.known.key;
-        let ledger = Ledger::read(tx, &key.pipeline, &key.sink)?;
+        let ledger = tables::read(tx, &key.pipeline, &key.sink)?;
         let stored = ledger.rows.get(&key.partition);
         let saved = self.judge(&ledger, stored, advance);
         let (Saved::Stored { version }, Some(stored)) = (&saved, stored) else {
@@ -148,7 +151,7 @@ impl Joined {
             sink_state: described(state),
             ..stored.clone()
         };
-        if ledger.advance(tx, slice::from_ref(&new))?.is_none() {
+        if tables::advance(tx, &ledger, slice::from_ref(&new))?.is_none() {
             return Err(LedgerError::Altered);
         }
         self.written = Some(new);
@@ -213,10 +216,10 @@ impl Joined {
     pub fn forget(&mut self, conn: &mut Connection) -> Result<(), LedgerError> {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let key = &self.known.key;
-        let ledger = Ledger::read(&tx, &key.pipeline, &key.sink)?;
+        let ledger = tables::read(&tx, &key.pipeline, &key.sink)?;
         ledger.admit(self.epoch)?;
         STATE.forget(&tx, key)?;
-        ledger.forget(&tx)?;
+        tables::forget(&tx, &ledger)?;
         fault::point("commit.before");
         tx.commit()?;
         fault::point("commit.after");

@@ -3,8 +3,7 @@
 use piton_core::{Checkpoint, CheckpointKey, Epoch, StoredPosition, checksum::Checksum, fault};
 use rusqlite::{Connection, Row, params};
 
-/// A row, or what is wrong with it.
-type Judged = Result<(Checkpoint, Checksum), String>;
+use crate::joined::ledger::Judged;
 
 pub(super) fn read_all(
     conn: &Connection,

@@ -1,7 +1,7 @@
-//! An operator's orders, applied in the transaction that fences: reset and rewind, and what
-//! becomes of rows past the position.
+//! What becomes of the checkpoints that a sink keeps: when they are taken over, with an operator's
+//! orders (reset and rewind, and what becomes of rows past the position), and when they advance.
 //!
-//! An upsert writes over, so nothing is cut. An append sink knows the last row number of every
+//! An upsert writes over, so nothing is cut. An append sink of a database that numbers rows knows the last row number of every
 //! checkpoint (`{"rowid": 1200, "begun": 0}`; `begun` is the last one before its first write).
 //! Cutting is by row number, so it is refused where rows of a partition that stays lie past the
 //! cut, and where the checkpoint has no row number.
@@ -10,83 +10,55 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, CheckpointKey, Order, OrderKind, Output, claim::WHOLE};
-use piton_stores::joined::sqlite::Ledger;
-use rusqlite::Connection;
+use piton_stores::joined::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
-use super::{quote, table};
-use crate::sink::Fence;
+use crate::sink::{Advance, Fence};
 
 /// What an append sink keeps in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     /// The last row of the table at this checkpoint.
-    pub(super) rowid: i64,
+    pub(crate) rowid: i64,
     /// The last row before the first write of this partition.
-    pub(super) begun: i64,
+    pub(crate) begun: i64,
 }
 
 impl Rows {
     /// Reads a sink state.
-    pub(super) fn parse(state: Option<&str>) -> Option<Self> {
+    pub(crate) fn parse(state: Option<&str>) -> Option<Self> {
         serde_json::from_str(state?).ok()
     }
 
     /// The sink state.
-    pub(super) fn state(self) -> String {
+    pub(crate) fn state(self) -> String {
         format!("{{\"rowid\":{},\"begun\":{}}}", self.rowid, self.begun)
     }
 }
 
-/// How rows get into the target.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Written<'a> {
-    /// Over the row with the same key.
-    Over,
-    /// Beside the others of this table, which numbers them as they come.
-    Numbered(&'a str),
-    /// Beside the others, without an order that could be cut by.
-    Beside,
+/// The row number past which orders want everything to go, if they do, where rows are appended.
+///
+/// # Errors
+/// Says why it cannot be done.
+pub(crate) fn cut(ledger: &Ledger, fence: &Fence) -> Result<Option<i64>, String> {
+    let orders: Vec<&Order> = covering(fence).collect();
+    cut_to(ledger, &orders)
 }
 
-/// Why orders were not applied.
-pub(super) enum Refusal {
-    /// What they ask for cannot be done.
-    Orders(String),
-    /// The database failed.
-    Database(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Refusal {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error)
-    }
+fn covering(fence: &Fence) -> impl Iterator<Item = &Order> {
+    fence.orders.iter().filter(|order| order.covers(&order.partition, &fence.sink))
 }
 
 /// Gives every row the epoch of the claim, creates those that are missing, and applies orders.
-pub(super) fn take_over(
-    conn: &Connection,
-    ledger: &mut Ledger,
-    fence: &Fence,
-    written: Written<'_>,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    let numbered = if let Written::Numbered(target) = written { Some(target) } else { None };
-    let before = ledger.clone();
-    let orders: Vec<&Order> =
-        fence.orders.iter().filter(|o| o.covers(&o.partition, &fence.sink)).collect();
-    let is_cut = !matches!(written, Written::Over);
-    let cut = if is_cut { cut(&before, &orders).map_err(Refusal::Orders)? } else { None };
-    if let Some((target, cut)) = numbered.zip(cut) {
-        conn.execute(&format!("DELETE FROM {} WHERE rowid > ?1", quote(target)), [cut])?;
-    }
-    let end = numbered.map(|target| table::last_row(conn, target)).transpose()?;
+/// `end` is the last row of a table that numbers its rows as they are appended.
+pub(crate) fn take_over(ledger: &mut Ledger, fence: &Fence, end: Option<i64>, now: Timestamp) {
+    let orders: Vec<&Order> = covering(fence).collect();
     let named = orders.iter().map(|o| o.partition.clone()).filter(|p| p != WHOLE);
     let partitions: BTreeSet<String> =
-        fence.partitions.iter().cloned().chain(before.rows.keys().cloned()).chain(named).collect();
+        fence.partitions.iter().cloned().chain(ledger.rows.keys().cloned()).chain(named).collect();
     ledger.epoch = fence.epoch;
     for partition in partitions {
-        let known = before.rows.get(&partition).cloned();
+        let known = ledger.rows.get(&partition).cloned();
         let fresh = || begun(CheckpointKey::new(&*fence.pipeline, &*partition, &*fence.sink), now);
         let is_new = known.is_none();
         let mut row = known.unwrap_or_else(fresh);
@@ -99,11 +71,28 @@ pub(super) fn take_over(
         row.epoch = fence.epoch;
         ledger.rows.insert(partition, row);
     }
-    Ok(())
+}
+
+/// The checkpoint that an advance makes of the present one. Its sink state is still the present
+/// one's.
+pub(crate) fn advanced(ledger: &Ledger, advance: &Advance, now: Timestamp) -> Checkpoint {
+    let Advance { partition, position, records } = advance;
+    let old = ledger.rows.get(partition).cloned().unwrap_or_else(|| {
+        // The store has noted that it began, at version 1.
+        begun(CheckpointKey::new(&*ledger.pipeline, &**partition, &*ledger.sink), now)
+    });
+    Checkpoint {
+        version: old.version + 1,
+        position: Some(position.clone()),
+        records: *records,
+        epoch: ledger.epoch,
+        updated_at: now,
+        ..old
+    }
 }
 
 /// A checkpoint before anything is durable.
-pub(super) fn begun(key: CheckpointKey, now: Timestamp) -> Checkpoint {
+fn begun(key: CheckpointKey, now: Timestamp) -> Checkpoint {
     Checkpoint {
         key,
         position: None,
@@ -143,7 +132,7 @@ fn apply(order: &Order, row: &mut Checkpoint, end: Option<i64>, now: Timestamp) 
 }
 
 /// The row number past which everything goes, if anything does.
-fn cut(ledger: &Ledger, orders: &[&Order]) -> Result<Option<i64>, String> {
+fn cut_to(ledger: &Ledger, orders: &[&Order]) -> Result<Option<i64>, String> {
     let mut cut: Option<i64> = None;
     let mut kept: Vec<(&str, i64)> = Vec::new();
     for (partition, row) in &ledger.rows {
@@ -220,7 +209,7 @@ mod tests {
     fn a_cut_never_takes_rows_of_a_partition_that_stays() {
         use OrderKind::{Reset, Rewind};
         let two = ledger(&[("a", 100, 0), ("b", 500, 100)]);
-        let cut = |orders: &[Order]| cut(&two, &orders.iter().collect::<Vec<_>>());
+        let cut = |orders: &[Order]| cut_to(&two, &orders.iter().collect::<Vec<_>>());
         assert_eq!(cut(&[]), Ok(None));
         assert_eq!(cut(&[truncate(Rewind, "b", 300)]), Ok(Some(300)));
         assert_eq!(cut(&[truncate(Reset, WHOLE, 0)]), Ok(Some(0)));
@@ -243,6 +232,6 @@ mod tests {
         let mut unknown = ledger(&[("a", 100, 0)]);
         unknown.rows.values_mut().for_each(|row| row.sink_state = None);
         let reset = truncate(OrderKind::Reset, WHOLE, 0);
-        assert!(cut(&unknown, &[&reset]).is_err_and(|why| why.contains("--keep")));
+        assert!(cut_to(&unknown, &[&reset]).is_err_and(|why| why.contains("--keep")));
     }
 }
