@@ -1,6 +1,6 @@
 //! What a user types for a source that reads an outbox in PostgreSQL.
 
-use std::num::NonZeroUsize;
+use std::{fmt, num::NonZeroUsize};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,11 @@ use super::position::OutboxPosition;
 
 /// Relays the messages of an outbox table in PostgreSQL, in the order (transaction, position), and
 /// only those that no transaction in flight can precede any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutboxSettings {
-    /// The database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
+    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. Without a
+    /// password in it, `PGPASSWORD` of the environment is used.
     pub url: String,
     /// The table, as `NAME` or `SCHEMA.NAME`, in the case in which the server keeps it.
     #[serde(default = "default_table")]
@@ -29,6 +30,16 @@ pub struct OutboxSettings {
     /// Deletes messages that every pipeline with this option has passed.
     #[serde(default)]
     pub delete_passed: bool,
+}
+
+impl fmt::Debug for OutboxSettings {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxSettings")
+            .field("table", &self.table)
+            .field("start", &self.start)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where to begin while no position is stored.
