@@ -99,26 +99,24 @@ impl Outbox {
     /// What a failed statement means.
     pub(super) fn trouble(&self, error: &postgres::Error) -> Trouble {
         let said = format!("{}: {}", self.place(), describe(error));
-        let Some(code) = error.code() else { return Trouble::Away(said) };
+        let is_any = |codes: &[SqlState]| error.code().is_some_and(|code| codes.contains(code));
         let is_passing = is_lost(error)
-            || [
+            || is_any(&[
                 SqlState::LOCK_NOT_AVAILABLE,
                 SqlState::QUERY_CANCELED,
                 SqlState::T_R_DEADLOCK_DETECTED,
                 SqlState::T_R_SERIALIZATION_FAILURE,
                 SqlState::TOO_MANY_CONNECTIONS,
                 SqlState::OUT_OF_MEMORY,
-            ]
-            .contains(code);
+            ]);
         if is_passing {
             return Trouble::Away(said);
         }
-        let is_of_settings = [
+        let is_of_settings = is_any(&[
             SqlState::INSUFFICIENT_PRIVILEGE,
             SqlState::UNDEFINED_TABLE,
             SqlState::UNDEFINED_COLUMN,
-        ]
-        .contains(code);
+        ]);
         Trouble::Lasting(if is_of_settings {
             SourceError::Settings { what: said }
         } else {
@@ -290,6 +288,11 @@ impl Session {
             }
             Ok(heard)
         };
-        hear().map_err(|error: postgres::Error| self.outbox.trouble(&error))
+        let heard = hear().map_err(|error: postgres::Error| self.outbox.trouble(&error))?;
+        if self.client.is_closed() {
+            let what = format!("{}: the connection was closed", self.outbox.place());
+            return Err(Trouble::Away(what));
+        }
+        Ok(heard)
     }
 }
