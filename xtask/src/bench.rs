@@ -24,6 +24,8 @@ mod measure;
 #[cfg(feature = "bench")]
 mod memory;
 #[cfg(feature = "bench")]
+mod outbox;
+#[cfg(feature = "bench")]
 mod overhead;
 #[cfg(feature = "bench")]
 mod pipeline;
@@ -69,6 +71,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("overhead", "what checkpointing costs at the default interval", overhead::run),
     ("interval", "time, commits, and records replayed per crash", interval::run),
     ("save", "one save of 1,000 partitions in SQLite", save::run),
+    ("outbox", "an outbox in PostgreSQL: drained, trickling, idle", outbox::run),
     ("start", "the first record of a run and of a resumed run", start::run),
     ("memory", "peak memory on a small and on a large file", memory::run),
     ("tracker", "the tracker at 1 million records in flight", tracker::run),

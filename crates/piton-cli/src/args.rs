@@ -27,6 +27,9 @@ pub(crate) enum Command {
     Init(Init),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
+    /// Print the tables that programs and databases share with Piton
+    #[cfg(feature = "postgres")]
+    Sql(Sql),
     /// Show pipelines and their checkpoints
     Status(Status),
     /// Show a pipeline's checkpoints, runs and events over time
@@ -129,6 +132,37 @@ pub(crate) struct Init {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    #[command(subcommand)]
+    pub(crate) command: SqlCommand,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum SqlCommand {
+    /// An outbox in PostgreSQL: its table, its index, and a trigger that wakes readers
+    PostgresOutbox(OutboxSql),
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Args)]
+pub(crate) struct OutboxSql {
+    /// The table: NAME or SCHEMA.NAME
+    #[arg(long, value_name = "TABLE", default_value = "outbox")]
+    pub(crate) table: String,
+    /// A column that has another name in the table, such as data=payload; may be given again
+    #[arg(long, value_name = "COLUMN=NAME")]
+    pub(crate) column: Vec<String>,
+    /// Print the trigger as a statement, not as a comment
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) trigger: bool,
+    /// Compare the table in this database with what would be printed; exit with 1 if it differs
+    #[arg(long, value_name = "URL")]
+    pub(crate) check: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -134,6 +134,14 @@ pub trait Marks: Send + Sync {
     /// same in every replay.
     fn write_id(&self, origin: Origin, out: &mut String);
 
+    /// Appends the record's whole stable id, but for the ordinal of an output: partition and
+    /// position, unless the record brought an id of its own from where it was made.
+    fn write_stable_id(&self, partition: &str, origin: Origin, out: &mut String) {
+        out.push_str(partition);
+        out.push('@');
+        self.write_id(origin, out);
+    }
+
     /// Where a person finds the record, for example `flights.csv, line 12`.
     fn place(&self, origin: Origin) -> String;
 }
@@ -214,6 +222,11 @@ impl Batch {
     pub fn empty(partition: Arc<str>, end: StoredPosition) -> Self {
         let marks = Arc::new(NoMarks(end.clone()));
         Self::new(partition, Arc::default(), end, marks)
+    }
+
+    /// Whether nothing was read for it: it only says where a source begins, to be kept at once.
+    pub fn is_a_beginning(&self) -> bool {
+        self.records == 0 && self.origins.is_empty()
     }
 
     /// How many rows it has.
@@ -370,14 +383,12 @@ impl Batch {
         self.marks.resume_at(self.origins[row])
     }
 
-    /// Appends the stable id of a row: partition, position and, where one record gave several
-    /// rows, the ordinal. The same in every replay.
+    /// Appends the stable id of a row: partition and position, or the record's own, and, where one
+    /// record gave several rows, the ordinal. The same in every replay.
     pub fn write_id(&self, row: usize, out: &mut String) {
         use fmt::Write as _;
         let origin = self.origins[row];
-        out.push_str(&self.partition);
-        out.push('@');
-        self.marks.write_id(origin, out);
+        self.marks.write_stable_id(&self.partition, origin, out);
         if origin.ordinal > 0 {
             let _ = write!(out, "+{}", origin.ordinal);
         }

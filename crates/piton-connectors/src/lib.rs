@@ -13,6 +13,8 @@ pub mod http;
 mod orders;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "postgres")]
+pub mod postgres_outbox;
 pub mod settings;
 pub mod sink;
 pub mod source;

@@ -46,6 +46,12 @@ pub trait Source: Send + Sync {
         let _ = (partition, position);
     }
 
+    /// What keeps it from going on now although it has not ended, as a sentence for people: a server
+    /// that is away, a transaction that hides what is there. `None` while nothing does.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// How far positions are into the source and how much there is in all, in the same unit
     /// (bytes, rows), where both are cheap to know. For progress and ETA only.
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)>;

@@ -7,8 +7,6 @@ use std::{
     sync::Arc,
 };
 
-#[cfg(feature = "postgres")]
-use piton_connectors::postgres::{History, PostgresSink};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -16,6 +14,11 @@ use piton_connectors::{
     source::{Source, SourceError},
     sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
+};
+#[cfg(feature = "postgres")]
+use piton_connectors::{
+    postgres::{History, PostgresSink},
+    postgres_outbox::{OutboxPosition, OutboxSource},
 };
 use piton_core::{
     Control, PipelineRecord, Position, PositionOrder, StoredPosition, position::order_of,
@@ -37,6 +40,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     match kind {
         FilePosition::KIND => Some(order_of::<FilePosition>),
         SqlPosition::KIND => Some(order_of::<SqlPosition>),
+        #[cfg(feature = "postgres")]
+        OutboxPosition::KIND => Some(order_of::<OutboxPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -47,6 +52,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
     match kind {
         FilePosition::KIND => FilePosition::sought(json).ok().map(|position| position.stored()),
         SqlPosition::KIND => readable::<SqlPosition>(kind, json),
+        #[cfg(feature = "postgres")]
+        OutboxPosition::KIND => readable::<OutboxPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -139,6 +146,11 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
     Ok(match config.source.settings.clone() {
         SourceSettings::Csv(csv) => file(FileSource::new(csv, dir, limit)?),
         SourceSettings::Jsonl(jsonl) => file(FileSource::new(jsonl, dir, limit)?),
+        #[cfg(feature = "postgres")]
+        SourceSettings::PostgresOutbox(outbox) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            Arc::new(OutboxSource::new(&outbox, &config.pipeline, limit, accept_changes)?)
+        }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }

@@ -9,6 +9,8 @@
 pub mod config;
 pub mod connect;
 pub mod dry_run;
+#[cfg(feature = "postgres")]
+pub mod outbox;
 pub mod pipeline;
 pub mod plan;
 pub mod rehearsal;

@@ -63,9 +63,8 @@ fn json_lines() -> Result<FileSource, String> {
 /// The record of a letter, under the stable id that it always had.
 fn marked(batch: Result<Batch, SourceError>, letter: &DeadLetter) -> Result<Batch, String> {
     let mut batch = batch.map_err(|error| error.to_string())?;
-    let prefix = format!("{}@", letter.partition);
-    let id = letter.id.strip_prefix(&prefix).unwrap_or(&letter.id).to_owned();
-    let marks = LetterMarks { id, place: letter.place.clone(), end: batch.end.clone() };
+    let marks =
+        LetterMarks { id: letter.id.clone(), place: letter.place.clone(), end: batch.end.clone() };
     batch.marks = Arc::new(marks);
     Ok(batch)
 }
@@ -84,6 +83,10 @@ impl Marks for LetterMarks {
 
     fn write_id(&self, _: Origin, out: &mut String) {
         out.push_str(&self.id);
+    }
+
+    fn write_stable_id(&self, _: &str, origin: Origin, out: &mut String) {
+        self.write_id(origin, out);
     }
 
     fn place(&self, _: Origin) -> String {

@@ -322,9 +322,10 @@ fn saved(report: &run::Report) -> String {
     }
 }
 
-/// The sinks that are behind, and why, as the end of a line.
+/// What the source waits for, the sinks that are behind, and why, as the end of a line.
 fn behind(report: &run::Report) -> String {
-    let mut text = String::new();
+    let waiting = report.waiting.as_ref();
+    let mut text = waiting.map(|what| format!("; {what}")).unwrap_or_default();
     for sink in report.sinks.iter().filter(|sink| sink.state == run::SinkState::Behind) {
         let why = sink.trouble.as_deref().unwrap_or("catching up");
         let _ = write!(text, "; '{}' is behind: {why}", sink.name);

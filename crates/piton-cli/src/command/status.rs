@@ -89,6 +89,11 @@ fn one(view: &PipelineView) -> String {
     if let Some(error) = &view.error {
         let _ = writeln!(text, "last error: {error}");
     }
+    if let (Some(waiting), Some(_)) =
+        (view.run.as_ref().and_then(|r| r.waiting.as_ref()), &view.holder)
+    {
+        let _ = writeln!(text, "waiting: {waiting}");
+    }
     text += &checkpoints(view);
     for sink in view.run.iter().flat_map(|run| &run.sinks) {
         text += &doing(sink, view.holder.is_some());

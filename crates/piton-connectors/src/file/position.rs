@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_person_can_write_one() {
-        let sought = |json| FilePosition::sought(json);
+        let sought = |json: &str| FilePosition::sought(json);
         assert_eq!(sought("{\"offset\":50}").unwrap(), at(0, 50));
         assert_eq!(sought("{\"rotation\":1,\"offset\":50,\"line\":3}").unwrap(), at(1, 50));
         let stored = at(0, 50).stored().json;

@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "postgres")]
-use piton_connectors::postgres::PostgresSink;
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
     settings::Period,
     sqlite::{SqlSource, SqliteSink},
 };
+#[cfg(feature = "postgres")]
+use piton_connectors::{postgres::PostgresSink, postgres_outbox::OutboxSource};
 use piton_core::interval::Policy;
 
 use super::{
@@ -49,6 +49,8 @@ pub(super) fn check(
         file.sinks.iter().filter(|(_, s)| !s.required).map(|(name, _)| name.clone()).collect();
     let sinks = check.sinks(file.sinks);
     check.commit(file.commit, &sinks, &optional);
+    #[cfg(feature = "postgres")]
+    check.passed(&file.source, file.commit, &sinks);
     let checkpoint = check.checkpoint(file.checkpoint);
     check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
     check.between(
@@ -283,6 +285,22 @@ impl Check<'_> {
         }
     }
 
+    /// Deleting goes by the commit policy, so that has to wait for every sink.
+    #[cfg(feature = "postgres")]
+    fn passed(&mut self, source: &SourceSettings, commit: Commit, sinks: &[Sink]) {
+        let SourceSettings::PostgresOutbox(outbox) = source else { return };
+        let waits_for_all = match commit {
+            Commit::All => true,
+            Commit::Required => sinks.iter().all(|sink| sink.required),
+            Commit::Quorum(quorum) => quorum >= sinks.len(),
+        };
+        if outbox.delete_passed && !waits_for_all {
+            let why = "deletes what the commit policy lets go, and one of the sinks may not have \
+                       it by then: leave this out, or write `commit: all`";
+            self.wrong(&["source", "postgres_outbox", "delete_passed"], why);
+        }
+    }
+
     /// What the connectors themselves find in their settings. None touches what it is about.
     fn connectors(&mut self, source: &SourceSettings, sinks: &[Sink], limits: Limits, dir: &Path) {
         let record = limits.record.clamp(1024, 1 << 30);
@@ -290,6 +308,10 @@ impl Check<'_> {
             SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
             SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
+            #[cfg(feature = "postgres")]
+            SourceSettings::PostgresOutbox(outbox) => {
+                OutboxSource::new(&outbox, "", record as usize, false).map(drop)
+            }
         };
         if let Err(error) = made {
             self.wrong(&["source", source.kind()], error.to_string());

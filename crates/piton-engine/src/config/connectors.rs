@@ -1,8 +1,6 @@
 //! The settings of the connectors, as they stand in a file: each connector's own types, under the
 //! names that the file format knows them by. Adding a connector adds a line here.
 
-#[cfg(feature = "postgres")]
-pub use piton_connectors::postgres::PostgresSettings as PostgresSink;
 pub use piton_connectors::{
     file::{
         CsvSettings as CsvSource, CsvSinkSettings as CsvSink, JsonlSettings as JsonlSource,
@@ -11,4 +9,8 @@ pub use piton_connectors::{
     http::HttpSettings as HttpSink,
     sqlite::{SqlSettings as SqlSource, SqliteSettings as SqliteSink},
     stdout::StdoutSettings as StdoutSink,
+};
+#[cfg(feature = "postgres")]
+pub use piton_connectors::{
+    postgres::PostgresSettings as PostgresSink, postgres_outbox::OutboxSettings as OutboxSource,
 };

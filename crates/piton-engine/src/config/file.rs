@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 #[cfg(feature = "postgres")]
-use super::connectors::PostgresSink;
+use super::connectors::{OutboxSource, PostgresSink};
 use super::{
     connectors::{
         CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
@@ -75,6 +75,9 @@ pub enum SourceSettings {
     Jsonl(JsonlSource),
     /// A table or a query.
     Sql(SqlSource),
+    /// Messages that an application appends to a table in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    PostgresOutbox(OutboxSource),
 }
 
 impl SourceSettings {
@@ -84,6 +87,8 @@ impl SourceSettings {
             Self::Csv(_) => "csv",
             Self::Jsonl(_) => "jsonl",
             Self::Sql(_) => "sql",
+            #[cfg(feature = "postgres")]
+            Self::PostgresOutbox(_) => "postgres_outbox",
         }
     }
 

@@ -86,7 +86,7 @@ fn reads_file(source: &SourceSettings, dir: &Path, file: &Path) -> bool {
     match source {
         SourceSettings::Csv(csv) => is_named_by(&csv.path, dir, file),
         SourceSettings::Jsonl(jsonl) => is_named_by(&jsonl.path, dir, file),
-        SourceSettings::Sql(_) => false,
+        _ => false,
     }
 }
 

@@ -37,7 +37,7 @@ use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
 #[cfg(feature = "postgres")]
-pub use self::connectors::PostgresSink;
+pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{

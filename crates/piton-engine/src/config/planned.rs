@@ -11,7 +11,10 @@ use super::{
 const OF_JOBS: &[&str] = &["job", "steps"];
 /// Systems that are not read from or written to yet.
 const SYSTEMS: &[&str] =
-    &["postgres", "postgresql", "mysql", "mariadb", "kafka", "outbox", "parquet", "arrow"];
+    &["postgres", "postgresql", "mysql", "mariadb", "kafka", "parquet", "arrow"];
+#[cfg(feature = "postgres")]
+const SOURCES: &[&str] = &["csv", "jsonl", "sql", "postgres_outbox"];
+#[cfg(not(feature = "postgres"))]
 const SOURCES: &[&str] = &["csv", "jsonl", "sql"];
 
 /// Names what the file uses of it.

@@ -153,6 +153,11 @@ pub(crate) fn inspect(
     if options.accept_changes {
         return Ok(());
     }
+    let is_new = |partition: &&String| !stands.iter().any(|c| c.key.partition == **partition);
+    for partition in found.partitions.iter().filter(is_new) {
+        let start = Start { partition: partition.clone(), position: None };
+        verify(pipeline, &start, options)?;
+    }
     for checkpoint in stands {
         let reset = orders.iter().rev().find(|o| o.covers(&checkpoint.key.partition, name));
         let position = match reset {
@@ -163,12 +168,14 @@ pub(crate) fn inspect(
             continue;
         }
         let start = Start { partition: checkpoint.key.partition, position };
-        pipeline
-            .source
-            .verify(&start, options.verify)
-            .map_err(|error| RunError::of_source(&pipeline.name, &error))?;
+        verify(pipeline, &start, options)?;
     }
     Ok(())
+}
+
+fn verify(pipeline: &Pipeline, start: &Start, options: &RunOptions) -> Result<(), RunError> {
+    let verified = pipeline.source.verify(start, options.verify);
+    verified.map_err(|error| RunError::of_source(&pipeline.name, &error))
 }
 
 /// Output that cannot be written over is not repeated without a word about it.

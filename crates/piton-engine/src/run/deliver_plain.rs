@@ -76,6 +76,9 @@ impl Plain<'_, '_> {
                         self.save_and_wait()?;
                         return Err(trouble);
                     }
+                    if batch.is_a_beginning() {
+                        self.save_and_wait()?;
+                    }
                     self.save_if_due()?;
                 }
                 Next::Parcel(Parcel::Idle) => self.save_if_idle()?,

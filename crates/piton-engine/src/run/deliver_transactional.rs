@@ -98,6 +98,9 @@ fn fill(
 ) -> Result<(), Trouble> {
     let mut bytes = first.size();
     write(delivery, transaction, first)?;
+    if first.is_a_beginning() {
+        return Ok(());
+    }
     let most = delivery.most_bytes(TRANSACTION_BYTES);
     let ends = longest.and_then(|longest| began.checked_add(longest));
     let is_over = || ends.is_some_and(|ends| Instant::now() >= ends);

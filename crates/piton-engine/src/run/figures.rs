@@ -20,6 +20,7 @@ pub struct Figures {
     /// Records set aside in this run.
     pub set_aside: AtomicU64,
     extent: Mutex<Option<Extent>>,
+    waiting: Mutex<Option<String>>,
     /// The sinks, in the order of the configuration.
     pub sinks: Vec<SinkFigures>,
 }
@@ -90,6 +91,7 @@ impl Figures {
             read: AtomicU64::new(0),
             set_aside: AtomicU64::new(0),
             extent: Mutex::new(None),
+            waiting: Mutex::new(None),
             sinks: sinks.into_iter().map(sink).collect(),
         }
     }
@@ -99,6 +101,12 @@ impl Figures {
         let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
         let at_start = extent.map_or(now, |extent| extent.at_start);
         *extent = Some(Extent { at_start, now, all });
+    }
+
+    /// Notes what keeps the source from going on. If that is news, what it was before.
+    pub(crate) fn note_waiting(&self, trouble: Option<String>) -> Option<Option<String>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        (*waiting != trouble).then(|| std::mem::replace(&mut *waiting, trouble))
     }
 
     /// The share of the source that is read, and the seconds that the rest will take at the
@@ -123,6 +131,7 @@ impl Figures {
             seconds,
             rate: if seconds > 0.0 { records as f64 / seconds } else { 0.0 },
             set_aside: self.set_aside.load(Ordering::Relaxed),
+            waiting: self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             sinks: self.sinks.iter().map(SinkFigures::report).collect(),
         }
     }
@@ -195,6 +204,9 @@ pub struct Report {
     pub rate: f64,
     /// Records set aside in this run.
     pub set_aside: u64,
+    /// What keeps the source from going on, while something does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
     /// One for each sink.
     pub sinks: Vec<SinkReport>,
 }

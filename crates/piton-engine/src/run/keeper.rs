@@ -107,6 +107,7 @@ fn thin(cx: &Context<'_>) -> Result<(), RunError> {
 
 fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
     cx.flush_mirror()?;
+    note_source(cx);
     let before = run.progress.take();
     note_figures(cx, run);
     if unchanged(before.as_deref(), run.progress.as_deref()) {
@@ -114,6 +115,17 @@ fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
     }
     patient(block_on(cx.store.update_run(run.clone())))?;
     Ok(())
+}
+
+/// Tells what keeps the source from going on, once each time that it changes.
+fn note_source(cx: &Context<'_>) {
+    let trouble = cx.pipeline.source.trouble();
+    let Some(before) = cx.figures.note_waiting(trouble.clone()) else { return };
+    match (trouble, before) {
+        (Some(what), _) => (cx.options.on_notice)(&what),
+        (None, Some(_)) => (cx.options.on_notice)("the source goes on"),
+        (None, None) => {}
+    }
 }
 
 /// Writes the present figures into a run's row.

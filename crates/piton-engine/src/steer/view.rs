@@ -264,6 +264,10 @@ impl PipelineView {
             let why = sink.trouble.as_deref().unwrap_or("catching up");
             return Health::Ill(format!("'{name}', sink '{}' is behind: {why}", sink.name));
         }
+        let waiting = self.run.as_ref().and_then(|run| run.waiting.as_deref());
+        if let (Some(why), State::Running) = (waiting, self.state) {
+            return Health::Ill(format!("'{name}': {why}"));
+        }
         // What has nothing more to do cannot lag.
         let is_over = matches!(self.state, State::New | State::Finished | State::Cancelled);
         let Some(max_lag) = max_lag.filter(|_| !is_over) else {

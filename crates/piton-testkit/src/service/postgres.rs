@@ -157,7 +157,8 @@ impl System for Kind {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         // The file of a server that was killed is still there.
-        lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
+        lines.first() == Some(&pid.to_string().as_str())
+            && matches!(lines.get(7), Some(&("ready" | "standby")))
     }
 
     /// By the socket in the folder, which only its owner and root can reach.

@@ -1,0 +1,108 @@
+//! What cannot be relayed is refused by name, before anything is written.
+
+use piton_testkit::service::{self, Postgres};
+
+use crate::place::{Place, SINKS};
+
+#[test]
+fn what_cannot_work_is_named_and_nothing_is_written() {
+    let Some(server) = service::needed(Postgres::shared()) else { return };
+    let refused = |place: &Place, code: i32, why: &str| {
+        for command in ["plan", "run"] {
+            let ended = place.ends_with(code, &[command, "p.yaml"]);
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(said.contains(why), "{why}: {ended}");
+        }
+        place.nothing_was_written();
+    };
+    let place = Place::bare(server.database().unwrap());
+    place.configure("", SINKS);
+    refused(&place, 2, "there is no postgres://");
+    place.configure(
+        ", delete_passed: true",
+        &format!("{SINKS}\n  late: {{stdout: {{}}, required: false}}"),
+    );
+    refused(&place, 2, "deletes what the commit policy lets go");
+    let place = Place::on(server);
+    place.configure("", SINKS);
+    place.sql("ALTER TABLE outbox ALTER position TYPE int");
+    refused(&place, 2, "\"position\" is integer: it must be bigint");
+    let place = Place::on(server);
+    place.configure("", SINKS);
+    place.sql(
+        "INSERT INTO outbox (transaction_id, message_id, message_type, data)
+         VALUES ('99999999', 'x', 'T', '1')",
+    );
+    refused(&place, 3, "restored from a dump");
+    let place = Place::on(server);
+    place.configure_at(&place.url.replace("postgres@", "nobody:s3cret@"), "", SINKS);
+    let ended = place.ends_with(2, &["run", "p.yaml"]);
+    assert!(ended.stderr.contains("nobody") && !ended.stderr.contains("s3cret"), "{ended}");
+    place.nothing_was_written();
+}
+
+#[test]
+fn a_checkpoint_of_another_server_is_refused_until_an_operator_accepts_it() {
+    let Some(place) = Place::new() else { return };
+    let Some(other) = service::needed(Postgres::options().line("fsync = off").start()) else {
+        return;
+    };
+    place.append(1..=3);
+    place.configure("", SINKS);
+    place.relay_all();
+    let moved = Place::on(&other);
+    // As pg_upgrade would leave it: transaction ids go on.
+    let (last, ..) = place.outbox().pop().unwrap();
+    let mut client = moved.client();
+    while client
+        .query_one("SELECT pg_current_xact_id()::text::bigint", &[])
+        .unwrap()
+        .get::<_, i64>(0)
+        <= last
+    {}
+    moved.append(4..=4);
+    let name = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+    let url = moved.url.clone();
+    if name(&place.url) != name(&url) {
+        let (from, to) = (name(&url), name(&place.url));
+        drop(client);
+        other.administer(&format!("ALTER DATABASE {from} RENAME TO {to}")).unwrap();
+    }
+    let url = url.replace(&name(&url), &name(&place.url));
+    place.configure_at(&url, "", SINKS);
+    let ended = place.ends_with(3, &["run", "p.yaml"]);
+    assert!(ended.stderr.contains("another server stored it"), "{ended}");
+    assert_eq!((place.file().len(), place.rows()), (3, 3));
+    let mut running = place.program.start(&["run", "p.yaml", "--accept-changes"]).unwrap();
+    let patience = piton_testkit::program::PATIENCE;
+    running
+        .until("the fourth", patience, |_| place.file().len() == 4 && place.rows() == 4)
+        .unwrap();
+    running.terminate().unwrap();
+    running.wait(patience).unwrap();
+    // From now on it is that server's.
+    let mut running = place.start();
+    let mut client = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    crate::place::append(&mut client, "5");
+    running.until("the fifth", patience, |_| place.file().len() == 5).unwrap();
+}
+
+#[test]
+fn a_live_table_is_compared_with_the_printed_one() {
+    let Some(place) = Place::new() else { return };
+    let check = |code, table: &str| {
+        let args = ["sql", "postgres-outbox", "--check", &place.url, "--table", table];
+        place.ends_with(code, &args).stdout
+    };
+    assert!(check(0, "outbox").contains("it can be read"));
+    place.sql("DROP INDEX outbox_order");
+    let said = check(1, "public.outbox");
+    assert!(said.contains("to mend: it has no index"), "{said}");
+    place.ends_with(2, &["sql", "postgres-outbox", "--check", &place.url, "--table", "nowhere"]);
+    place.ends_with(2, &["sql", "postgres-outbox", "--column", "payload=data"]);
+    let mapped = ["sql", "postgres-outbox", "--table", "shop.events", "--column", "data=payload"];
+    let printed = place.ends_with(0, &[&mapped[..], &["--trigger"]].concat()).stdout;
+    place.sql(&format!("CREATE SCHEMA shop; {printed}"));
+    let checked = place.ends_with(0, &[&mapped[..], &["--check", &place.url]].concat()).stdout;
+    assert!(!checked.contains("no trigger"), "{checked}");
+}

@@ -1,0 +1,298 @@
+//! A connection to an outbox that has been looked at: the table is fit to be read, and the server
+//! is the one that gave the position.
+
+use std::{sync::Arc, time::Duration};
+
+use postgres::{Client, Statement, error::SqlState, fallible_iterator::FallibleIterator};
+
+use super::{
+    ddl::WAKE_CHANNEL,
+    guard,
+    page::{Page, Taken, Whence, schema},
+    position::OutboxPosition,
+    settings::OutboxSettings,
+    shape::{self, Shape},
+    statements::{SESSION, Statements},
+    values::Xid,
+};
+use crate::{
+    postgres::connect::{ConnectError, Server, describe, is_lost},
+    source::SourceError,
+};
+
+/// How much of a statement's rows is read in vain after its page has ended; a new connection costs
+/// more than that.
+const LEFT_BYTES: usize = 1 << 20;
+
+/// What every connection to one outbox needs to know.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) settings: OutboxSettings,
+    pub(super) server: Server,
+    pub(super) statements: Statements,
+    pub(super) record_limit: usize,
+    /// Whether an operator accepts a server that is not the one that was.
+    pub(super) accept_changes: bool,
+}
+
+/// Why a connection cannot be had or used, by what to do about it.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The server does not answer now: worth another try, by the reader itself.
+    Away(String),
+    /// Nothing that another try would mend.
+    Lasting(SourceError),
+}
+
+impl From<Trouble> for SourceError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Away(what) => Self::Failed {
+                what: format!("{what}. Run the same command again when the server is there"),
+            },
+            Trouble::Lasting(error) => error,
+        }
+    }
+}
+
+impl Outbox {
+    /// What the settings say, if they can work. `reader` is shown by the server.
+    pub(super) fn of(
+        settings: &OutboxSettings,
+        reader: &str,
+        record_limit: usize,
+        accept_changes: bool,
+    ) -> Result<Self, SourceError> {
+        settings.check().map_err(|what| SourceError::Settings { what })?;
+        let server = Server::parse(&settings.url)
+            .map_err(|error| SourceError::Settings { what: error.to_string() })?
+            .named(format!("piton {reader}").trim_end());
+        Ok(Self {
+            settings: settings.clone(),
+            server,
+            statements: Statements::of(settings, record_limit),
+            record_limit,
+            accept_changes,
+        })
+    }
+
+    /// The name of its only partition.
+    pub(super) fn partition(&self) -> &str {
+        &self.settings.table
+    }
+
+    /// The outbox in an error for people.
+    pub(super) fn place(&self) -> String {
+        format!("{}, table {}", self.server.location(), self.statements.table)
+    }
+
+    /// Connects.
+    pub(super) fn connect(&self) -> Result<Client, Trouble> {
+        let mut client = self.server.connect().map_err(|error| match error {
+            ConnectError::Unavailable { what } => Trouble::Away(what),
+            refused => Trouble::Lasting(SourceError::Settings { what: refused.to_string() }),
+        })?;
+        client.batch_execute(SESSION).map_err(|error| self.trouble(&error))?;
+        Ok(client)
+    }
+
+    /// What a failed statement means.
+    pub(super) fn trouble(&self, error: &postgres::Error) -> Trouble {
+        let said = format!("{}: {}", self.place(), describe(error));
+        let is_any = |codes: &[SqlState]| error.code().is_some_and(|code| codes.contains(code));
+        let is_passing = is_lost(error)
+            || is_any(&[
+                SqlState::LOCK_NOT_AVAILABLE,
+                SqlState::QUERY_CANCELED,
+                SqlState::T_R_DEADLOCK_DETECTED,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::TOO_MANY_CONNECTIONS,
+                SqlState::OUT_OF_MEMORY,
+            ]);
+        if is_passing {
+            return Trouble::Away(said);
+        }
+        let is_of_settings = is_any(&[
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::UNDEFINED_COLUMN,
+        ]);
+        Trouble::Lasting(if is_of_settings {
+            SourceError::Settings { what: said }
+        } else {
+            SourceError::Failed {
+                what: format!("{said}. Run the same command again when that is mended"),
+            }
+        })
+    }
+
+    pub(super) fn missing(&self) -> SourceError {
+        SourceError::Missing {
+            what: format!(
+                "there is no {}. Names are taken as they are, capitals too; `piton sql \
+                 postgres-outbox` prints the table",
+                self.place()
+            ),
+        }
+    }
+}
+
+/// What a page gave.
+pub(super) struct Paged {
+    pub(super) taken: Taken,
+    /// Where reading goes on; `None` if nothing came.
+    pub(super) end: Option<OutboxPosition>,
+    /// How many messages it has.
+    pub(super) rows: usize,
+    /// Whether it ended before the statement's rows did.
+    pub(super) is_cut: bool,
+    /// Whether the connection must not be used again, as what it has still to deliver may be
+    /// gigabytes.
+    pub(super) is_spent: bool,
+}
+
+/// A connection that reads.
+pub(super) struct Session {
+    pub(super) client: Client,
+    outbox: Arc<Outbox>,
+    pub(super) shape: Shape,
+    whence: Whence,
+    page: Statement,
+}
+
+impl Session {
+    /// Connects and looks at the table.
+    pub(super) fn open(outbox: &Arc<Outbox>) -> Result<Self, Trouble> {
+        let mut client = outbox.connect()?;
+        let failed = |error: postgres::Error| outbox.trouble(&error);
+        let shape = shape::inspect(&mut client, &outbox.settings).map_err(failed)?;
+        let shape = shape.ok_or_else(|| Trouble::Lasting(outbox.missing()))?;
+        if !shape.misfits.is_empty() {
+            let what = format!("{}: {}", outbox.place(), shape.misfits.join("; "));
+            return Err(Trouble::Lasting(SourceError::Settings { what }));
+        }
+        let fingerprint = guard::look_at(&mut client).map_err(failed)?;
+        let page = outbox.statements.page(shape.data);
+        let page = client.prepare(&page).map_err(failed)?;
+        if !shape.is_replica {
+            client.batch_execute(&format!("LISTEN {WAKE_CHANNEL}")).map_err(failed)?;
+        }
+        let whence = Whence {
+            partition: outbox.partition().into(),
+            fingerprint,
+            schema: Arc::new(schema(shape.data)),
+            data: shape.data,
+            record_limit: outbox.record_limit,
+        };
+        Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page })
+    }
+
+    /// What is asked of this outbox.
+    #[cfg(test)]
+    pub(super) fn statements(&self) -> &Statements {
+        &self.outbox.statements
+    }
+
+    /// Refuses to read on after a position that this server did not give, or has lost.
+    pub(super) fn guard(&mut self, position: Option<&OutboxPosition>) -> Result<(), Trouble> {
+        let Outbox { statements, accept_changes, .. } = &*self.outbox;
+        if *accept_changes {
+            return Ok(());
+        }
+        let seen = self.whence.fingerprint.as_ref();
+        let client = &mut self.client;
+        let objection =
+            guard::objection(client, statements, seen, position).and_then(|objection| {
+                match objection {
+                    None => guard::deleted(client, &self.shape, position),
+                    some => Ok(some),
+                }
+            });
+        match objection.map_err(|error| self.outbox.trouble(&error))? {
+            None => Ok(()),
+            Some(what) => Err(Trouble::Lasting(SourceError::Gap {
+                partition: self.outbox.partition().to_owned(),
+                position: position.map_or("the beginning".into(), OutboxPosition::shown),
+                what,
+            })),
+        }
+    }
+
+    /// The position after all that can be read now, and before all that is appended later or is
+    /// being appended: what is visible of transactions above it comes again.
+    pub(super) fn end(&mut self) -> Result<OutboxPosition, Trouble> {
+        let horizon = self.client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())", &[]);
+        let Xid(horizon) = horizon.map_err(|error| self.outbox.trouble(&error))?.get(0);
+        let fingerprint = self.whence.fingerprint.clone();
+        Ok(OutboxPosition {
+            transaction_id: horizon.saturating_sub(1),
+            position: i64::MAX,
+            fingerprint,
+        })
+    }
+
+    /// The next messages after a position.
+    pub(super) fn page(&mut self, after: &OutboxPosition, limit: usize) -> Result<Paged, Trouble> {
+        let transaction = after.transaction_id.to_string();
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let parameters: [&(dyn postgres::types::ToSql + Sync); 3] =
+            [&transaction, &after.position, &most];
+        let mut page = Page::after(&self.whence, after);
+        let (mut has_ended, mut left) = (false, 0);
+        let mut fill = || {
+            let mut rows = self.client.query_raw(&self.page, parameters)?;
+            while let Some(row) = rows.next()? {
+                if !has_ended {
+                    has_ended = !page.take(&row)?;
+                } else if left < LEFT_BYTES {
+                    left += row.raw_size_bytes();
+                } else {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        fill().map_err(|error| self.outbox.trouble(&error))?;
+        let rows = page.rows();
+        let (taken, end) = page.finish();
+        Ok(Paged { taken, end, rows, is_cut: left > 0, is_spent: left >= LEFT_BYTES })
+    }
+
+    /// The message at a position, if it is there.
+    pub(super) fn message(&mut self, at: &OutboxPosition) -> Result<Taken, Trouble> {
+        let statement = self.outbox.statements.message(self.shape.data);
+        let transaction = at.transaction_id.to_string();
+        let mut look = || {
+            let row = self.client.query_opt(&statement, &[&transaction, &at.position])?;
+            let mut page = Page::after(&self.whence, at);
+            if let Some(row) = row {
+                page.take(&row)?;
+            }
+            Ok(page.finish().0)
+        };
+        look().map_err(|error| self.outbox.trouble(&error))
+    }
+
+    /// Waits for word of a message, at most so long. True if it came.
+    pub(super) fn wait(&mut self, most: Duration) -> Result<bool, Trouble> {
+        let table = self.shape.oid.to_string();
+        let is_ours = |payload: &str| payload.is_empty() || payload == table;
+        let mut hear = || {
+            let mut notifications = self.client.notifications();
+            let first = notifications.timeout_iter(most).next()?;
+            let mut heard = first.is_some_and(|word| is_ours(word.payload()));
+            // Several are one word.
+            let mut rest = notifications.iter();
+            while let Some(word) = rest.next()? {
+                heard |= is_ours(word.payload());
+            }
+            Ok(heard)
+        };
+        let heard = hear().map_err(|error: postgres::Error| self.outbox.trouble(&error))?;
+        if self.client.is_closed() {
+            let what = format!("{}: the connection was closed", self.outbox.place());
+            return Err(Trouble::Away(what));
+        }
+        Ok(heard)
+    }
+}
