@@ -185,7 +185,7 @@ impl<'a> Delivery<'a> {
         let mut record = Vec::new();
         // Writing to memory does not fail.
         let _ = batch.write_json(row, &mut record);
-        cx.set_aside(&DeadLetter {
+        cx.set_aside(&[DeadLetter {
             pipeline: cx.pipeline.name.clone(),
             sink: self.name().to_owned(),
             id: batch.id(row),
@@ -194,7 +194,7 @@ impl<'a> Delivery<'a> {
             reason: reason.to_owned(),
             record: String::from_utf8_lossy(&record).into_owned(),
             at: Timestamp::now(),
-        })
+        }])
     }
 
     /// Whether to save what was taken and end, leaving what waits.
