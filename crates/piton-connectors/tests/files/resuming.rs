@@ -171,7 +171,7 @@ fn a_file_that_is_not_the_one_that_was_read_is_refused_by_name() {
         ),
         (
             &|path: &Path| fs::write(path, b"a\n1\n9\n3").unwrap(),
-            "was rewritten: the first 7 bytes of the 7 that were consumed differ (it now has 7)",
+            "was rewritten: 7 bytes of it were consumed, and they are no longer the same (it now has 7)",
         ),
         (&|path: &Path| fs::write(path, b"b\n1\n2\n3\n4\n").unwrap(), "was rewritten"),
         (&|path: &Path| fs::remove_file(path).unwrap(), "the file is gone"),
