@@ -246,7 +246,12 @@ fn a_position_cannot_be_changed_by_hand() {
     let refused = change("piton.db", "checkpoints").unwrap_err().to_string();
     assert!(refused.contains("piton rewind"), "{refused}");
     assert!(place.finish().stderr.contains("finished already"));
-    // The sink's own table has no such guard: what was changed is noticed.
+    let refused = change("out.db", "piton_checkpoints").unwrap_err().to_string();
+    assert!(refused.contains("piton rewind"), "{refused}");
+    assert!(place.finish().stderr.contains("finished already"));
+    // What is changed past the guard is noticed.
+    let db = Connection::open(place.path("out.db")).unwrap();
+    db.execute_batch("DROP TRIGGER piton_checkpoints_updated").unwrap();
     change("out.db", "piton_checkpoints").unwrap();
     let refused = place.ends_with(3, RUN);
     assert!(refused.stderr.contains("out.db"), "{refused}");
