@@ -118,7 +118,6 @@ impl<'a> Delivery<'a> {
 
     fn note_taken(&self, records: u64) {
         self.figures().taken.fetch_add(records, std::sync::atomic::Ordering::Relaxed);
-        // What a killed run had taken and not saved, no sink can show.
         fault::note(|| format!("taken {} {records}", self.name()));
     }
 
@@ -149,6 +148,8 @@ impl<'a> Delivery<'a> {
         batch: &Batch,
         mut write: impl FnMut(Range<usize>) -> Result<(), SinkError>,
     ) -> Result<(), Trouble> {
+        // What a killed run had taken and not saved, no sink can show.
+        fault::note(|| format!("taking {} {}", self.name(), batch.records));
         let mut from = 0;
         let mut tries = 0;
         while from < batch.rows() {
