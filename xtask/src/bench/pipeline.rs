@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use super::{
@@ -40,7 +41,7 @@ impl Pipeline {
         output: &str,
         more: &str,
     ) -> Result<Self, Failure> {
-        run_to_end(&mut cargo(["build", "--release", "--package", "piton-cli", "--bin", "piton"]))?;
+        let piton = build()?;
         let folder = data::folder()?;
         let configuration = folder.join(format!("{name}.yaml"));
         let store = format!("{name}.piton.db");
@@ -51,7 +52,7 @@ impl Pipeline {
         );
         std::fs::write(&configuration, text).map_err(Failure::at(&configuration))?;
         let written = vec![folder.join(output), folder.join(store)];
-        Ok(Self { piton: piton_binary("release")?, configuration, written })
+        Ok(Self { piton, configuration, written })
     }
 
     /// Runs it from its beginning to its end.
@@ -85,6 +86,17 @@ impl Pipeline {
     pub(super) fn output(&self) -> &Path {
         &self.written[0]
     }
+}
+
+/// Builds `piton`, the first time that it is asked for, and returns where it is.
+fn build() -> Result<PathBuf, Failure> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(built) = BUILT.get() {
+        return Ok(built.clone());
+    }
+    run_to_end(&mut cargo(["build", "--release", "--package", "piton-cli", "--bin", "piton"]))?;
+    let piton = piton_binary("release")?;
+    Ok(BUILT.get_or_init(|| piton).clone())
 }
 
 fn ended_of(line: &str) -> Option<Ended> {

@@ -90,9 +90,12 @@ impl Context<'_> {
         }
     }
 
-    /// Sets a record aside durably, before any checkpoint passes it.
-    pub(crate) fn set_aside(&self, letter: &DeadLetter) -> Result<(), RunError> {
-        let new = self.patiently(|| block_on(self.store.set_aside(vec![letter.clone()])))?;
+    /// Sets records aside durably, before any checkpoint passes them.
+    pub(crate) fn set_aside(&self, letters: &[DeadLetter]) -> Result<(), RunError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let new = self.patiently(|| block_on(self.store.set_aside(letters.to_vec())))?;
         self.figures.set_aside.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }

@@ -119,7 +119,6 @@ impl<'a> Delivery<'a> {
 
     fn note_taken(&self, records: u64) {
         self.figures().taken.fetch_add(records, std::sync::atomic::Ordering::Relaxed);
-        // What a killed run had taken and not saved, no sink can show.
         fault::note(|| format!("taken {} {records}", self.name()));
     }
 
@@ -150,6 +149,8 @@ impl<'a> Delivery<'a> {
         batch: &Batch,
         mut write: impl FnMut(Range<usize>) -> Result<(), SinkError>,
     ) -> Result<(), Trouble> {
+        // What a killed run had taken and not saved, no sink can show.
+        fault::note(|| format!("taking {} {}", self.name(), batch.records));
         let mut from = 0;
         let mut tries = 0;
         while from < batch.rows() {
@@ -186,7 +187,7 @@ impl<'a> Delivery<'a> {
         let mut record = Vec::new();
         // Writing to memory does not fail.
         let _ = batch.write_json(row, &mut record);
-        cx.set_aside(&DeadLetter {
+        cx.set_aside(&[DeadLetter {
             pipeline: cx.pipeline.name.clone(),
             sink: self.name().to_owned(),
             id: batch.id(row),
@@ -195,7 +196,7 @@ impl<'a> Delivery<'a> {
             reason: reason.to_owned(),
             record: String::from_utf8_lossy(&record).into_owned(),
             at: Timestamp::now(),
-        })
+        }])
     }
 
     /// Whether to save what was taken and end, leaving what waits.

@@ -43,7 +43,7 @@ pub(crate) fn run(
         let (results, saved) = bounded::<Result<Kept, Failed>>(1);
         scope.spawn(move || save_all(cx, name, &to_save, &results));
         let saver = Saver { requests, saved, under_way: None };
-        Plain { delivery, sink, saver, since: None, bytes: 0 }.run(inlet)
+        Plain { delivery, sink, saver, since: None, bytes: 0, is_ending: false }.run(inlet)
     })
 }
 
@@ -55,6 +55,8 @@ struct Plain<'a, 'b> {
     since: Option<Instant>,
     /// How much was written since.
     bytes: usize,
+    /// Whether nothing more will be written.
+    is_ending: bool,
 }
 
 impl Plain<'_, '_> {
@@ -64,7 +66,7 @@ impl Plain<'_, '_> {
             match inlet.next(deadline) {
                 // What waits is read again by the next run: a slow sink would take long over it.
                 Next::Parcel(_) if self.delivery.is_hurried() => {
-                    self.save_and_wait()?;
+                    self.save_the_rest()?;
                     return Ok(Ended::Stopped);
                 }
                 Next::Parcel(Parcel::Batch(batch)) => {
@@ -85,7 +87,7 @@ impl Plain<'_, '_> {
                 // Due, and nothing has come that could be written meanwhile.
                 Next::Deadline => self.save_and_wait()?,
                 Next::End => {
-                    self.save_and_wait()?;
+                    self.save_the_rest()?;
                     return ended(inlet);
                 }
             }
@@ -178,6 +180,11 @@ impl Plain<'_, '_> {
         }
     }
 
+    fn save_the_rest(&mut self) -> Result<(), Trouble> {
+        self.is_ending = true;
+        self.save_and_wait()
+    }
+
     fn save_and_wait(&mut self) -> Result<(), Trouble> {
         self.note_saved(true)?;
         self.save()?;
@@ -204,7 +211,12 @@ impl Plain<'_, '_> {
     fn note_saved(&mut self, wait: bool) -> Result<(), Trouble> {
         let began = Instant::now();
         let Some(result) = self.saver.result(wait) else { return Ok(()) };
-        self.delivery.note_waited(began.elapsed());
+        let waited = began.elapsed();
+        self.delivery.note_waited(match &result {
+            // At its end a run without checkpoints waits for the disk, too.
+            Ok(kept) if self.is_ending => waited.min(kept.storing),
+            _ => waited,
+        });
         match result {
             Ok(kept) => {
                 for (partition, version) in &kept.versions {
@@ -240,6 +252,8 @@ struct Kept {
     versions: Vec<(String, u64)>,
     records: u64,
     cost: Duration,
+    /// The part of the cost that storing the checkpoint was.
+    storing: Duration,
 }
 
 enum Failed {
@@ -290,9 +304,10 @@ fn save_one(cx: &Context<'_>, sink: &str, request: Request) -> Result<Kept, Fail
         save.sink_state.clone_from(&state);
     }
     let partitions: Vec<String> = saves.iter().map(|save| save.key.partition.clone()).collect();
+    let durable = Instant::now();
     let versions = cx.save(sink, &saves).map_err(Failed::Store)?;
     let versions = partitions.into_iter().zip(versions).collect();
-    Ok(Kept { versions, records, cost: began.elapsed() })
+    Ok(Kept { versions, records, cost: began.elapsed(), storing: durable.elapsed() })
 }
 
 fn saves(delivery: &Delivery<'_>) -> Vec<Save> {

@@ -226,8 +226,9 @@ pub struct SinkReport {
     pub at_risk: u64,
     /// Checkpoints stored in this run.
     pub checkpoints: u64,
-    /// Time that the work spent in saves and in waiting for them. What another thread saved
-    /// meanwhile is not in it.
+    /// Time that the work spent in saves and in waiting for them: what checkpoints cost over a run
+    /// without. What another thread saved meanwhile is not in it, nor is the commit of a
+    /// transaction, nor making the output durable at the end.
     pub saving_seconds: f64,
     /// How long ago the last checkpoint was stored in this run.
     pub checkpoint_age_seconds: Option<f64>,

@@ -28,6 +28,8 @@ use crate::transform::{Applied, BadRow, TransformError, Transforms};
 
 /// Records in one batch, at most.
 const BATCH_RECORDS: usize = 1000;
+/// Records that could not be read, set aside together, at most.
+const ASIDE_RECORDS: usize = 500;
 /// How often it is noted how far reading is.
 const TELL: Duration = Duration::from_millis(500);
 /// How long the others may starve for one sink, at once.
@@ -183,23 +185,30 @@ impl Lane<'_> {
         if let Some(counts) = &self.counts {
             counts.tell(cx);
         }
+        let mut unread = Unread::default();
         while !cx.signal.is_stopping() && !self.outlets.is_empty() {
             if cx.signal.is_paused() {
+                self.pass(&mut unread)?;
                 self.send(&|| Parcel::Idle);
                 cx.signal.wait_while_paused();
                 continue;
             }
-            match self.read(&mut *reader, &stride)? {
+            let read = self.read(&mut *reader, &stride);
+            if !matches!(&read, Ok(Read::Bad(bad)) if unread.has_room_for(bad)) {
+                self.pass(&mut unread)?;
+            }
+            match read? {
                 Read::Batch(batch) => {
                     stride.advance(batch.records);
                     cx.pace.pay(batch.records, cx.signal);
                     self.transform(&mut transforms, batch)?;
                 }
-                Read::Bad(bad) => self.set_aside_unread(bad)?,
+                Read::Bad(bad) => self.note_unread(&mut unread, bad)?,
                 Read::Idle => self.send(&|| Parcel::Idle),
                 Read::Finished => return Ok(true),
             }
         }
+        self.pass(&mut unread)?;
         Ok(false)
     }
 
@@ -222,12 +231,12 @@ impl Lane<'_> {
                 self.deliver(before(batch, first));
                 return Err(RunError::BadRecord { place, reason });
             }
-            let partition = batch.partition.to_string();
-            for bad in bad {
-                let record = bad.record.to_string();
-                let text = (bad.place, bad.reason, record);
-                self.set_aside(TRANSFORMING, &partition, bad.id, text)?;
-            }
+            let letter = |bad: BadRow| {
+                let text = (bad.place, bad.reason, bad.record.to_string());
+                self.letter(TRANSFORMING, &batch.partition, bad.id, text)
+            };
+            let letters: Vec<DeadLetter> = bad.into_iter().map(letter).collect();
+            self.context.set_aside(&letters)?;
             delivered += batch.records;
             self.deliver(batch);
         }
@@ -242,27 +251,37 @@ impl Lane<'_> {
         self.send(&|| Parcel::Batch(Arc::clone(&batch)));
     }
 
-    /// A record that cannot be read: set aside, or the end of the run.
-    fn set_aside_unread(&mut self, bad: BadRecord) -> Result<(), RunError> {
+    /// A record that cannot be read: to be set aside, or the end of the run.
+    fn note_unread(&self, unread: &mut Unread, bad: BadRecord) -> Result<(), RunError> {
         let BadRecord { partition, id, place, reason, record, end } = bad;
-        self.set_aside(READING, &partition, id, (place, reason, record))?;
-        self.deliver(past_one(&partition, end));
+        if !self.context.pipeline.on_error.sets_aside() {
+            return Err(RunError::BadRecord { place, reason });
+        }
+        unread.letters.push(self.letter(READING, &partition, id, (place, reason, record)));
+        unread.end = Some(end);
         Ok(())
     }
 
-    fn set_aside(
+    /// Sets aside what could not be read, and only then carries the sinks past it.
+    fn pass(&mut self, unread: &mut Unread) -> Result<(), RunError> {
+        let Unread { letters, end } = std::mem::take(unread);
+        let (Some(first), Some(end)) = (letters.first(), end) else { return Ok(()) };
+        self.context.set_aside(&letters)?;
+        let mut batch = Batch::empty(first.partition.as_str().into(), end);
+        batch.records = letters.len() as u64;
+        self.deliver(batch);
+        Ok(())
+    }
+
+    fn letter(
         &self,
         stage: &str,
         partition: &str,
         id: String,
         (place, reason, record): (String, String, String),
-    ) -> Result<(), RunError> {
-        let cx = self.context;
-        if !cx.pipeline.on_error.sets_aside() {
-            return Err(RunError::BadRecord { place, reason });
-        }
-        cx.set_aside(&DeadLetter {
-            pipeline: cx.pipeline.name.clone(),
+    ) -> DeadLetter {
+        DeadLetter {
+            pipeline: self.context.pipeline.name.clone(),
             sink: stage.to_owned(),
             id,
             partition: partition.to_owned(),
@@ -270,7 +289,7 @@ impl Lane<'_> {
             reason,
             record,
             at: Timestamp::now(),
-        })
+        }
     }
 
     /// Hands a parcel to every sink; lets go of those that have gone or stand still.
@@ -329,6 +348,21 @@ impl Outlet {
     }
 }
 
+/// Records of one partition that could not be read, one after the other, not set aside yet.
+#[derive(Default)]
+struct Unread {
+    letters: Vec<DeadLetter>,
+    /// Where reading goes on after them.
+    end: Option<StoredPosition>,
+}
+
+impl Unread {
+    fn has_room_for(&self, bad: &BadRecord) -> bool {
+        let same = |last: &DeadLetter| last.partition == bad.partition;
+        self.letters.len() < ASIDE_RECORDS && self.letters.last().is_none_or(same)
+    }
+}
+
 /// Cuts batches so that a fixed number of records ends exactly at the end of a batch.
 struct Stride {
     every: Option<u64>,
@@ -365,13 +399,6 @@ fn before(mut batch: Batch, bad: &BadRow) -> Batch {
     let end = batch.marks.resume_at(bad.origin);
     batch.cut(row, end);
     batch.records = bad.records_before.saturating_sub(batch.skipped);
-    batch
-}
-
-/// A batch without rows that carries a sink past one record.
-fn past_one(partition: &str, end: StoredPosition) -> Batch {
-    let mut batch = Batch::empty(partition.into(), end);
-    batch.records = 1;
     batch
 }
 
