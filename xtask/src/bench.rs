@@ -99,6 +99,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             return Err(Failure::Usage(what));
         }
     }
+    let _alone = data::alone()?;
     let mut missed = Vec::new();
     for (name, about, bench) in BENCHES {
         if !words.is_empty() && !words.contains(name) {

@@ -1,7 +1,7 @@
 //! The data that benchmarks read: `demo/flights.csv`, repeated with new ids.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -13,6 +13,23 @@ pub(super) fn folder() -> Result<PathBuf, Failure> {
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder).map_err(Failure::at(&folder))?;
     Ok(folder)
+}
+
+/// The right to measure: two benchmarks at once would disturb each other and share their files.
+///
+/// # Errors
+/// When another benchmark is at work here.
+pub(super) fn alone() -> Result<File, Failure> {
+    let path = folder()?.join("lock");
+    let file = File::create(&path).map_err(Failure::at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::Found(format!(
+            "another benchmark is running in {}: wait until it has finished",
+            folder()?.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Failure::File(path, error)),
+    }
 }
 
 /// A CSV file of that many rows. Made once, and kept.
