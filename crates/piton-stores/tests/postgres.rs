@@ -9,6 +9,7 @@ mod servers;
 
 use std::{
     path::Path,
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -25,12 +26,17 @@ impl System for Pg {
     const COMMIT: (&str, &str) = ("COMMIT\0", "COMMIT");
     const SAVED: &str = "SELECT 1";
 
+    /// Of the machine's newest version, or of the major version in `PITON_TEST_POSTGRES`.
     fn options() -> Options {
-        Postgres::options()
+        match std::env::var("PITON_TEST_POSTGRES") {
+            Ok(version) => Postgres::options().version(version.parse().unwrap()),
+            Err(_) => Postgres::options(),
+        }
     }
 
     fn shared() -> Result<&'static Server, &'static ServiceError> {
-        Postgres::shared()
+        static SHARED: OnceLock<Result<Server, ServiceError>> = OnceLock::new();
+        SHARED.get_or_init(|| Self::options().line("fsync = off").start()).as_ref()
     }
 
     fn shell(url: &str, sql: &str) -> Result<(), String> {
