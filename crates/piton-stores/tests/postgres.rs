@@ -25,6 +25,8 @@ impl System for Pg {
     // With the end of the message: a level of isolation is named like it, too.
     const COMMIT: (&str, &str) = ("COMMIT\0", "COMMIT");
     const SAVED: &str = "SELECT 1";
+    const PLAIN: &str = "?sslmode=disable";
+    const FRESH: Duration = Duration::ZERO;
 
     /// Of the machine's newest version, or of the major version in `PITON_TEST_POSTGRES`.
     fn options() -> Options {
@@ -42,7 +44,7 @@ impl System for Pg {
     fn shell(url: &str, sql: &str) -> Result<(), String> {
         let mut client = postgres::Client::connect(url, postgres::NoTls).unwrap();
         let ran = client.batch_execute(&format!("SET search_path = piton, public; {sql}"));
-        ran.map_err(|error| error.as_db_error().map_or(error.to_string(), |e| e.to_string()))
+        ran.map_err(|error| error.as_db_error().map_or(error.to_string(), ToString::to_string))
     }
 }
 
