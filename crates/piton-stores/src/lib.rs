@@ -3,6 +3,7 @@
 //! - `sqlite:PATH`: one file that a person can read with `sqlite3`, the default ([`SqlStore::sqlite`]);
 //! - `postgres://…`: a schema in a PostgreSQL database that several machines share
 //!   ([`SqlStore::postgres`]);
+//! - `mysql://…`: a database on a MySQL or MariaDB server, shared likewise ([`SqlStore::mysql`]);
 //! - `memory:`: nothing survives the process; for tests and for trying things out ([`MemoryStore`]).
 //!
 //! A store decides nothing by itself. What a save does is decided by [`piton_core::Saved::judge`];
@@ -20,6 +21,8 @@
 pub mod conformance;
 pub mod joined;
 mod memory;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rules;
@@ -50,8 +53,8 @@ pub enum Mode {
     Existing,
 }
 
-/// Opens the store that a URL names: `memory:`, `sqlite:PATH`, or `postgres://…` as `psql` takes
-/// it. A relative path is resolved against `base`, and that against the working directory.
+/// Opens the store that a URL names: `memory:`, `sqlite:PATH`, `postgres://…` as `psql` takes it, or
+/// `mysql://…`. A relative path is resolved against `base`, and that against the working directory.
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL that names no store that is built; else why it cannot be used.
@@ -66,12 +69,10 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
             open_sqlite(&base.join(path), mode)
         }
         Some(("postgres" | "postgresql", _)) => open_postgres(url, mode),
-        Some((scheme @ ("mysql" | "mariadb"), _)) => refused(format!(
-            "stores in {scheme} are not built yet; use sqlite:PATH, or memory: to try things out"
-        )),
+        Some(("mysql" | "mariadb", _)) => open_mysql(url, mode),
         // Whatever it is, there may be a password in it.
         Some((scheme, _)) if url.contains("//") => refused(format!(
-            "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, or memory:"
+            "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, mysql://…, or memory:"
         )),
         _ => refused(format!(
             "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), or memory:"
@@ -82,6 +83,20 @@ pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreE
 #[cfg(feature = "postgres")]
 fn open_postgres(url: &str, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(SqlStore::postgres(url, mode)?))
+}
+
+#[cfg(feature = "mysql")]
+fn open_mysql(url: &str, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(SqlStore::mysql(url, mode)?))
+}
+
+#[cfg(not(feature = "mysql"))]
+fn open_mysql(_: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    refused(
+        "a store in MySQL cannot be opened: this program was built without the feature `mysql` \
+         (cargo add piton --features mysql)"
+            .to_owned(),
+    )
 }
 
 #[cfg(not(feature = "postgres"))]

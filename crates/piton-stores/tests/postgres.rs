@@ -9,6 +9,7 @@ mod servers;
 
 use std::{
     path::Path,
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -24,19 +25,26 @@ impl System for Pg {
     // With the end of the message: a level of isolation is named like it, too.
     const COMMIT: (&str, &str) = ("COMMIT\0", "COMMIT");
     const SAVED: &str = "SELECT 1";
+    const PLAIN: &str = "?sslmode=disable";
+    const FRESH: Duration = Duration::ZERO;
 
+    /// Of the machine's newest version, or of the major version in `PITON_TEST_POSTGRES`.
     fn options() -> Options {
-        Postgres::options()
+        match std::env::var("PITON_TEST_POSTGRES") {
+            Ok(version) => Postgres::options().version(version.parse().unwrap()),
+            Err(_) => Postgres::options(),
+        }
     }
 
     fn shared() -> Result<&'static Server, &'static ServiceError> {
-        Postgres::shared()
+        static SHARED: OnceLock<Result<Server, ServiceError>> = OnceLock::new();
+        SHARED.get_or_init(|| Self::options().line("fsync = off").start()).as_ref()
     }
 
     fn shell(url: &str, sql: &str) -> Result<(), String> {
         let mut client = postgres::Client::connect(url, postgres::NoTls).unwrap();
         let ran = client.batch_execute(&format!("SET search_path = piton, public; {sql}"));
-        ran.map_err(|error| error.as_db_error().map_or(error.to_string(), |e| e.to_string()))
+        ran.map_err(|error| error.as_db_error().map_or(error.to_string(), ToString::to_string))
     }
 }
 

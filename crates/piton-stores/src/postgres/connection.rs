@@ -103,7 +103,7 @@ impl Server for Postgres {
         let store = schema::open(&mut link, Mode::Existing, self.address.shown())?;
         if self.store.as_ref().is_some_and(|opened| *opened != store) {
             let what = "it was replaced by another store while it was in use".to_owned();
-            return Err(Setback::Unusable(what).into());
+            return Err(Setback::Refused(what).into());
         }
         link.set_up()?;
         Ok(link)

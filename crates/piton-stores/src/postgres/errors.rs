@@ -1,6 +1,6 @@
 //! What an error of PostgreSQL means for a store.
 
-use std::error::Error as _;
+use std::{error::Error as StdError, io};
 
 use tokio_postgres::{
     Error,
@@ -13,16 +13,43 @@ use crate::sql::Setback;
 pub(super) fn of(error: &Error, is_open: bool) -> Setback {
     match error.as_db_error() {
         Some(said) => of_server(said, is_open),
-        None if is_open && !is_network(error) => Setback::Unusable(told(error)),
-        None => Setback::Lost(told(error)),
+        None => of_client(error, is_open),
     }
+}
+
+fn of_client(error: &Error, is_open: bool) -> Setback {
+    let what = told(error);
+    if what.contains("password missing") {
+        return Setback::Refused(advice(&SqlState::INVALID_PASSWORD, what));
+    }
+    if causes(error).any(certificate_is_wrong) {
+        return Setback::Refused(what);
+    }
+    let is_network = error.is_closed() || causes(error).any(<dyn StdError>::is::<io::Error>);
+    if is_open && !is_network { Setback::Unusable(what) } else { Setback::Lost(what) }
+}
+
+/// What an error comes from, and that.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+fn certificate_is_wrong(cause: &(dyn StdError + 'static)) -> bool {
+    let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let of_tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+    matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn of_server(said: &DbError, is_open: bool) -> Setback {
     let what = words(said);
     let is_last = matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     match said.code() {
-        code if is_for_good(code) => Setback::Unusable(advice(code, what)),
+        code if is_for_good(code) => Setback::Refused(advice(code, what)),
         // It ends the connection, whatever it did before.
         _ if is_last || !is_open => Setback::Lost(what),
         &SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED => {
@@ -83,28 +110,14 @@ fn words(said: &DbError) -> String {
     what
 }
 
-fn is_network(error: &Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.is::<std::io::Error>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    error.is_closed()
-}
-
 /// An error with its causes: by itself it says little.
 fn told(error: &Error) -> String {
     let mut what = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
+    for more in causes(error).map(ToString::to_string) {
         if !what.ends_with(&more) {
             what.push_str(": ");
             what.push_str(&more);
         }
-        cause = error.source();
     }
     what
 }

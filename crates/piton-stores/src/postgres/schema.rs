@@ -56,7 +56,7 @@ pub(super) fn open(link: &mut Link, mode: Mode, at: &str) -> Result<String> {
                 "its format is {format}, that of an older piton: `piton run` brings it to \
                  {FORMAT}, for every program that uses it"
             );
-            Err(Setback::Unusable(what).into())
+            Err(Setback::Refused(what).into())
         }
         Found::Nothing | Found::Store { .. } => make(link, at),
     }
@@ -71,11 +71,11 @@ fn refuse_server(link: &mut Link) -> Result<()> {
     let (version, name) = (row.number(0)?, row.text(2)?);
     if version < OLDEST {
         let what = format!("the server is PostgreSQL {name}: a store needs 14 or newer");
-        return Err(Setback::Unusable(what).into());
+        return Err(Setback::Refused(what).into());
     }
     if row.integer(1)? != 0 {
         let what = "the server only reads, as a replica: name the primary".to_owned();
-        return Err(Setback::Unusable(what).into());
+        return Err(Setback::Refused(what).into());
     }
     Ok(())
 }

@@ -52,6 +52,11 @@ impl Row {
         self.integer(column).map(Checksum)
     }
 
+    #[cfg(feature = "mysql")]
+    pub(crate) fn maybe_integer(&mut self, column: usize) -> Result<Option<i64>> {
+        Ok(self.maybe_checksum(column)?.map(|Checksum(number)| number))
+    }
+
     pub(crate) fn maybe_checksum(&mut self, column: usize) -> Result<Option<Checksum>> {
         match self.take(column) {
             Cell::Null => Ok(None),

@@ -70,8 +70,14 @@ pub(crate) trait Connection: Transaction {
     /// Decides and stores a batch in one round trip, or says that it must not be stored as it is.
     fn save(&mut self, batch: &Batch<'_>) -> Result<bool>;
 
-    /// Whether the connection stands, as far as can be seen without asking the server.
+    /// Whether the connection stands, as far as is known without asking a server that answered a
+    /// moment ago.
     fn is_open(&mut self) -> bool;
+
+    /// Whether the connection stands, looked at while nothing else is to be done.
+    fn look(&mut self) -> bool {
+        self.is_open()
+    }
 
     /// Takes the lock of an epoch. False when another session has it.
     fn lock(&mut self, scope: &Scope) -> Result<bool>;
@@ -92,12 +98,15 @@ pub(crate) struct ServerSession<S: Server> {
     /// When, after a failed attempt, a connection is looked for next.
     pause: Duration,
     next: Instant,
+    /// A call has waited in vain: until there is a connection again, the next ones do not wait.
+    given_up: bool,
 }
 
 impl<S: Server> ServerSession<S> {
     pub(crate) fn new(server: S, connection: S::Connection) -> Self {
-        let (missing, pause, next) = (Vec::new(), PAUSE, Instant::now());
-        Self { server, connection: Some(connection), missing, pause, next }
+        let connection = Some(connection);
+        let (missing, pause, next, given_up) = (Vec::new(), PAUSE, Instant::now(), false);
+        Self { server, connection, missing, pause, next, given_up }
     }
 
     /// Gives a connection up, and remembers which locks go with it.
@@ -117,7 +126,7 @@ impl<S: Server> ServerSession<S> {
                 return Err(trouble);
             }
         }
-        self.pause = PAUSE;
+        (self.pause, self.given_up) = (PAUSE, false);
         self.lock_again();
         Ok(())
     }
@@ -141,10 +150,14 @@ impl<S: Server> ServerSession<S> {
         }
         while self.connection.is_none() {
             match self.connect() {
-                Err(trouble) if trouble.is_lost() && self.next < until => {
+                Ok(()) => {}
+                Err(trouble) if trouble.is_lost() && self.next < until && !self.given_up => {
                     thread::sleep(self.next.saturating_duration_since(Instant::now()));
                 }
-                answer => answer?,
+                Err(trouble) => {
+                    self.given_up = trouble.is_lost();
+                    return Err(trouble);
+                }
             }
         }
         self.connection.as_mut().ok_or_else(|| Trouble::from(Setback::Lost("no connection".into())))
@@ -289,7 +302,8 @@ impl<S: Server> Session for ServerSession<S> {
     }
 
     fn tend(&mut self) {
-        if self.connection.as_mut().is_some_and(|connection| !connection.is_open()) {
+        let has_locks = self.has_locks();
+        if self.connection.as_mut().is_some_and(|connection| has_locks && !connection.look()) {
             self.lose();
         }
         if self.missing.is_empty() || Instant::now() < self.next {
@@ -304,12 +318,17 @@ impl<S: Server> Session for ServerSession<S> {
     }
 
     fn tended_every(&mut self) -> Option<Duration> {
-        let has_locks = self.connection.as_mut().is_some_and(|c| !c.locks().is_empty());
-        (has_locks || !self.missing.is_empty()).then_some(LOOK)
+        self.has_locks().then_some(LOOK)
     }
 }
 
 impl<S: Server> ServerSession<S> {
+    /// Whether there are locks to keep, or to be had again.
+    fn has_locks(&mut self) -> bool {
+        let connected = self.connection.as_mut();
+        !self.missing.is_empty() || connected.is_some_and(|c| !c.locks().is_empty())
+    }
+
     fn in_doubt(&self, why: &str) -> StoreError {
         StoreError::InDoubt { at: self.server.at().to_owned(), what: why.to_owned() }
     }

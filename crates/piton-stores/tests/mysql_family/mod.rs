@@ -1,0 +1,125 @@
+//! What the tests on MySQL and MariaDB share.
+
+use std::{
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use mysql::{Conn, Opts, OptsBuilder, prelude::Queryable as _};
+use piton_core::StoreError;
+use piton_stores::Mode;
+
+use crate::servers::{System, account, database, open, own, refused, says};
+
+/// A server that has run for some seconds. Of one that was started in this very second it is not
+/// known whether a claim is from before.
+pub(crate) fn settled<T>(server: T) -> T {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    let age = STARTED.get_or_init(Instant::now).elapsed();
+    thread::sleep(Duration::from_secs(2).saturating_sub(age));
+    server
+}
+
+/// Runs statements as a person with a SQL shell does.
+pub(crate) fn shell(url: &str, sql: &str) -> Result<(), String> {
+    let options = OptsBuilder::from_opts(Opts::from_url(url).unwrap()).prefer_socket(false);
+    let mut conn = Conn::new(options).unwrap();
+    // As the store quotes names; a person would write backticks.
+    conn.query_drop("SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')").unwrap();
+    conn.query_drop(sql).map_err(|error| error.to_string())
+}
+
+pub(crate) fn what_is_missing_is_damage<S: System>() {
+    let more = [
+        ("DROP TRIGGER checkpoint_deleted", "open"),
+        ("DROP PROCEDURE save", "open"),
+        ("DROP TABLE meta", "open"),
+        ("TRUNCATE TABLE checkpoints", "load"),
+    ];
+    crate::servers::what_is_missing_is_damage::<S>("SET @piton_store = 1", &more);
+}
+
+pub(crate) fn what_is_no_store_of_this_format_is_refused<S: System>() {
+    for foreign in ["CREATE TABLE orders (id INT)", "CREATE TABLE meta (k INT)"] {
+        crate::servers::what_is_no_store_of_this_format_is_refused::<S>(foreign);
+    }
+    // Tables beside those of a store do no harm.
+    let Some(url) = database::<S>() else { return };
+    shell(&url, "CREATE TABLE climbs (id INT)").unwrap();
+    assert!(open(&url, Mode::Create).is_ok());
+}
+
+/// A store of which the making was interrupted is no store yet, and is made to the end.
+pub(crate) fn what_was_not_finished_is_finished<S: System>() {
+    let Some(url) = database::<S>() else { return };
+    drop(open(&url, Mode::Create).unwrap());
+    shell(&url, "UPDATE meta SET format = 0; DROP TABLE dead_letters; DROP PROCEDURE save")
+        .unwrap();
+    let missing = refused(&url, Mode::Existing);
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing:?}");
+    let store = open(&url, Mode::Create).unwrap();
+    let claim = crate::scratch::claim(&*store);
+    crate::scratch::advance(&*store, &claim, "0", 2);
+}
+
+pub(crate) fn what_is_wrong_with_an_account_is_named<S: System>() {
+    let Some((server, url)) = own::<S>(S::options().password("s3cret")) else { return };
+    says(&refused(&account(&url, "piton:s3cret2"), Mode::Create), &["denied", "MYSQL_PWD"]);
+    let (server_url, name) = url.rsplit_once('/').unwrap();
+    let elsewhere = format!("{server_url}/{name}_not");
+    says(&refused(&elsewhere, Mode::Create), &["Unknown database", "create the database"]);
+
+    server.administer("CREATE USER ann IDENTIFIED BY 's3cret'").unwrap();
+    server.administer(&format!("GRANT SELECT ON {name}.* TO ann")).unwrap();
+    let ann = account(&url, "ann:s3cret");
+    says(&refused(&ann, Mode::Create), &["denied", "grant"]);
+    let missing = refused(&ann, Mode::Existing);
+    assert!(matches!(missing, StoreError::Missing { .. }), "nothing was made: {missing:?}");
+
+    // Without a name the database is `piton`, which may be made; who only asks makes nothing.
+    let unnamed = format!("{server_url}/");
+    let missing = refused(&unnamed, Mode::Existing);
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing:?}");
+    says(&refused(&account(&unnamed, "ann:s3cret"), Mode::Create), &["denied"]);
+    let store = open(&unnamed, Mode::Create).unwrap();
+    assert!(store.location().ends_with("/piton") && !store.location().contains("s3cret"));
+    assert!(open(&format!("{server_url}/piton"), Mode::Existing).is_ok());
+}
+
+pub(crate) fn a_server_that_only_reads_is_named<S: System>() {
+    let Some((server, url)) = own::<S>(S::options()) else { return };
+    drop(open(&url, Mode::Create).unwrap());
+    server.administer("SET GLOBAL read_only = 1").unwrap();
+    for mode in [Mode::Existing, Mode::Create] {
+        says(&refused(&url, mode), &["only reads", "primary"]);
+    }
+}
+
+/// TLS as `ssl-mode` says, and authorities from the file that is named.
+pub(crate) fn tls_is_what_ssl_mode_asks_for<S: System>() {
+    let Some((server, url)) = own::<S>(S::options().tls()) else { return };
+    let server_url = url.split_once('?').map_or(&*url, |(server_url, _)| server_url);
+    let authority = server.authority().unwrap();
+    let with = |query: &str| format!("{server_url}?{query}");
+    let rooted = |mode: &str| with(&format!("ssl-mode={mode}&ssl-ca={}", encoded(&authority)));
+    for url in [
+        server_url.to_owned(),
+        with("ssl-mode=preferred"),
+        with("ssl-mode=REQUIRED"),
+        rooted("verify_ca"),
+        rooted("verify_identity"),
+        rooted("verify_identity").replace("127.0.0.1", "localhost"),
+    ] {
+        let opened = open(&url, Mode::Create).map(|store| store.location());
+        assert!(opened.is_ok(), "{url}: {opened:?}");
+    }
+    assert!(open(&with("ssl-mode=disabled"), Mode::Create).is_err());
+    for unknown in ["verify_identity", "verify_ca"] {
+        says(&refused(&with(&format!("ssl-mode={unknown}")), Mode::Create), &["certificate"]);
+    }
+}
+
+fn encoded(path: &std::path::Path) -> String {
+    path.display().to_string().replace('/', "%2F")
+}
