@@ -9,6 +9,7 @@ use std::{
 };
 
 use piton_connectors::{
+    postgres::connect::describe,
     postgres_outbox::{OutboxSettings, OutboxSource, ddl},
     source::{Read, Reader, Source, SourceError, Start},
 };
@@ -70,6 +71,11 @@ fn found(error: &dyn std::fmt::Display) -> Failure {
     Failure::Found(error.to_string())
 }
 
+/// By itself the client's error says "db error".
+fn refused(error: &postgres::Error) -> Failure {
+    Failure::Found(describe(error))
+}
+
 struct Outbox {
     url: String,
 }
@@ -80,11 +86,11 @@ impl Outbox {
     }
 
     fn client(&self) -> Result<Client, Failure> {
-        Client::connect(&self.url, NoTls).map_err(|error| found(&error))
+        Client::connect(&self.url, NoTls).map_err(|error| refused(&error))
     }
 
     fn sql(&self, statements: &str) -> Result<(), Failure> {
-        self.client()?.batch_execute(statements).map_err(|error| found(&error))
+        self.client()?.batch_execute(statements).map_err(|error| refused(&error))
     }
 
     /// Messages of about 100 bytes, 500 in each transaction.
@@ -101,7 +107,8 @@ impl Outbox {
                COMMIT;
              END LOOP; END $$"
         ))?;
-        self.sql("VACUUM ANALYZE outbox; CHECKPOINT")?;
+        self.sql("VACUUM ANALYZE outbox")?;
+        self.sql("CHECKPOINT")?;
         self.sql(DRAIN)
     }
 
@@ -134,7 +141,7 @@ impl Outbox {
         }
         drop(send);
         let noted = noted.join().map_err(|_| Failure::Found("noting panicked".to_owned()))?;
-        noted.map_err(|error| found(&error))?;
+        noted.map_err(|error| refused(&error))?;
         let wall = began.elapsed();
         Ok(Measured { wall, cpu: cpu_of("self").saturating_sub(cpu), peak: None })
     }
@@ -143,7 +150,7 @@ impl Outbox {
         let inside = || {
             let mut client = self.client()?;
             let began = Instant::now();
-            client.batch_execute("CALL drain()").map_err(|error| found(&error))?;
+            client.batch_execute("CALL drain()").map_err(|error| refused(&error))?;
             Ok(Measured { wall: began.elapsed(), cpu: Duration::ZERO, peak: None })
         };
         let pairs = alternate(PAIRS, inside, || self.read_all())?;
@@ -175,7 +182,7 @@ impl Outbox {
                 thread::sleep(TRICKLE.mul_f64(0.5 + f64::from(n * 37 % 100) / 100.0));
                 let insert = "INSERT INTO outbox (message_id, message_type, data)
                     VALUES ($1, 'Trickled', '{}')";
-                client.execute(insert, &[&n.to_string()]).map_err(|error| found(&error))?;
+                client.execute(insert, &[&n.to_string()]).map_err(|error| refused(&error))?;
                 let _ = send.send(Instant::now());
             }
             Ok(())
@@ -279,7 +286,7 @@ impl Outbox {
     fn backend(&self) -> Result<String, Failure> {
         let query = "SELECT pid::text FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'piton outbox'";
-        let row = self.client()?.query_one(query, &[]).map_err(|error| found(&error))?;
+        let row = self.client()?.query_one(query, &[]).map_err(|error| refused(&error))?;
         Ok(row.get(0))
     }
 }
