@@ -55,7 +55,7 @@ fn of_server(said: &MySqlError) -> Setback {
         // Too many connections, the server ends, the session was ended.
         1040 | 1053 | 1077 | 1152 | 1158..=1161 | 1203 | 1226 | 1927 | 4031 => Setback::Lost(what),
         // Data too long, of a character that is not known, a key too long, a number too large.
-        1264 | 1366 | 1406 | 1071 | 3140 | 3141 | 3156 => Setback::Refused(what),
+        1071 | 1264 | 1366 | 1406 | 3140 | 3141 | 3156 | 3669 => Setback::Refused(what),
         _ => advice(said.code, what),
     }
 }
