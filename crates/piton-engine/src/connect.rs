@@ -8,7 +8,7 @@ use std::{
 };
 
 #[cfg(feature = "postgres")]
-use piton_connectors::postgres::{History, PostgresSink};
+use piton_connectors::postgres::{History, PostgresPosition, PostgresSink, PostgresSource};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -37,6 +37,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
     match kind {
         FilePosition::KIND => Some(order_of::<FilePosition>),
         SqlPosition::KIND => Some(order_of::<SqlPosition>),
+        #[cfg(feature = "postgres")]
+        PostgresPosition::KIND => Some(order_of::<PostgresPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -47,6 +49,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
     match kind {
         FilePosition::KIND => FilePosition::sought(json).ok().map(|position| position.stored()),
         SqlPosition::KIND => readable::<SqlPosition>(kind, json),
+        #[cfg(feature = "postgres")]
+        PostgresPosition::KIND => readable::<PostgresPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -139,6 +143,10 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
     Ok(match config.source.settings.clone() {
         SourceSettings::Csv(csv) => file(FileSource::new(csv, dir, limit)?),
         SourceSettings::Jsonl(jsonl) => file(FileSource::new(jsonl, dir, limit)?),
+        #[cfg(feature = "postgres")]
+        SourceSettings::Sql(sql) if sql.is_for_postgres() => {
+            Arc::new(PostgresSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
+        }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }

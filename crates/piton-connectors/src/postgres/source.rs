@@ -10,7 +10,7 @@
 //! What cannot be seen: a row that is changed, or added below the last key, after it was passed.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -87,13 +87,6 @@ impl PostgresSource {
 
     fn partition(&self) -> &str {
         &self.sought.partition
-    }
-
-    /// Where reading goes on.
-    fn position(&self, start: Option<&Start>) -> Result<PostgresPosition, SourceError> {
-        let stored = start.and_then(|start| start.position.as_ref());
-        let position = stored.map(StoredPosition::read::<PostgresPosition>).transpose()?;
-        Ok(position.unwrap_or_default())
     }
 
     /// Opens it to go on from a position.
@@ -198,11 +191,11 @@ impl Source for PostgresSource {
                 ),
             });
         }
-        self.resume(self.position(Some(start))?).map(|_| ())
+        self.resume(position(Some(start))?).map(|_| ())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
-        let at = self.position(self.start(starts))?;
+        let at = position(self.start(starts))?;
         let mut reader = PostgresReader {
             piece: self.settings.batch.map_or(PIECE, usize::from),
             poll: self.settings.poll.map(Duration::from),
@@ -223,7 +216,7 @@ impl Source for PostgresSource {
     }
 
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)> {
-        let done = self.position(self.start(starts)).ok()?.rows;
+        let done = position(self.start(starts)).ok()?.rows;
         let all = self.estimate.get_or_init(|| self.count());
         all.map(|all| (done, all.max(done)))
     }
@@ -255,6 +248,13 @@ impl Source for PostgresSource {
             }
         }
     }
+}
+
+/// Where reading goes on.
+fn position(start: Option<&Start>) -> Result<PostgresPosition, SourceError> {
+    let stored = start.and_then(|start| start.position.as_ref());
+    let position = stored.map(StoredPosition::read::<PostgresPosition>).transpose()?;
+    Ok(position.unwrap_or_default())
 }
 
 struct PostgresReader {

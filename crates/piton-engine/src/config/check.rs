@@ -7,7 +7,7 @@ use std::{
 };
 
 #[cfg(feature = "postgres")]
-use piton_connectors::postgres::PostgresSink;
+use piton_connectors::postgres::{PostgresSink, PostgresSource};
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -289,6 +289,10 @@ impl Check<'_> {
         let made = match source.clone() {
             SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
             SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
+            #[cfg(feature = "postgres")]
+            SourceSettings::Sql(sql) if sql.is_for_postgres() => {
+                PostgresSource::new(&sql, record as usize).map(drop)
+            }
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
         };
         if let Err(error) = made {
