@@ -12,6 +12,8 @@ mod baseline_csv_sqlite;
 #[cfg(feature = "bench")]
 mod csv_jsonl;
 #[cfg(feature = "bench")]
+mod csv_postgres;
+#[cfg(feature = "bench")]
 mod csv_sqlite;
 #[cfg(feature = "bench")]
 mod data;
@@ -67,6 +69,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "csv-jsonl",
         "CSV to JSONL, checkpointed, against a bare csv and serde_json program",
         csv_jsonl::run,
+    ),
+    (
+        "csv-postgres",
+        "CSV to PostgreSQL, exactly once, against psql with the same transactions",
+        csv_postgres::run,
     ),
     ("overhead", "what checkpointing costs at the default interval", overhead::run),
     ("interval", "time, commits, and records replayed per crash", interval::run),

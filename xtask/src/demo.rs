@@ -25,7 +25,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         ["fresh"] => forget(&root().join("demo"))?,
         _ => return Err(Failure::Usage("demo takes no argument but `fresh`".to_owned())),
     }
-    run_to_end(&mut cargo(["build", "--package", "piton-cli", "--bin", "piton"]))?;
+    let mut build = cargo(["build", "--package", "piton-cli", "--bin", "piton"]);
+    run_to_end(build.arg("--no-default-features"))?;
     println!("\n{HINT}");
     let mut piton = Command::new(piton_binary("debug")?);
     become_it(piton.args(["run", "demo/flights.yaml"]).current_dir(root()))

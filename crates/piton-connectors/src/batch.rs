@@ -83,6 +83,8 @@ pub enum ColumnType {
     Bytes,
     /// Objects and arrays.
     Json,
+    /// Points in time, as text that says their zone.
+    Timestamp,
 }
 
 /// A column of a schema.

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod conformance;
 pub mod file;
 pub mod http;
+mod kept;
 mod orders;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -17,7 +17,7 @@ use piton_connectors::{
 };
 #[cfg(feature = "postgres")]
 use piton_connectors::{
-    postgres::{History, PostgresSink},
+    postgres::{History, PostgresPosition, PostgresSink, PostgresSource},
     postgres_outbox::{OutboxPosition, OutboxSource},
 };
 use piton_core::{
@@ -42,6 +42,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         SqlPosition::KIND => Some(order_of::<SqlPosition>),
         #[cfg(feature = "postgres")]
         OutboxPosition::KIND => Some(order_of::<OutboxPosition>),
+        #[cfg(feature = "postgres")]
+        PostgresPosition::KIND => Some(order_of::<PostgresPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -54,6 +56,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
         SqlPosition::KIND => readable::<SqlPosition>(kind, json),
         #[cfg(feature = "postgres")]
         OutboxPosition::KIND => readable::<OutboxPosition>(kind, json),
+        #[cfg(feature = "postgres")]
+        PostgresPosition::KIND => readable::<PostgresPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -150,6 +154,10 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
         SourceSettings::PostgresOutbox(outbox) => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             Arc::new(OutboxSource::new(&outbox, &config.pipeline, limit, accept_changes)?)
+        }
+        #[cfg(feature = "postgres")]
+        SourceSettings::Sql(sql) if sql.is_for_postgres() => {
+            Arc::new(PostgresSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)

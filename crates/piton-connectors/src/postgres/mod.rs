@@ -7,16 +7,24 @@
 //!   way;
 //! - `table`: a target as it is, and creating it; `plan`: the statements for its records; `encode`:
 //!   values as text; `writer`: rows on their way;
+//! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `decode`:
+//!   rows into a batch; `horizon`: who may still add one;
 //! - `errors`: what PostgreSQL says, in terms of what to do about it.
 
 pub mod connect;
+mod cursor;
+mod decode;
 mod encode;
 mod errors;
 mod holder;
+mod horizon;
+mod keyset;
 mod name;
 mod plan;
+pub mod position;
 pub mod settings;
 pub mod sink;
+pub mod source;
 mod table;
 mod tls;
 mod transaction;
@@ -24,5 +32,7 @@ mod wire;
 mod writer;
 
 pub use connect::{ConnectError, Server};
+pub use position::PostgresPosition;
 pub use settings::PostgresSettings;
 pub use sink::{History, PostgresSink};
+pub use source::PostgresSource;

@@ -36,8 +36,10 @@ pub(super) struct Plan {
     /// Whether such columns may be added to the table.
     pub(super) may_grow: bool,
     pub(super) shapes: Vec<Shape>,
-    /// Where rows wait to be written over others; `None` where rows are appended.
+    /// Where rows wait that may have to be written over others; `None` where rows are appended.
     pub(super) stage: Option<String>,
+    /// Whether there is such a place already.
+    pub(super) has_stage: bool,
     /// Whether a column insists on numbering rows itself.
     overriding: bool,
 }
@@ -55,15 +57,21 @@ struct Slot {
 /// Records that have the same fields.
 pub(super) struct Shape {
     present: Vec<bool>,
-    pub(super) copy: String,
-    /// The same, once the server has seen it.
-    pub(super) statement: Option<Statement>,
+    /// Into the table, and into the stage.
+    pub(super) copy: [Copy; 2],
     /// From the stage into the table.
     pub(super) merge: String,
     /// Rows as `COPY` takes them.
     pub(super) buffer: Vec<u8>,
     /// Whether rows wait in the stage.
     pub(super) is_staged: bool,
+}
+
+/// A `COPY` statement.
+pub(super) struct Copy {
+    pub(super) sql: String,
+    /// The same, once the server has seen it.
+    pub(super) statement: Option<Statement>,
 }
 
 /// Why a row was not put into a buffer.
@@ -93,6 +101,7 @@ impl Plan {
             may_grow: false,
             shapes: Vec::new(),
             stage,
+            has_stage: false,
             overriding: false,
         };
         for (column, described) in schema.columns.iter().enumerate() {
@@ -199,22 +208,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Appends a row to the buffer of its shape. `order` counts the rows of a transaction.
-    pub(super) fn encode(
-        &mut self,
-        shape: usize,
-        batch: &Batch,
-        row: usize,
-        order: u64,
-    ) -> Result<(), String> {
-        let is_staged = self.stage.is_some();
+    /// Appends a row to the buffer of its shape.
+    pub(super) fn encode(&mut self, shape: usize, batch: &Batch, row: usize) -> Result<(), String> {
         let Shape { present, buffer, .. } = &mut self.shapes[shape];
         let start = buffer.len();
-        if is_staged {
-            buffer.extend_from_slice(itoa::Buffer::new().format(order).as_bytes());
-        }
         let cells = batch.row(row);
-        let mut is_first = !is_staged;
+        let mut is_first = true;
         for (slot, _) in self.slots.iter().zip(&*present).filter(|(_, has)| **has) {
             if !std::mem::take(&mut is_first) {
                 buffer.push(b'\t');
@@ -248,13 +247,15 @@ impl Plan {
         pairs.collect::<Vec<_>>().join(", ")
     }
 
-    /// The statement that makes the stage: columns as the table has them, and the order of rows.
+    /// The statements that make the stage: columns as the table has them, and the order of rows.
     pub(super) fn create_stage(&self, stage: &str) -> String {
         let columns: Vec<String> = self.slots.iter().map(|slot| quote(&slot.name)).collect();
         let (columns, table) = (columns.join(", "), &self.table);
         format!(
             "DROP TABLE IF EXISTS {stage}; CREATE TEMPORARY TABLE {stage} ON COMMIT DELETE ROWS AS \
-             SELECT 0::bigint AS piton_order, {columns} FROM {table} WITH NO DATA"
+             SELECT {columns} FROM {table} WITH NO DATA; \
+             ALTER TABLE {stage} ADD COLUMN piton_order bigint \
+             GENERATED ALWAYS AS IDENTITY (CACHE 10000)"
         )
     }
 
@@ -262,14 +263,18 @@ impl Plan {
         let slots = self.slots.iter().zip(&present).filter(|(_, has)| **has).map(|(slot, _)| slot);
         let slots: Vec<&Slot> = slots.collect();
         let columns = names(&slots);
-        let (copy, merge) = match &self.stage {
-            None => (format!("COPY {} ({columns}) FROM STDIN", self.table), String::new()),
-            Some(stage) => (
-                format!("COPY {stage} (piton_order, {columns}) FROM STDIN"),
-                self.merge(stage, &slots),
-            ),
+        let copy = |table: &str| Copy {
+            sql: format!("COPY {table} ({columns}) FROM STDIN"),
+            statement: None,
         };
-        Shape { present, copy, statement: None, merge, buffer: Vec::new(), is_staged: false }
+        let stage = self.stage.as_deref().unwrap_or_default();
+        Shape {
+            copy: [copy(&self.table), copy(stage)],
+            merge: self.merge(stage, &slots),
+            present,
+            buffer: Vec::new(),
+            is_staged: false,
+        }
     }
 
     /// Of the rows in the stage that have one key, the last is written over the one in the table,

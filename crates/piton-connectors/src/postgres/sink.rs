@@ -17,7 +17,10 @@ use std::{
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, Epoch, fault};
-use piton_stores::joined::postgres::{Ledger, LedgerError, tables};
+use piton_stores::joined::postgres::{
+    Ledger, LedgerError,
+    tables::{self, Statements},
+};
 use tokio_postgres::{Client, Error, error::SqlState, types::Type};
 
 use super::{
@@ -57,17 +60,25 @@ pub struct PostgresSink {
 pub struct History {
     /// How many transactions are still to be written batch by batch, to find a row that was
     /// refused.
-    careful: AtomicU32,
-    /// How many it will be the next time.
-    next: AtomicU32,
+    careful: Countdown,
+    /// How many transactions are still to be written by way of the stage, as keys were known.
+    staged: Countdown,
     /// The last session: its process, and since when.
     session: Mutex<Option<(i32, String)>>,
+}
+
+/// Transactions that are still to be written in another way, more of them each time.
+#[derive(Debug, Default)]
+struct Countdown {
+    left: AtomicU32,
+    next: AtomicU32,
 }
 
 /// A fenced connection.
 pub(super) struct Open {
     pub(super) wire: Wire,
     pub(super) ledger: Ledger,
+    pub(super) statements: Statements,
     pub(super) writer: Writer,
     /// Whether a transaction is open.
     pub(super) is_begun: bool,
@@ -75,12 +86,32 @@ pub(super) struct Open {
     pub(super) is_lost: bool,
 }
 
-impl History {
-    /// The fewest transactions for which a refused row is looked for.
+impl Countdown {
+    /// The fewest transactions.
     const FIRST: u32 = 8;
     /// The most.
     const MOST: u32 = 4096;
 
+    fn begin(&self) {
+        let next = self.next.load(Ordering::Relaxed).max(Self::FIRST);
+        self.left.store(next, Ordering::Relaxed);
+        self.next.store((next * 4).min(Self::MOST), Ordering::Relaxed);
+    }
+
+    /// A transaction was committed.
+    fn step(&self) {
+        match self.left.load(Ordering::Relaxed) {
+            0 => self.next.store(Self::FIRST, Ordering::Relaxed),
+            left => self.left.store(left - 1, Ordering::Relaxed),
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl History {
     /// The history of a run in which a row has just been refused: the next transactions are
     /// written batch by batch.
     pub fn with_refusal() -> Self {
@@ -91,22 +122,18 @@ impl History {
 
     /// A row was refused, and it is not known which.
     pub(super) fn note_refusal(&self) {
-        let next = self.next.load(Ordering::Relaxed).max(Self::FIRST);
-        self.careful.store(next, Ordering::Relaxed);
-        self.next.store((next * 4).min(Self::MOST), Ordering::Relaxed);
+        self.careful.begin();
     }
 
-    /// A transaction was committed.
-    pub(super) fn note_commit(&self) {
-        let left = self.careful.load(Ordering::Relaxed);
-        match left {
-            0 => self.next.store(Self::FIRST, Ordering::Relaxed),
-            left => self.careful.store(left - 1, Ordering::Relaxed),
-        }
+    /// Some keys were there, and it is too late to write the rows over them in their order.
+    pub(super) fn note_known(&self) {
+        self.staged.begin();
     }
 
-    fn is_careful(&self) -> bool {
-        self.careful.load(Ordering::Relaxed) > 0
+    /// A transaction was committed; `met_known` says that some of its keys were there.
+    pub(super) fn note_commit(&self, met_known: bool) {
+        self.careful.step();
+        if met_known { self.staged.begin() } else { self.staged.step() }
     }
 }
 
@@ -255,9 +282,14 @@ impl PostgresSink {
     fn open_fenced(&mut self, fence: &Fence) -> Result<Open, SinkError> {
         let wire = self.wire(&fence.pipeline)?;
         self.end_last_session(&wire);
-        let ledger = wire.wait(self.take_over(&wire.client, fence))?;
+        let (ledger, statements) = wire.wait(async {
+            let ledger = self.take_over(&wire.client, fence).await?;
+            let statements = Statements::prepare(&wire.client).await;
+            let of = |e| of_ledger(self.at(), &fence.pipeline, "prepare statements", e);
+            Ok::<_, SinkError>((ledger, statements.map_err(of)?))
+        })?;
         let writer = Writer::new(self.lease);
-        Ok(Open { wire, ledger, writer, is_begun: false, is_lost: false })
+        Ok(Open { wire, ledger, statements, writer, is_begun: false, is_lost: false })
     }
 
     async fn take_over(&self, client: &Client, fence: &Fence) -> Result<Ledger, SinkError> {
@@ -361,13 +393,13 @@ impl PostgresSink {
 impl Open {
     /// Begins a transaction and compares, under the lock, that this is still the newest claim.
     fn begin(&mut self, at: &str) -> Result<(), SinkError> {
-        let Self { wire, ledger, .. } = self;
+        let Self { wire, ledger, statements, .. } = self;
         self.is_begun = true;
         let begun = wire.wait(async {
             // Sent together: the second follows the first on the connection.
             let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
             let begin = wire.client.batch_execute(begin);
-            let compare = tables::compare(&wire.client, ledger);
+            let compare = tables::compare(&wire.client, statements, ledger);
             let (begun, compared) = futures_util::future::join(begin, compare).await;
             begun.map_err(|e| failure(at, "begin a transaction", &e))?;
             let of = |e| of_ledger(at, &ledger.pipeline, "compare the checkpoints", e);
@@ -447,7 +479,8 @@ impl TransactionalSink for PostgresSink {
         let (target, open) = self.fenced()?;
         open.begin(target.server.location())?;
         open.writer.begin();
-        open.writer.strict = history.is_careful();
+        open.writer.strict = history.careful.is_on();
+        open.writer.direct = !open.writer.strict && !history.staged.is_on();
         fault::point("sink.begin");
         Ok(Box::new(PostgresTransaction::new(target, open, history)))
     }

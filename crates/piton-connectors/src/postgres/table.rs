@@ -164,6 +164,39 @@ impl Table {
         ))
     }
 
+    /// Whether it is a table, of which the indexes say what is unique.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.kind as u8, b'r' | b'p')
+    }
+
+    /// Finds why a key does not identify and order its rows.
+    pub(super) fn refuse_order(&self, name: &str, key: &[String]) -> Option<String> {
+        for column in key {
+            match self.fields.iter().find(|field| field.name == *column) {
+                None => {
+                    let near = self.suggestion(column);
+                    return Some(format!("'{name}' has no column '{column}'{near}"));
+                }
+                Some(field) if field.nullable => {
+                    return Some(format!(
+                        "'{column}' of '{name}' may be NULL, and such a row has no place in an \
+                         order: SET NOT NULL, or name another `key`"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let is_unique = |index: &Vec<String>| index.iter().all(|column| key.contains(column));
+        if self.unique.iter().any(is_unique) {
+            return None;
+        }
+        Some(format!(
+            "nothing says that ({}) is unique in '{name}': name columns with `key` of which some \
+             are a primary key or unique index",
+            key.join(", ")
+        ))
+    }
+
     /// Finds why a record's column cannot be written.
     pub(super) fn refuse_column(&self, column: &str) -> Option<String> {
         match self.field(column) {
@@ -292,6 +325,7 @@ fn declared(batch: &Batch, rows: &[usize], column: usize) -> &'static str {
         ColumnType::Boolean => "boolean",
         ColumnType::Bytes => "bytea",
         ColumnType::Json => "jsonb",
+        ColumnType::Timestamp => "timestamptz",
         ColumnType::Unknown => {
             let kinds = rows.iter().filter_map(|row| match batch.get(*row, column) {
                 Value::Absent | Value::Null => None,

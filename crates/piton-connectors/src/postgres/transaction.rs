@@ -64,6 +64,16 @@ impl<'a> PostgresTransaction<'a> {
     fn trouble(&mut self, trouble: Trouble) -> SinkError {
         match trouble {
             Trouble::Known(error) => error,
+            Trouble::Server(_) if self.open.writer.met_known && self.open.writer.direct => {
+                self.history.note_known();
+                SinkError::Unavailable {
+                    what: format!(
+                        "rows with the same keys are in {} already. The records since the last \
+                         checkpoint are written again, over them",
+                        self.at()
+                    ),
+                }
+            }
             Trouble::Server(error) if is_of_a_row(&error) => {
                 self.history.note_refusal();
                 SinkError::Unavailable {
@@ -160,11 +170,11 @@ impl<'a> PostgresTransaction<'a> {
     /// Writes the new checkpoints, each over the one that is known.
     fn advance(&mut self, upto: &[Advance]) -> Result<(Vec<Checkpoint>, Manifest), SinkError> {
         let at = self.at();
-        let Open { wire, ledger, .. } = &mut *self.open;
+        let Open { wire, ledger, statements, .. } = &mut *self.open;
         let now = Timestamp::now();
         let new: Vec<Checkpoint> =
             upto.iter().map(|advance| orders::advanced(ledger, advance, now)).collect();
-        let stored = wire.wait(tables::advance(&wire.client, ledger, &new));
+        let stored = wire.wait(tables::advance(&wire.client, statements, ledger, &new));
         let pipeline = &ledger.pipeline;
         match stored.map_err(|e| of_ledger(at, pipeline, "write the checkpoints", e))? {
             Some(manifest) => Ok((new, manifest)),
@@ -214,7 +224,7 @@ impl Transaction for PostgresTransaction<'_> {
         let checkpointing = began.elapsed();
         self.open.commit(self.at())?;
         self.open.ledger.accept(&checkpoints, manifest);
-        self.history.note_commit();
+        self.history.note_commit(self.open.writer.met_known);
         Ok(Committed { checkpoints, checkpointing })
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Rows of one table that have the same fields go through one `COPY`. Where nothing forbids it,
 //! other rows between them wait in buffers of their own, so that a mixture of tables or of fields
-//! does not become a statement for each row. Where order matters ([`Writer::strict`]; two sorts of
+//! does not become a statement for each row.
+//!
+//! Rows with a key are sent into the table as if none of the keys were there, which is the server's
+//! fastest way; if one is, that is undone and the rows go by way of a temporary table, the *stage*,
+//! and so do those of the next transactions. Where order matters ([`Writer::strict`]; two sorts of
 //! rows that may have the same key) one group is done with before the next begins.
 
 use std::{
@@ -14,8 +18,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::SinkExt as _;
-use tokio_postgres::{Client, CopyInSink, Error};
+use futures_util::{SinkExt as _, future};
+use tokio_postgres::{Client, CopyInSink, Error, error::SqlState};
 
 use super::{
     plan::{Plan, SHAPES_MAX, Unfit, bad},
@@ -29,6 +33,16 @@ const CHUNK: usize = 64 << 10;
 
 /// Text that may wait in all buffers together, in bytes.
 const WAITING: usize = 1 << 20;
+
+/// Text that is kept until the server has taken it, in bytes.
+const KEPT: usize = 16 << 20;
+
+/// Before rows are sent as if none of their keys were there.
+const SAVE: &str = "SAVEPOINT piton_copy";
+/// The same, when those before them were taken.
+const NEXT: &str = "RELEASE SAVEPOINT piton_copy; SAVEPOINT piton_copy";
+/// When some keys were there.
+const UNDO: &str = "ROLLBACK TO SAVEPOINT piton_copy; RELEASE SAVEPOINT piton_copy";
 
 /// How many tables are remembered.
 const TABLES_MAX: usize = 256;
@@ -57,8 +71,14 @@ pub(super) struct Writer {
     copying: Option<Copying>,
     /// Text that waits in all buffers, in bytes.
     waiting: usize,
-    /// Rows of this transaction.
-    order: u64,
+    /// Whether rows with a key are sent as if none of their keys were there.
+    pub(super) direct: bool,
+    /// Whether some of them were.
+    pub(super) met_known: bool,
+    /// Whether rows that may have the same key were sent out of their order.
+    is_mixed: bool,
+    /// Whether there is a savepoint before the last rows that were sent so.
+    is_saved: bool,
     /// The rows of the last `COPY`, where they are sent strictly.
     lines: Vec<usize>,
     /// The name of a row's table.
@@ -70,6 +90,11 @@ struct Copying {
     group: Group,
     sink: Pin<Box<CopyInSink<Bytes>>>,
     since: Instant,
+    /// Whether rows with a key are sent into the table itself. Then they are kept until it is
+    /// known that no key was there.
+    is_direct: bool,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
 }
 
 /// Why rows were not written.
@@ -92,6 +117,20 @@ impl From<SinkError> for Trouble {
     }
 }
 
+impl Copying {
+    async fn send(&mut self, chunk: Bytes) -> Result<(), Error> {
+        if self.is_direct {
+            self.kept_bytes += chunk.len();
+            self.kept.push(chunk.clone());
+        }
+        self.sink.send(chunk).await?;
+        // Lets the connection take it to the socket, so that the server has it while the next one
+        // is made.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+}
+
 impl Writer {
     /// A writer for a connection. `lease`: see there.
     pub(super) fn new(lease: Duration) -> Self {
@@ -108,7 +147,8 @@ impl Writer {
     /// Begins another transaction.
     pub(super) fn begin(&mut self) {
         (self.current, self.copying) = (None, None);
-        (self.waiting, self.order) = (0, 0);
+        (self.waiting, self.met_known) = (0, false);
+        (self.is_mixed, self.is_saved) = (false, false);
         self.lines.clear();
     }
 
@@ -148,10 +188,9 @@ impl Writer {
             return false;
         }
         let before = plan.shapes[group.shape].buffer.len();
-        if before >= CHUNK || plan.encode(group.shape, batch, row, self.order + 1).is_err() {
+        if before >= CHUNK || plan.encode(group.shape, batch, row).is_err() {
             return false;
         }
-        self.order += 1;
         self.waiting += plan.shapes[group.shape].buffer.len() - before;
         if self.strict {
             self.lines.push(row);
@@ -190,8 +229,7 @@ impl Writer {
         let group = self.group_of(plan, batch, row);
         self.turn_to(client, group).await?;
         let before = self.buffered(group);
-        self.order += 1;
-        let encoded = self.plans[plan].encode(group.shape, batch, row, self.order);
+        let encoded = self.plans[plan].encode(group.shape, batch, row);
         encoded.map_err(|why| bad(row, why))?;
         if self.strict {
             self.lines.push(row);
@@ -282,9 +320,6 @@ impl Writer {
                  `select`, rename it with `rename`, or add it to the table"
             )));
         }
-        if let Some(stage) = &plan.stage {
-            client.batch_execute(&plan.create_stage(stage)).await?;
-        }
         self.has_written = true;
         self.current = None;
         match self.plans.get_mut(index) {
@@ -348,7 +383,8 @@ impl Writer {
         {
             // Two shapes of one table may hold the same key.
             let may_meet = last.plan == group.plan && self.plans[group.plan].stage.is_some();
-            if self.strict || may_meet {
+            self.is_mixed |= may_meet;
+            if self.strict || (may_meet && !self.direct) {
                 self.settle(client, last.plan).await?;
             }
         }
@@ -366,41 +402,79 @@ impl Writer {
         let is_open = self.copying.as_ref().is_some_and(|copying| {
             // Where lines are counted a batch is in one `COPY`, and done with soon.
             let is_old = !self.strict && copying.since.elapsed() > self.lease / 3;
-            copying.group == group && !is_old
+            copying.group == group && !is_old && copying.kept_bytes < KEPT
         });
         if !is_open {
-            self.finish().await?;
+            self.finish(client).await?;
             self.copying = Some(self.start(client, group).await?);
         }
         if let Some(copying) = &mut self.copying {
-            copying.sink.send(Bytes::from(chunk)).await?;
-            // Lets the connection take it to the socket, so that the server has it while the next
-            // one is made.
-            tokio::task::yield_now().await;
+            copying.send(Bytes::from(chunk)).await?;
         }
         Ok(())
     }
 
     async fn start(&mut self, client: &Client, group: Group) -> Result<Copying, Error> {
         let plan = &mut self.plans[group.plan];
-        let is_staged = plan.stage.is_some();
+        let is_direct = plan.stage.is_some() && self.direct;
+        let is_staged = plan.stage.is_some() && !self.direct;
+        if let (true, false, Some(stage)) = (is_staged, plan.has_stage, &plan.stage) {
+            client.batch_execute(&plan.create_stage(stage)).await?;
+            plan.has_stage = true;
+        }
         let shape = &mut plan.shapes[group.shape];
-        let statement = match &shape.statement {
+        shape.is_staged |= is_staged;
+        let copy = &mut shape.copy[usize::from(is_staged)];
+        let statement = match &copy.statement {
             Some(statement) => statement.clone(),
-            None => shape.statement.insert(client.prepare(&shape.copy).await?).clone(),
+            None => copy.statement.insert(client.prepare(&copy.sql).await?).clone(),
         };
-        shape.is_staged = is_staged;
-        let sink = Box::pin(client.copy_in(&statement).await?);
-        Ok(Copying { group, sink, since: Instant::now() })
+        let sink = if is_direct {
+            // Sent together: the second follows the first on the connection.
+            let save = if mem::replace(&mut self.is_saved, true) { NEXT } else { SAVE };
+            let save = client.batch_execute(save);
+            let (saved, sink) = future::join(save, client.copy_in(&statement)).await;
+            saved?;
+            sink?
+        } else {
+            client.copy_in(&statement).await?
+        };
+        let (kept, kept_bytes) = (Vec::new(), 0);
+        let since = Instant::now();
+        Ok(Copying { group, sink: Box::pin(sink), since, is_direct, kept, kept_bytes })
     }
 
     /// Ends the open `COPY`: now the server says whether it took all rows.
-    async fn finish(&mut self) -> Result<(), Error> {
-        if let Some(mut copying) = self.copying.take() {
-            copying.sink.as_mut().finish().await?;
-            self.lines.clear();
+    async fn finish(&mut self, client: &Client) -> Result<(), Error> {
+        let Some(mut copying) = self.copying.take() else { return Ok(()) };
+        match copying.sink.as_mut().finish().await {
+            Err(error)
+                if copying.is_direct && error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
+            {
+                self.met_known = true;
+                if self.is_mixed {
+                    return Err(error);
+                }
+                self.send_again(client, copying).await?;
+            }
+            finished => {
+                finished?;
+            }
         }
+        self.lines.clear();
         Ok(())
+    }
+
+    /// Some keys were there: undoes what was sent as if they were not, and sends it into the stage.
+    async fn send_again(&mut self, client: &Client, copying: Copying) -> Result<(), Error> {
+        (self.direct, self.is_saved) = (false, false);
+        client.batch_execute(UNDO).await?;
+        let mut again = self.start(client, copying.group).await?;
+        for chunk in copying.kept {
+            again.send(chunk).await?;
+        }
+        again.sink.as_mut().finish().await?;
+        self.merge(client, copying.group.plan).await
     }
 
     async fn pour_all(&mut self, client: &Client) -> Result<(), Error> {
@@ -417,7 +491,7 @@ impl Writer {
         for shape in 0..self.plans[plan].shapes.len() {
             self.pour(client, Group { plan, shape }).await?;
         }
-        self.finish().await?;
+        self.finish(client).await?;
         self.merge(client, plan).await
     }
 
@@ -434,7 +508,7 @@ impl Writer {
     /// Brings everything to where it is going, tables in the order in which they came first.
     pub(super) async fn settle_all(&mut self, client: &Client) -> Result<(), Error> {
         self.pour_all(client).await?;
-        self.finish().await?;
+        self.finish(client).await?;
         for plan in 0..self.plans.len() {
             self.merge(client, plan).await?;
         }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Column, ColumnType, Marks, Origin, Schema, Span, Value},
+    kept,
     source::BadRecord,
 };
 
@@ -335,27 +336,7 @@ impl Cursor {
         kept: &serde_json::Map<String, serde_json::Value>,
         key: &[KeyValue],
     ) -> Batch {
-        use serde_json::Value as Json;
-
-        let schema = Arc::new(Schema::named(kept.keys()));
-        let keys = Keys::of_one(self, key);
-        let mut batch =
-            Batch::new(Arc::clone(&self.partition), schema, position(key), Arc::new(keys));
-        batch.records = 1;
-        batch.begin_row(Origin { mark: 0, line: 0, ordinal: 0 });
-        for value in kept.values() {
-            match value {
-                Json::Null => batch.push(Value::Null),
-                Json::Bool(b) => batch.push(Value::Bool(*b)),
-                Json::String(text) => batch.push(Value::Text(text)),
-                Json::Number(n) => match (n.as_i64(), n.as_f64()) {
-                    (Some(i), _) => batch.push(Value::Int(i)),
-                    (None, Some(x)) => batch.push(Value::Float(x)),
-                    (None, None) => batch.push(Value::Number(&n.to_string())),
-                },
-                Json::Array(_) | Json::Object(_) => batch.push(Value::Json(&value.to_string())),
-            }
-        }
-        batch
+        let marks = Arc::new(Keys::of_one(self, key));
+        kept::batch(Arc::clone(&self.partition), kept, position(key), marks)
     }
 }

@@ -68,7 +68,7 @@ impl SqliteSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SqlSettings {
-    /// The database: `sqlite:PATH`.
+    /// The database: `sqlite:PATH`, or `postgres://user:password@host:5432/database`.
     pub url: String,
     /// The table to read. Either this or `query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,7 @@ pub struct SqlSettings {
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Input {
+pub(crate) enum Input {
     Table(String),
     Query(String),
 }
@@ -101,27 +101,35 @@ impl SqlSettings {
     pub(super) fn parts(&self) -> Result<(PathBuf, Input), String> {
         let path = match self.url.split_once(':') {
             Some(("sqlite", path)) => path.strip_prefix("//").unwrap_or(path),
-            Some((scheme @ ("postgres" | "postgresql" | "mysql"), _)) => {
-                return Err(format!("`sql` cannot read {scheme} yet: only sqlite:PATH"));
+            Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => {
+                return Err(format!("`sql` cannot read {scheme} with this program"));
             }
-            _ => return Err("`url` must be sqlite:PATH".into()),
+            _ => return Err("`url` must be sqlite:PATH, or postgres://…".into()),
         };
         if path.is_empty() || path == ":memory:" {
             return Err("`url` must name a database file: sqlite:PATH".into());
         }
-        let input = match (&self.table, &self.query) {
-            (Some(table), None) if !table.is_empty() => Input::Table(table.clone()),
-            (None, Some(query)) if self.key.is_empty() => {
-                return Err(format!(
-                    "`query` needs `key`, the columns that identify and order its rows: {query}"
-                ));
-            }
+        Ok((path.into(), self.input()?))
+    }
+
+    /// Whether it is for a PostgreSQL server.
+    pub fn is_for_postgres(&self) -> bool {
+        self.url.starts_with("postgres:") || self.url.starts_with("postgresql:")
+    }
+
+    /// What to read.
+    pub(crate) fn input(&self) -> Result<Input, String> {
+        match (&self.table, &self.query) {
+            (Some(table), None) if !table.is_empty() => Ok(Input::Table(table.clone())),
+            (None, Some(query)) if self.key.is_empty() => Err(format!(
+                "`query` needs `key`, the columns that identify and order its rows: {query}"
+            )),
             (None, Some(query)) => {
-                Input::Query(query.trim().trim_end_matches(';').trim_end().to_owned())
+                let query = query.trim().trim_end_matches(';').trim_end();
+                Ok(Input::Query(query.to_owned()))
             }
-            _ => return Err("`sql` needs either `table` or `query`".into()),
-        };
-        Ok((path.into(), input))
+            _ => Err("`sql` needs either `table` or `query`".into()),
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use piton_connectors::{
     sqlite::{SqlSource, SqliteSink},
 };
 #[cfg(feature = "postgres")]
-use piton_connectors::{postgres::PostgresSink, postgres_outbox::OutboxSource};
+use piton_connectors::{
+    postgres::{PostgresSink, PostgresSource},
+    postgres_outbox::OutboxSource,
+};
 use piton_core::interval::Policy;
 
 use super::{
@@ -307,6 +310,10 @@ impl Check<'_> {
         let made = match source.clone() {
             SourceSettings::Csv(csv) => FileSource::new(csv, dir, record).map(drop),
             SourceSettings::Jsonl(jsonl) => FileSource::new(jsonl, dir, record).map(drop),
+            #[cfg(feature = "postgres")]
+            SourceSettings::Sql(sql) if sql.is_for_postgres() => {
+                PostgresSource::new(&sql, record as usize).map(drop)
+            }
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
             #[cfg(feature = "postgres")]
             SourceSettings::PostgresOutbox(outbox) => {

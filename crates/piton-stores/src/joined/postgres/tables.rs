@@ -7,7 +7,7 @@ use piton_core::{
     fault,
 };
 use tokio_postgres::{
-    GenericClient, Row,
+    GenericClient, Row, Statement,
     types::{ToSql, Type},
 };
 
@@ -138,17 +138,42 @@ pub async fn read(
     Ledger::verified(pipeline, sink, manifest, rows)
 }
 
+const COMPARE: &str = "SELECT m.rows, m.checksum, m.epoch, m.format, \
+    (SELECT max(epoch) FROM piton_checkpoints WHERE pipeline = $1 AND sink = $2) \
+    FROM piton_manifest m WHERE m.pipeline = $1 AND m.sink = $2 FOR UPDATE OF m";
+
+/// The statements of every transaction, understood by the server once for a connection.
+#[derive(Debug, Clone)]
+pub struct Statements {
+    compare: Statement,
+    store: Statement,
+}
+
+impl Statements {
+    /// Has the server understand them. The tables must be there.
+    ///
+    /// # Errors
+    /// What the database fails with.
+    pub async fn prepare(client: &impl GenericClient) -> Result<Self, LedgerError> {
+        Ok(Self {
+            compare: client.prepare_typed(COMPARE, &[Type::TEXT, Type::TEXT]).await?,
+            store: client.prepare_typed(STORE, &STORED).await?,
+        })
+    }
+}
+
 /// Locks one pipeline's sink until the end of the transaction, and compares under that lock that
 /// nobody else has been here since.
 ///
 /// # Errors
 /// [`LedgerError::Fenced`], [`LedgerError::Altered`], or what the database fails with.
-pub async fn compare(client: &impl GenericClient, ledger: &Ledger) -> Result<(), LedgerError> {
-    let sql = "SELECT m.rows, m.checksum, m.epoch, m.format, \
-               (SELECT max(epoch) FROM piton_checkpoints WHERE pipeline = $1 AND sink = $2) \
-               FROM piton_manifest m WHERE m.pipeline = $1 AND m.sink = $2 FOR UPDATE OF m";
-    let key = [text(&ledger.pipeline), text(&ledger.sink)];
-    let found = client.query_typed_opt(sql, &key).await?;
+pub async fn compare(
+    client: &impl GenericClient,
+    statements: &Statements,
+    ledger: &Ledger,
+) -> Result<(), LedgerError> {
+    let key: [&(dyn ToSql + Sync); 2] = [&ledger.pipeline, &ledger.sink];
+    let found = client.query_opt(&statements.compare, &key).await?;
     let read = |row: &Row| {
         let of_rows = row.try_get::<_, Option<i64>>(4)?.unwrap_or(0) as u64;
         Ok::<_, LedgerError>((read_manifest(row)?, Epoch(of_rows)))
@@ -163,7 +188,7 @@ pub async fn compare(client: &impl GenericClient, ledger: &Ledger) -> Result<(),
 pub async fn write(client: &impl GenericClient, ledger: &mut Ledger) -> Result<(), LedgerError> {
     let (pipeline, sink) = (ledger.pipeline.clone(), ledger.sink.clone());
     let (changes, manifest) = ledger.all();
-    store(client, (&pipeline, &sink), &changes, &manifest).await?;
+    store(client, None, (&pipeline, &sink), &changes, &manifest).await?;
     Ok(())
 }
 
@@ -175,11 +200,13 @@ pub async fn write(client: &impl GenericClient, ledger: &mut Ledger) -> Result<(
 /// What the database fails with.
 pub async fn advance(
     client: &impl GenericClient,
+    statements: &Statements,
     ledger: &Ledger,
     new: &[Checkpoint],
 ) -> Result<Option<Manifest>, LedgerError> {
     let (changes, stored) = ledger.advanced(new);
-    let is_known = store(client, (&ledger.pipeline, &ledger.sink), &changes, &stored).await?;
+    let of = (&*ledger.pipeline, &*ledger.sink);
+    let is_known = store(client, Some(&statements.store), of, &changes, &stored).await?;
     Ok(is_known.then_some(stored.manifest))
 }
 
@@ -191,7 +218,7 @@ pub async fn advance(
 pub async fn forget(client: &impl GenericClient, ledger: &Ledger) -> Result<(), LedgerError> {
     let sql = "DELETE FROM piton_checkpoints WHERE pipeline = $1 AND sink = $2";
     client.query_typed(sql, &[text(&ledger.pipeline), text(&ledger.sink)]).await?;
-    store(client, (&ledger.pipeline, &ledger.sink), &[], &ledger.none()).await?;
+    store(client, None, (&ledger.pipeline, &ledger.sink), &[], &ledger.none()).await?;
     Ok(())
 }
 
@@ -232,6 +259,28 @@ WITH new AS (
 )
 SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM manifest)";
 
+/// The types of its parameters.
+const STORED: [Type; 18] = [
+    Type::TEXT,
+    Type::TEXT,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::INT8,
+    Type::INT8,
+    Type::INT8,
+    Type::INT8,
+    Type::BOOL,
+];
+
 /// The rows of [`STORE`], a column each.
 #[derive(Default)]
 struct Columns<'a> {
@@ -269,6 +318,7 @@ impl<'a> Columns<'a> {
 /// False when a row was not the one that was to be written over.
 async fn store(
     client: &impl GenericClient,
+    statement: Option<&Statement>,
     (pipeline, sink): (&str, &str),
     changes: &[Change<'_>],
     stored: &StoredManifest,
@@ -282,27 +332,33 @@ async fn store(
         stored.format as i64,
     ];
     let ignores_epoch = fault::known_bad("ignore_epoch");
-    let parameters: [(&(dyn ToSql + Sync), Type); 18] = [
-        text(&pipeline),
-        text(&sink),
-        (&columns.partition, Type::TEXT_ARRAY),
-        (&columns.kind, Type::TEXT_ARRAY),
-        (&columns.position, Type::TEXT_ARRAY),
-        (&columns.records, Type::INT8_ARRAY),
-        (&columns.version, Type::INT8_ARRAY),
-        (&columns.epoch, Type::INT8_ARRAY),
-        (&columns.schema_version, Type::INT8_ARRAY),
-        (&columns.updated_at, Type::TEXT_ARRAY),
-        (&columns.sink_state, Type::TEXT_ARRAY),
-        (&columns.checksum, Type::INT8_ARRAY),
-        (&columns.old_version, Type::INT8_ARRAY),
-        (&numbers[0], Type::INT8),
-        (&numbers[1], Type::INT8),
-        (&numbers[2], Type::INT8),
-        (&numbers[3], Type::INT8),
-        (&ignores_epoch, Type::BOOL),
+    let parameters: [&(dyn ToSql + Sync); 18] = [
+        &pipeline,
+        &sink,
+        &columns.partition,
+        &columns.kind,
+        &columns.position,
+        &columns.records,
+        &columns.version,
+        &columns.epoch,
+        &columns.schema_version,
+        &columns.updated_at,
+        &columns.sink_state,
+        &columns.checksum,
+        &columns.old_version,
+        &numbers[0],
+        &numbers[1],
+        &numbers[2],
+        &numbers[3],
+        &ignores_epoch,
     ];
-    let row = client.query_typed_one(STORE, &parameters).await?;
+    let row = match statement {
+        Some(statement) => client.query_one(statement, &parameters).await?,
+        None => {
+            let typed: Vec<_> = parameters.into_iter().zip(STORED).collect();
+            client.query_typed_one(STORE, &typed).await?
+        }
+    };
     Ok(row.try_get::<_, i64>(0)? == changes.len() as i64 && row.try_get::<_, i64>(1)? == 1)
 }
 

@@ -1,0 +1,139 @@
+//! Where a row stands in a table or query: its key, and how many rows were read up to it.
+//!
+//! At rest a position is `{"key": [2024, "DE"], "rows": 5120}`. Numbers are ordered as numbers.
+//! Text is ordered by the server, in an order that depends on its languages; so of two positions
+//! with different text the one after more rows is the later.
+
+use std::{cmp::Ordering, fmt};
+
+use piton_core::{Position, StoredPosition};
+use serde::{Deserialize, Serialize};
+
+/// The key of the last row read; empty before the first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresPosition {
+    /// A value for each column of the key.
+    pub key: Vec<KeyPart>,
+    /// How many rows were read up to it, counted from the beginning.
+    #[serde(default)]
+    pub rows: u64,
+}
+
+/// A value of a key. Never NULL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KeyPart {
+    /// An integer.
+    Integer(i64),
+    /// Anything else, as the server writes it.
+    Text(String),
+}
+
+impl Position for PostgresPosition {
+    const KIND: &'static str = "postgres_key";
+}
+
+impl PostgresPosition {
+    /// As it is stored.
+    pub(super) fn stored(&self) -> StoredPosition {
+        // Its JSON is made of numbers, texts and lists: it can always be written.
+        StoredPosition::of(self)
+            .unwrap_or(StoredPosition { kind: Self::KIND.into(), json: "{}".into() })
+    }
+}
+
+impl PartialOrd for PostgresPosition {
+    /// The beginning is before everything; keys of another form do not compare.
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self.key.len(), other.key.len()) {
+            (a, b) if a == b => {}
+            (0, _) => return Some(Ordering::Less),
+            (_, 0) => return Some(Ordering::Greater),
+            _ => return None,
+        }
+        for parts in self.key.iter().zip(&other.key) {
+            match parts {
+                (KeyPart::Integer(a), KeyPart::Integer(b)) if a != b => return Some(a.cmp(b)),
+                (KeyPart::Text(a), KeyPart::Text(b)) if a != b => {
+                    let by_rows = self.rows.cmp(&other.rows);
+                    return Some(by_rows.then_with(|| a.cmp(b)));
+                }
+                (a, b) if a == b => {}
+                _ => return None,
+            }
+        }
+        Some(self.rows.cmp(&other.rows))
+    }
+}
+
+impl KeyPart {
+    /// A value that the server wrote, of a column of integers or another.
+    pub(super) fn read(text: &str, is_integer: bool) -> Self {
+        match text.parse() {
+            Ok(integer) if is_integer => Self::Integer(integer),
+            _ => Self::Text(text.to_owned()),
+        }
+    }
+
+    /// As it stands in a statement, to be cast to the column's type.
+    pub(super) fn literal(&self) -> String {
+        match self {
+            Self::Integer(i) => format!("'{i}'"),
+            // Backslashes are ordinary characters: the session sees to that.
+            Self::Text(text) => format!("'{}'", text.replace('\'', "''")),
+        }
+    }
+}
+
+impl fmt::Display for KeyPart {
+    /// Text stands as it is unless it could be taken for another value, or several.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer(i) => i.fmt(f),
+            Self::Text(text) => {
+                let is_plain = !text.is_empty()
+                    && !text.contains(|c: char| ",'+".contains(c) || c.is_control())
+                    && text.parse::<f64>().is_err();
+                if is_plain {
+                    f.write_str(text)
+                } else {
+                    write!(f, "'{}'", text.replace('\'', "''"))
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use piton_core::position::order_of;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_ordered_as_numbers_and_text_by_when_it_came() {
+        use Ordering::{Equal, Greater, Less};
+        let at = |json: &str| StoredPosition { kind: "postgres_key".into(), json: json.into() };
+        let order = |a, b| order_of::<PostgresPosition>(&at(a), &at(b));
+        for (a, b, wanted) in [
+            (r#"{"key":[]}"#, r#"{"key":[1],"rows":1}"#, Some(Less)),
+            (r#"{"key":[9],"rows":7}"#, r#"{"key":[10],"rows":7}"#, Some(Less)),
+            (r#"{"key":[10]}"#, r#"{"key":[9],"rows":7}"#, Some(Greater)),
+            (r#"{"key":["ä"],"rows":1}"#, r#"{"key":["b"],"rows":2}"#, Some(Less)),
+            (r#"{"key":["b",1],"rows":2}"#, r#"{"key":["b",1],"rows":2}"#, Some(Equal)),
+            (r#"{"key":["b"]}"#, r#"{"key":["a"]}"#, Some(Greater)),
+            (r#"{"key":[1]}"#, r#"{"key":[1,2]}"#, None),
+            (r#"{"key":[1]}"#, r#"{"key":["1"]}"#, None),
+            (r#"{"key":[null]}"#, r#"{"key":[1]}"#, None),
+        ] {
+            assert_eq!(order(a, b), wanted, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn different_keys_look_different() {
+        let shown = [KeyPart::Integer(1), KeyPart::Text("1".into()), KeyPart::Text("a,b".into())];
+        assert_eq!(shown.map(|part| part.to_string()), ["1", "'1'", "'a,b'"]);
+    }
+}
