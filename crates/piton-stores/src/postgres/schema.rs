@@ -18,7 +18,7 @@ pub(super) const NAME: &str = "piton";
 
 /// What brings a schema from each format to the next: the first makes it. Columns are only ever
 /// added.
-const STEPS: &[&str] = &[include_str!("format_1.sql")];
+const STEPS: &[&str] = &[concat!(include_str!("format_1.sql"), include_str!("processors.sql"))];
 
 /// The format of this program.
 const FORMAT: u64 = STEPS.len() as u64;
@@ -113,7 +113,7 @@ fn look(link: &mut Link, at: &str) -> Result<Found> {
 /// manifests, and a trigger that is gone or off guards nobody.
 fn check(link: &mut Link) -> Result<()> {
     let sql = "SELECT relname::text FROM pg_class
-            WHERE relnamespace = 'piton'::regnamespace AND relkind IN ('r', 'i')
+            WHERE relnamespace = 'piton'::regnamespace AND relkind IN ('r', 'i', 'v')
         UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'piton'::regnamespace
         UNION ALL SELECT tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
             WHERE relnamespace = 'piton'::regnamespace AND tgenabled IN ('O', 'A')";
@@ -132,7 +132,7 @@ fn made() -> impl Iterator<Item = &'static str> {
     let lines = STEPS.iter().flat_map(|step| step.lines());
     lines.filter_map(|line| {
         let mut words = line.strip_prefix("CREATE ")?.split_whitespace();
-        let kind = words.find(|word| ["TABLE", "INDEX", "FUNCTION", "TRIGGER"].contains(word))?;
+        let kind = words.find(|word| ["TABLE", "INDEX", "VIEW", "FUNCTION", "TRIGGER"].contains(word))?;
         let name = words.next()?;
         Some(if kind == "FUNCTION" { name.split('(').next()? } else { name })
     })
