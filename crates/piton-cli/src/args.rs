@@ -27,6 +27,9 @@ pub(crate) enum Command {
     Init(Init),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
+    /// Print the tables that programs and databases share with Piton
+    #[cfg(feature = "postgres")]
+    Sql(Sql),
     /// Show pipelines and their checkpoints
     Status(Status),
     /// Show a pipeline's checkpoints, runs and events over time
@@ -122,6 +125,20 @@ pub(crate) struct Init {
     /// Where to write the configuration [default: NAME.yaml beside the data]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    #[command(subcommand)]
+    pub(crate) command: SqlCommand,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum SqlCommand {
+    /// A store in PostgreSQL, with functions by which programs in any language keep checkpoints
+    Postgres,
 }
 
 #[derive(Debug, Args)]

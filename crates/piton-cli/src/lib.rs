@@ -50,6 +50,8 @@ fn dispatch(arguments: Arguments) -> Result<u8, exit::Failure> {
         Command::Plan(plan) => to::plan::plan(&plan),
         Command::Init(init) => to::init::init(&init),
         Command::Schema => to::init::schema(),
+        #[cfg(feature = "postgres")]
+        Command::Sql(sql) => to::sql::sql(&sql),
         Command::Status(status) => to::status::status(&status),
         Command::History(history) => to::history::history(&history),
         Command::Reset(reset) => to::steer::reset(&reset),

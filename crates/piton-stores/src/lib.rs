@@ -21,7 +21,7 @@ pub mod conformance;
 pub mod joined;
 mod memory;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub mod postgres;
 mod rules;
 #[cfg(any(feature = "sqlite", feature = "server"))]
 mod sql;

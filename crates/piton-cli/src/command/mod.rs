@@ -6,6 +6,8 @@ pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod plan;
 pub(crate) mod run;
+#[cfg(feature = "postgres")]
+pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod transfer;

@@ -334,7 +334,11 @@ impl Sql for Link {
 /// The number by which the server knows an epoch's lock. Its own functions know it, too.
 fn number_of(scope: &Scope) -> i64 {
     let Scope { pipeline, partition, epoch } = scope;
-    let sum = Checksum::build_as(checksum::Form::Sql).text("piton claim").text(pipeline).text(partition).number(epoch.0);
+    let sum = Checksum::build_as(checksum::Form::Sql)
+        .text("piton claim")
+        .text(pipeline)
+        .text(partition)
+        .number(epoch.0);
     sum.finish().0
 }
 

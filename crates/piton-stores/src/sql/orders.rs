@@ -76,7 +76,9 @@ fn sealed(order: &Order) -> Checksum {
 fn sealed_as(order: &Order, form: Form) -> Checksum {
     let checksum = order.checksum();
     match order.applied_at {
-        Some(at) => Checksum::build_as(form).number(checksum.0 as u64).text(&at.to_string()).finish(),
+        Some(at) => {
+            Checksum::build_as(form).number(checksum.0 as u64).text(&at.to_string()).finish()
+        }
         None => checksum,
     }
 }
