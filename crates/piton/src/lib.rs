@@ -76,6 +76,8 @@ mod clock;
 mod error;
 mod options;
 mod pace;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod session;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
