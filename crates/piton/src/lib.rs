@@ -115,3 +115,8 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/library.md")]
 struct Page;
+
+/// The page on processors compiles.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../../docs/processor.md")]
+struct ProcessorPage;
