@@ -189,11 +189,11 @@ pub(super) fn script() -> String {
     format!(
         "-- The schema of a Piton store, format {FORMAT}: psql -f FILE, as often as you like.
 BEGIN;
-SELECT pg_advisory_xact_lock({LOCK});
 DO $piton_do$
 DECLARE
   path text := current_setting('search_path');
 BEGIN
+  PERFORM pg_advisory_xact_lock({LOCK});
   IF to_regclass('{NAME}.meta') IS NULL THEN
     CREATE SCHEMA IF NOT EXISTS {NAME};
     PERFORM set_config('search_path', '{NAME}, pg_temp', true);
