@@ -68,7 +68,7 @@ impl Checksum {
 /// Collects columns; lengths are included, so that `("ab", "c")` differs from `("a", "bc")`.
 pub struct ChecksumBuilder(State);
 
-#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack, never moved far")]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, never moved far")]
 enum State {
     Native(Xxh3),
     #[cfg(feature = "sha256")]

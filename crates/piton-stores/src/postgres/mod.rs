@@ -1,7 +1,6 @@
 //! The store in a PostgreSQL database, in its schema `piton`.
 //!
-//! One connection does everything; what happens when it breaks is the same for every server
-//! ([`crate::sql`]). Writing transactions run at READ COMMITTED and begin by locking the pipeline's
+//! One connection does everything; what happens when it breaks is the same for every server. Writing transactions run at READ COMMITTED and begin by locking the pipeline's
 //! row in `anchors`, so that what they read afterwards is fresh and stays as it is; a save of any
 //! number of partitions is one call of a function that does the same in the server. That an owner
 //! lives is shown by a session's advisory lock, at which others look in `pg_locks` without touching

@@ -2,7 +2,6 @@
 
 use piton_core::{Saved, StoreError};
 
-use super::OutboxPosition;
 use crate::error::{CursorError, EffectsError};
 
 /// Why a processor could not go on, named by what the caller can do.
@@ -12,14 +11,12 @@ pub enum ProcessorError {
     /// The handler failed, as often as it was tried. Nothing of the batch was kept, and the
     /// checkpoint is before it: mend the cause and run again.
     #[error(
-        "'{processor}': the handler failed {attempts} times at the messages after {}: {error}. \
-         Nothing advanced", shown(.after.as_ref())
+        "'{processor}': the handler failed {attempts} times at one batch: {error}. Nothing of it \
+         was kept, and the checkpoint is before it"
     )]
     Handler {
         /// The processor.
         processor: String,
-        /// The checkpoint.
-        after: Option<OutboxPosition>,
         /// How often it was tried.
         attempts: u32,
         /// What it failed with last.
@@ -66,13 +63,6 @@ pub enum ProcessorError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-fn shown(after: Option<&OutboxPosition>) -> String {
-    after.map_or_else(
-        || "the beginning".to_owned(),
-        |at| format!("({}, {})", at.transaction_id, at.position),
-    )
 }
 
 /// What the server said: the error by itself says "db error".

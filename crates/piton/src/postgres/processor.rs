@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     claiming::WhenHeld,
-    error::{CursorError, EffectsError},
+    error::EffectsError,
     options::Options,
 };
 
@@ -30,6 +31,9 @@ const LONGEST_LOOK: Duration = Duration::from_millis(20);
 /// The pause after a failed attempt, at first and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a server that is away is waited for: long enough for it to be restarted.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many messages the first batch has: nothing is known of the handler yet.
 const FIRST: u64 = 100;
@@ -58,12 +62,14 @@ pub struct Processor {
     options: Options,
 }
 
-/// How an attempt at a batch failed.
+/// How an attempt failed.
 enum Failed {
-    /// The transaction is rolled back, or goes with the connection; the checkpoint is as it was.
+    /// The handler: the transaction is rolled back, the checkpoint is as it was.
     Handler(EffectsError),
-    /// It is not known what became of it, or the connection is gone.
+    /// The database. It may not be known what became of a commit.
     Database(tokio_postgres::Error),
+    /// The server cannot be reached.
+    Away(ProcessorError),
     /// There is no point in trying again.
     ForGood(ProcessorError),
 }
@@ -71,6 +77,25 @@ enum Failed {
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<ProcessorError> for Failed {
+    fn from(error: ProcessorError) -> Self {
+        Self::ForGood(error)
+    }
+}
+
+/// What went wrong since a batch was last done.
+#[derive(Default)]
+struct Setbacks {
+    attempts: u32,
+    since: Option<Instant>,
+}
+
+impl Setbacks {
+    fn pause(&self) -> Duration {
+        (PAUSE * 2_u32.pow(self.attempts.min(7))).min(LONGEST_PAUSE)
     }
 }
 
@@ -173,46 +198,58 @@ impl Processor {
         H: AsyncFnMut(&[Message], &Transaction<'_>) -> Result<(), EffectsError>,
     {
         let mut stop = std::pin::pin!(stop);
-        let reader = Reader::of(&self.table);
-        let (mut pause, mut failures) = (PAUSE, 0);
+        let mut setbacks = Setbacks::default();
         loop {
-            let mut client = self.database.connect().await?;
-            let mut claim = self.claim(&client).await?;
-            let ended = self
-                .go_on(&reader, &mut client, &mut claim, &mut handler, stop.as_mut(), &mut failures)
-                .await;
-            let failed = match ended {
-                Ok(()) => return claim.close().await,
+            let failed = match self.attempt(&mut handler, stop.as_mut(), &mut setbacks).await {
+                Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
-            failures += 1;
-            let after = claim.position().cloned();
-            let is_last = failures >= self.attempts || matches!(failed, Failed::ForGood(_));
-            drop(client);
-            let gave_up = if is_last { claim.fail().await } else { claim.close().await };
-            if is_last {
-                return Err(self.surfaced(failed, after, failures));
+            let patience = setbacks.since.is_none_or(|since| since.elapsed() < PATIENCE);
+            let again = match &failed {
+                Failed::ForGood(_) => false,
+                Failed::Away(_) => patience,
+                Failed::Database(error) if error.is_closed() => patience,
+                Failed::Database(error) if is_for_good(error) => false,
+                Failed::Handler(_) | Failed::Database(_) => setbacks.attempts + 1 < self.attempts,
+            };
+            if !again {
+                return Err(self.surfaced(failed, setbacks.attempts + 1));
             }
-            gave_up?;
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            if failures == 1 {
-                pause = PAUSE * 2;
-            }
+            setbacks.attempts += 1;
+            setbacks.since.get_or_insert_with(Instant::now);
+            sleep(setbacks.pause()).await;
         }
     }
 
-    fn surfaced(
+    /// Handles batches until something fails: connects, claims, and gives the claim up again.
+    async fn attempt<H>(
         &self,
-        failed: Failed,
-        after: Option<super::OutboxPosition>,
-        attempts: u32,
-    ) -> ProcessorError {
+        handler: &mut H,
+        stop: Pin<&mut impl Future<Output = ()>>,
+        setbacks: &mut Setbacks,
+    ) -> Result<(), Failed>
+    where
+        H: AsyncFnMut(&[Message], &Transaction<'_>) -> Result<(), EffectsError>,
+    {
+        let connected = self.database.connect().await;
+        let mut client = connected.map_err(|error| Failed::Away(error.into()))?;
+        let mut claim = self.claim(&client).await?;
+        let ended = self.go_on(&mut client, &mut claim, handler, stop, setbacks).await;
+        // A transaction that is still open goes with its connection.
+        drop(client);
+        match &ended {
+            Err(Failed::ForGood(_)) => claim.fail().await?,
+            _ => claim.close().await?,
+        }
+        ended
+    }
+
+    fn surfaced(&self, failed: Failed, attempts: u32) -> ProcessorError {
         let processor = self.name.clone();
         match failed {
-            Failed::Handler(error) => ProcessorError::Handler { processor, after, attempts, error },
+            Failed::Handler(error) => ProcessorError::Handler { processor, attempts, error },
             Failed::Database(error) => ProcessorError::Database { processor, error },
-            Failed::ForGood(error) => error,
+            Failed::Away(error) | Failed::ForGood(error) => error,
         }
     }
 
@@ -224,16 +261,16 @@ impl Processor {
     /// Handles batches on one connection, under one claim.
     async fn go_on<H>(
         &self,
-        reader: &Reader,
         client: &mut Client,
         claim: &mut Claim,
         handler: &mut H,
-        mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-        failures: &mut u32,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+        setbacks: &mut Setbacks,
     ) -> Result<(), Failed>
     where
         H: AsyncFnMut(&[Message], &Transaction<'_>) -> Result<(), EffectsError>,
     {
+        let reader = &Reader::of(&self.table);
         if let Some(what) = reader.objection(client, claim.position()).await? {
             let processor = self.name.clone();
             return Err(Failed::ForGood(ProcessorError::Gap { processor, what }));
@@ -243,7 +280,7 @@ impl Processor {
         let (every, mut renewed) = (self.options.lease / 3, Instant::now());
         loop {
             if renewed.elapsed() >= every {
-                claim.renew().await.map_err(Failed::ForGood)?;
+                claim.renew().await?;
                 renewed = Instant::now();
             }
             let messages = reader.page(client, claim.position(), size as i64).await?;
@@ -258,7 +295,7 @@ impl Processor {
             look = LOOK;
             let began = Instant::now();
             self.batch_in_transaction(client, claim, &messages, handler).await?;
-            *failures = 0;
+            *setbacks = Setbacks::default();
             size = self.next_size(messages.len() as u64, began.elapsed());
             let is_over = std::future::poll_fn(|cx| {
                 std::task::Poll::Ready(stop.as_mut().poll(cx).is_ready())
@@ -371,8 +408,8 @@ async fn while_renewing<T>(
     }
 }
 
-impl From<CursorError> for Failed {
-    fn from(error: CursorError) -> Self {
-        Self::ForGood(error.into())
-    }
+/// Whether the database says what trying again cannot change: a table that is not there, a right
+/// that is not given.
+fn is_for_good(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("42"))
 }
