@@ -13,8 +13,9 @@ use std::{
 
 use piton::{
     CursorError, Options, Saved, WhenHeld,
-    postgres::{CheckpointOrder, Claim, Database, Message, OutboxPosition, Processor,
-        ProcessorError, Start},
+    postgres::{
+        CheckpointOrder, Claim, Database, Message, OutboxPosition, Processor, ProcessorError, Start,
+    },
 };
 use piton_testkit::service::{self, Postgres};
 use tokio::time::sleep;
@@ -29,7 +30,9 @@ const OUTBOX: &str = "CREATE TABLE outbox (
     CREATE TABLE sent (n bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)";
 
 async fn place() -> Option<(Database, Client)> {
-    let url = service::needed(Postgres::shared())?.database().unwrap();
+    // The testkit waits in a way that a thread of a runtime may not.
+    let made = || service::needed(Postgres::shared()).map(|server| server.database().unwrap());
+    let url = std::thread::spawn(made).join().unwrap()?;
     let database = Database::open(&url).unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute(OUTBOX).await.unwrap();
@@ -105,8 +108,7 @@ async fn every_combination_of_stored_expected_and_new_follows_the_rule() {
             put(&client, expected, None).await;
         }
         let options = Options::default();
-        let mut claim =
-            Claim::open(database.store(), &client, &name, 1, &options).await.unwrap();
+        let mut claim = Claim::open(database.store(), &client, &name, 1, &options).await.unwrap();
         match stored {
             _ if stored == expected => {}
             Some(stored) => put(&client, stored, expected).await,
@@ -162,15 +164,14 @@ async fn a_zombies_save_after_a_takeover_is_fenced() {
     let Some((database, client)) = place().await else { return };
     append(&client, 0..3).await;
     let other = database.connect().await.unwrap();
-    let processor = Processor::new(&database, "mailer").checkpoint(CheckpointOrder::Last);
+    let processor = Processor::new(&database, "mailer")
+        .lease(Duration::from_millis(200))
+        .checkpoint(CheckpointOrder::Last);
     let error = processor
         .run(async |batch: &[Message], tx: &Transaction<'_>| {
             send(batch, tx).await?;
-            // As if it had slept for an hour.
-            other
-                .batch_execute("SET piton.store = 'on';
-                    UPDATE piton.claims SET heard_at = heard_at - interval '1 hour'")
-                .await?;
+            // It sleeps past its lease, all of it: nothing is renewed.
+            std::thread::sleep(Duration::from_millis(500));
             let sql = "SELECT piton.claim_processor('mailer', 'heir', '30 s')";
             let heir: Option<i64> = other.query_one(sql, &[]).await?.get(0);
             assert_eq!(heir, Some(2));
@@ -280,8 +281,7 @@ async fn a_second_instance_fails_or_stands_by_and_takes_over() {
     let Some((database, client)) = place().await else { return };
     let another = Database::open(&{
         // A store of its own, as another process has.
-        let name: String =
-            client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
+        let name: String = client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
         let url = service::needed(Postgres::shared()).unwrap().url();
         format!("{}/{name}", url.rsplit_once('/').unwrap().0)
     })

@@ -18,11 +18,7 @@ use super::{
     Claim, Database, ProcessorError,
     reader::{Message, Reader, Start},
 };
-use crate::{
-    claiming::WhenHeld,
-    error::EffectsError,
-    options::Options,
-};
+use crate::{claiming::WhenHeld, error::EffectsError, options::Options};
 
 /// How long an idle loop waits between two looks, at first and at most.
 const LOOK: Duration = Duration::from_millis(5);
