@@ -163,18 +163,28 @@ async fn a_mismatch_rolls_the_handler_back() {
 async fn a_zombies_save_after_a_takeover_is_fenced() {
     let Some((database, client)) = place().await else { return };
     append(&client, 0..3).await;
-    let other = database.connect().await.unwrap();
+    let other = Arc::new(database.connect().await.unwrap());
     let processor = Processor::new(&database, "mailer")
         .lease(Duration::from_millis(200))
         .checkpoint(CheckpointOrder::Last);
     let error = processor
         .run(async |batch: &[Message], tx: &Transaction<'_>| {
             send(batch, tx).await?;
-            // It sleeps past its lease, all of it: nothing is renewed.
-            std::thread::sleep(Duration::from_millis(500));
-            let sql = "SELECT piton.claim_processor('mailer', 'heir', '30 s')";
-            let heir: Option<i64> = other.query_one(sql, &[]).await?.get(0);
-            assert_eq!(heir, Some(2));
+            // It sleeps past its lease, all of it: nothing is renewed, and an heir comes.
+            let asks = Arc::clone(&other);
+            let heir = tokio::spawn(async move {
+                let sql = "SELECT piton.claim_processor('mailer', 'heir', '30 s')";
+                loop {
+                    let row = asks.query_one(sql, &[]).await.unwrap();
+                    if let Some(epoch) = row.get::<_, Option<i64>>(0) {
+                        return epoch;
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                }
+            });
+            std::thread::sleep(Duration::from_millis(800));
+            assert!(heir.is_finished());
+            assert_eq!(heir.await.unwrap(), 2);
             Ok(())
         })
         .await
