@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Man,
 }
 
-const STORE_HELP: &str = "The store: sqlite:PATH [default: $PITON_STORE, else sqlite:piton.db]";
+const STORE_HELP: &str = "The store: sqlite:PATH, postgres://…, mysql://… [default: $PITON_STORE, else sqlite:piton.db]";
 
 /// Which store a command speaks of.
 #[derive(Debug, Args)]
@@ -144,6 +144,8 @@ pub(crate) struct Sql {
 #[cfg(feature = "postgres")]
 #[derive(Debug, Subcommand)]
 pub(crate) enum SqlCommand {
+    /// A store in PostgreSQL, with functions by which programs in any language keep checkpoints
+    Postgres,
     /// An outbox in PostgreSQL: its table, its index, and a trigger that wakes readers
     PostgresOutbox(OutboxSql),
 }

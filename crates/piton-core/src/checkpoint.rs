@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{checksum::Checksum, claim::Epoch, position::StoredPosition};
+use crate::{
+    checksum::{Checksum, Form},
+    claim::Epoch,
+    position::StoredPosition,
+};
 
 /// What a checkpoint is of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,11 +63,16 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checksum over every column, kept in the row.
     pub fn checksum(&self) -> Checksum {
+        self.checksum_as(Form::Native)
+    }
+
+    /// The checksum in one of the forms.
+    pub fn checksum_as(&self, form: Form) -> Checksum {
         let (kind, json) = match &self.position {
             Some(p) => (Some(p.kind.as_str()), Some(p.json.as_str())),
             None => (None, None),
         };
-        Checksum::build()
+        Checksum::build_as(form)
             .text(&self.key.pipeline)
             .text(&self.key.partition)
             .text(&self.key.sink)

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checksum::Checksum,
+    checksum::{Checksum, Form},
     claim::{Epoch, Owner},
     position::StoredPosition,
 };
@@ -247,7 +247,12 @@ pub struct PipelineRecord {
 impl PipelineRecord {
     /// The checksum over every column, kept in the row.
     pub fn checksum(&self) -> Checksum {
-        Checksum::build()
+        self.checksum_as(Form::Native)
+    }
+
+    /// The checksum in one of the forms.
+    pub fn checksum_as(&self, form: Form) -> Checksum {
+        Checksum::build_as(form)
             .text(&self.pipeline)
             .text(&self.source)
             .text(&self.transforms)

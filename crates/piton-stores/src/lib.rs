@@ -24,7 +24,7 @@ mod memory;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub mod postgres;
 mod rules;
 #[cfg(any(feature = "sqlite", feature = "server"))]
 mod sql;

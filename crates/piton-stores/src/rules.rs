@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use piton_core::{
     Checkpoint, CheckpointKey, Claim, ClaimRequest, Epoch, Holder, Order, Owner, Run, Save, Saved,
     Snapshot, StoreError, StoredPosition,
-    checksum::Checksum,
+    checksum::{Checksum, Form},
     claim::WHOLE,
     snapshot::{EPOCH_JUMP, FORMAT},
 };
@@ -26,6 +26,8 @@ pub(crate) struct ClaimRow {
     pub(crate) holder: Holder,
     /// Given up, or superseded by a claim of another scope: its lock says nothing any more.
     pub(crate) released: bool,
+    /// How its checksum is computed.
+    pub(crate) form: Form,
 }
 
 impl ClaimRow {
@@ -42,12 +44,13 @@ impl ClaimRow {
                 lease: Duration::from_millis(request.lease.as_millis() as u64),
             },
             released: false,
+            form: Form::Native,
         }
     }
 
     #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "memory needs no checksums"))]
     pub(crate) fn checksum(&self) -> Checksum {
-        Checksum::build()
+        Checksum::build_as(self.form)
             .text(&self.pipeline)
             .text(&self.partition)
             .number(self.holder.epoch.0)
@@ -267,6 +270,7 @@ pub(crate) fn restored_claims(snapshot: &Snapshot) -> Vec<ClaimRow> {
             lease: Duration::ZERO,
         },
         released: true,
+        form: Form::Native,
     };
     epochs.into_iter().map(row).collect()
 }

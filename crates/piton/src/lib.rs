@@ -76,6 +76,8 @@ mod clock;
 mod error;
 mod options;
 mod pace;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod session;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -113,3 +115,8 @@ pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/library.md")]
 struct Page;
+
+/// The page on processors compiles.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../../docs/processor.md")]
+struct ProcessorPage;

@@ -6,7 +6,10 @@
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
-use piton_core::{StoreError, checksum::Checksum};
+use piton_core::{
+    StoreError,
+    checksum::{self, Checksum},
+};
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_postgres::{
     Client, Statement,
@@ -328,10 +331,14 @@ impl Sql for Link {
     }
 }
 
-/// The number by which the server knows an epoch's lock.
+/// The number by which the server knows an epoch's lock. Its own functions know it, too.
 fn number_of(scope: &Scope) -> i64 {
     let Scope { pipeline, partition, epoch } = scope;
-    let sum = Checksum::build().text("piton claim").text(pipeline).text(partition).number(epoch.0);
+    let sum = Checksum::build_as(checksum::Form::Sql)
+        .text("piton claim")
+        .text(pipeline)
+        .text(partition)
+        .number(epoch.0);
     sum.finish().0
 }
 
@@ -345,7 +352,8 @@ impl Transaction for Link {
         Ok(self.tell(Form::IfAbsent, sql, values)? > 0)
     }
 
-    /// By a look at the locks, which takes none. A claim from before the server was started lives a
+    /// By a look at the locks, which takes none. A claim of the server's own functions has a lease
+    /// instead. A claim from before the server was started lives a
     /// while longer: its owner's lock went with the old server.
     fn is_alive(&mut self, claim: &ClaimRow) -> Result<bool> {
         let key = number_of(&Scope::of_row(claim));
@@ -355,10 +363,14 @@ impl Transaction for Link {
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
             OR EXISTS (SELECT FROM claims
                 WHERE pipeline = ? AND "partition" = ? AND heard_at < pg_postmaster_start_time()
-                AND extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::bigint < ?)"#;
+                AND extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::bigint < ?
+                AND lease_until IS NULL)
+            OR EXISTS (SELECT FROM claims WHERE pipeline = ? AND "partition" = ?
+                AND lease_until > clock_timestamp())"#;
         let (high, low) = (key >> 32, key & 0xFFFF_FFFF);
         let young = COMING_BACK.as_secs();
-        self.says(sql, values![high, low, &claim.pipeline, &claim.partition, young])
+        let (pipeline, partition) = (&claim.pipeline, &claim.partition);
+        self.says(sql, values![high, low, pipeline, partition, young, pipeline, partition])
     }
 
     fn take_lock(&mut self, scope: &Scope, lease: Duration) -> Result<Option<Lock>> {
@@ -370,6 +382,8 @@ impl Transaction for Link {
             self.locks.push(scope.clone());
         }
         self.lease = self.lease.min(lease);
+        let sql = "UPDATE anchors SET epoch = ? WHERE pipeline = ?";
+        self.execute(sql, values![scope.epoch, &scope.pipeline])?;
         Ok(None)
     }
 
@@ -403,6 +417,14 @@ impl Connection for Link {
         ))?;
         for pipeline in pipelines {
             self.query("SELECT lock_pipeline(?)", values![*pipeline])?;
+        }
+        Ok(())
+    }
+
+    fn begin_renewal(&mut self, pipelines: &[&str]) -> Result<()> {
+        self.begin_write(&[])?;
+        for pipeline in pipelines {
+            self.query("SELECT lock_claims(?)", values![*pipeline])?;
         }
         Ok(())
     }

@@ -9,7 +9,10 @@ CREATE TABLE meta (
 
 -- A row for each pipeline: whoever writes rows of it locks this one first.
 CREATE TABLE anchors (
-  pipeline text PRIMARY KEY
+  pipeline text PRIMARY KEY,
+  -- The newest epoch granted. A transaction whose snapshot is older than that grant cannot lock
+  -- the row, so that it cannot save by a claim that it takes for the newest.
+  epoch bigint NOT NULL DEFAULT 0
 );
 
 CREATE TABLE checkpoints (
@@ -70,6 +73,8 @@ CREATE TABLE claims (
   checksum bigint NOT NULL,
   -- By this server's clock: whether that was before the server was started.
   heard_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Until when the owner lives, by this server's clock. NULL: for as long as its lock is held.
+  lease_until timestamptz,
   PRIMARY KEY (pipeline, partition)
 );
 

@@ -1,7 +1,6 @@
 //! The store in a PostgreSQL database, in its schema `piton`.
 //!
-//! One connection does everything; what happens when it breaks is the same for every server
-//! ([`crate::sql`]). Writing transactions run at READ COMMITTED and begin by locking the pipeline's
+//! One connection does everything; what happens when it breaks is the same for every server. Writing transactions run at READ COMMITTED and begin by locking the pipeline's
 //! row in `anchors`, so that what they read afterwards is fresh and stays as it is; a save of any
 //! number of partitions is one call of a function that does the same in the server. That an owner
 //! lives is shown by a session's advisory lock, at which others look in `pg_locks` without touching
@@ -21,8 +20,36 @@ use piton_core::StoreError;
 use self::{address::Address, connection::Postgres};
 use crate::{
     Mode,
-    sql::{ServerSession, SqlStore},
+    sql::{ServerSession, SqlStore, Trouble},
 };
+
+/// The SQL that makes the store in a PostgreSQL database, for `psql`: what [`SqlStore::postgres`]
+/// makes by itself, and beside it, in the schema where it is run, the functions by which programs
+/// in other languages keep checkpoints there (`store_processor_checkpoint`, `claim_processor`, …).
+/// It may be run again.
+pub fn schema_script() -> String {
+    schema::script()
+}
+
+/// Connects to the database that a URL names, as [`SqlStore::postgres`] reads it: for programs
+/// whose own tables are beside the store. What drives the connection is spawned on the runtime of
+/// tokio that this is called in, and ends with the client.
+///
+/// # Errors
+/// [`StoreError::Refused`] for a URL that cannot be used; [`StoreError::Unusable`], which names
+/// what the server said.
+pub async fn connect(url: &str) -> Result<tokio_postgres::Client, StoreError> {
+    let address = Address::parse(url, &|name| std::env::var(name).ok())?;
+    let at = address.shown().to_owned();
+    let connector = address.tls.connector();
+    let connector =
+        connector.map_err(|what| StoreError::Refused { what: format!("{at}: {what}") })?;
+    let connected = address.config.connect(connector).await;
+    let (client, connection) =
+        connected.map_err(|error| Trouble::from(errors::of(&error, false)).at(&at))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
 
 impl SqlStore {
     /// Opens the store in the PostgreSQL database that a URL names:

@@ -18,7 +18,7 @@ pub(super) const NAME: &str = "piton";
 
 /// What brings a schema from each format to the next: the first makes it. Columns are only ever
 /// added.
-const STEPS: &[&str] = &[include_str!("format_1.sql")];
+const STEPS: &[&str] = &[concat!(include_str!("format_1.sql"), include_str!("processors.sql"))];
 
 /// The format of this program.
 const FORMAT: u64 = STEPS.len() as u64;
@@ -113,7 +113,7 @@ fn look(link: &mut Link, at: &str) -> Result<Found> {
 /// manifests, and a trigger that is gone or off guards nobody.
 fn check(link: &mut Link) -> Result<()> {
     let sql = "SELECT relname::text FROM pg_class
-            WHERE relnamespace = 'piton'::regnamespace AND relkind IN ('r', 'i')
+            WHERE relnamespace = 'piton'::regnamespace AND relkind IN ('r', 'i', 'v')
         UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'piton'::regnamespace
         UNION ALL SELECT tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
             WHERE relnamespace = 'piton'::regnamespace AND tgenabled IN ('O', 'A')";
@@ -132,7 +132,8 @@ fn made() -> impl Iterator<Item = &'static str> {
     let lines = STEPS.iter().flat_map(|step| step.lines());
     lines.filter_map(|line| {
         let mut words = line.strip_prefix("CREATE ")?.split_whitespace();
-        let kind = words.find(|word| ["TABLE", "INDEX", "FUNCTION", "TRIGGER"].contains(word))?;
+        let kind =
+            words.find(|word| ["TABLE", "INDEX", "VIEW", "FUNCTION", "TRIGGER"].contains(word))?;
         let name = words.next()?;
         Some(if kind == "FUNCTION" { name.split('(').next()? } else { name })
     })
@@ -178,6 +179,37 @@ fn make_in_transaction(link: &mut Link, at: &str) -> Result<String> {
     let sql = "INSERT INTO meta (format, id) VALUES (?, gen_random_uuid()::text) RETURNING id";
     let mut made = link.query(sql, values![FORMAT])?;
     made.first_mut().map_or_else(|| Err(Trouble::damage("meta is empty")), |row| row.text(0))
+}
+
+/// What makes the schema, for a person to run: as a program would make it, with the functions for
+/// programs in other languages under their plain names. It may be run again.
+pub(super) fn script() -> String {
+    let steps = STEPS.concat();
+    let shell = include_str!("shell.sql");
+    format!(
+        "-- The schema of a Piton store, format {FORMAT}: psql -f FILE, as often as you like.
+BEGIN;
+DO $piton_do$
+DECLARE
+  path text := current_setting('search_path');
+BEGIN
+  PERFORM pg_advisory_xact_lock({LOCK});
+  IF to_regclass('{NAME}.meta') IS NULL THEN
+    CREATE SCHEMA IF NOT EXISTS {NAME};
+    PERFORM set_config('search_path', '{NAME}, pg_temp', true);
+    EXECUTE $piton_sql$
+{steps}
+$piton_sql$;
+    INSERT INTO meta (format, id) VALUES ({FORMAT}, gen_random_uuid()::text);
+    PERFORM set_config('search_path', path, true);
+  ELSIF (SELECT format FROM {NAME}.meta) <> {FORMAT} THEN
+    RAISE EXCEPTION 'the schema {NAME} is of another format: `piton run` brings it up to date';
+  END IF;
+END $piton_do$;
+{shell}
+COMMIT;
+"
+    )
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use piton_core::{
-    Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Owner, Saved, StoreError, checksum::Manifest,
-    claim::WHOLE, fault,
+    Claim, ClaimAnswer, ClaimRequest, Epoch, Holder, Owner, Saved, StoreError,
+    checksum::{Form, Manifest},
+    claim::WHOLE,
+    fault,
 };
 
 use super::{
@@ -18,7 +20,7 @@ use super::{
 use crate::rules::{self, ClaimRow, Decision};
 
 fn read(mut row: Row) -> Result<ClaimRow> {
-    let claim = ClaimRow {
+    let mut claim = ClaimRow {
         pipeline: row.text(0)?,
         partition: row.text(1)?,
         holder: Holder {
@@ -29,11 +31,14 @@ fn read(mut row: Row) -> Result<ClaimRow> {
             lease: Duration::from_millis(row.number(7)?),
         },
         released: row.integer(8)? != 0,
+        form: Form::Native,
     };
-    if claim.checksum() != row.checksum(9)? {
+    let sum = |form| ClaimRow { form, ..claim.clone() }.checksum();
+    let Some(form) = Form::of(row.checksum(9)?, sum) else {
         let key = format!("{} / {}", claim.pipeline, claim.partition);
         return Err(altered("claims", &key));
-    }
+    };
+    claim.form = form;
     Ok(claim)
 }
 
@@ -159,6 +164,10 @@ pub(crate) fn claim(
     worker: &mut Worker,
     request: &ClaimRequest,
 ) -> Result<ClaimAnswer, StoreError> {
+    #[cfg(feature = "server")]
+    if let Some(holder) = glance(worker, request)? {
+        return Ok(ClaimAnswer::Held(holder));
+    }
     let mut earlier = Earlier::default();
     // A claim is a fence and then a read: asked twice, the second fences the first.
     let write = Write::of(&request.pipeline).again();
@@ -183,6 +192,20 @@ pub(crate) fn claim(
             Err(error)
         }
     }
+}
+
+/// Who holds a claim that is asked for, without waiting for whoever is writing: on a server, a
+/// program's own transaction may be one of those, for as long as its work takes.
+#[cfg(feature = "server")]
+fn glance(worker: &mut Worker, request: &ClaimRequest) -> Result<Option<Holder>, StoreError> {
+    if !worker.saves_at_once() {
+        return Ok(None);
+    }
+    worker.read(|c, _| {
+        let rivals = rivals(c, &request.pipeline, &request.partition)?;
+        let decision = rules::decide(request, &rivals, Epoch(0), |row| c.is_alive(row))?;
+        Ok(if let Decision::Held(holder) = decision { Some(holder) } else { None })
+    })
 }
 
 impl Granted {
@@ -245,7 +268,7 @@ fn grant(c: &mut dyn Sql, request: &ClaimRequest, epoch: Epoch, rivals: &[ClaimR
 
 pub(crate) fn renew(worker: &mut Worker, claim: &Claim) -> Result<Saved, StoreError> {
     fault::point("renew");
-    worker.write_under(claim, &Write::of(&claim.pipeline).again(), |c, _| {
+    worker.write_under(claim, &Write::of(&claim.pipeline).again().renewal(), |c, _| {
         let rivals = rivals(c, &claim.pipeline, &claim.partition)?;
         let fence = rules::fence(&rivals, &claim.partition);
         if fence > claim.epoch {

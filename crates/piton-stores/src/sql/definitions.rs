@@ -1,6 +1,9 @@
 //! The registered definitions of pipelines, and what an operator wants of them.
 
-use piton_core::{Control, Event, PipelineRecord, checksum::Manifest};
+use piton_core::{
+    Control, Event, PipelineRecord,
+    checksum::{Checksum, Form, Manifest},
+};
 
 use super::{
     Sql,
@@ -13,6 +16,11 @@ use crate::rules;
 
 /// A pipeline's definition, compared with its manifest.
 pub(crate) fn find(c: &mut dyn Sql, pipeline: &str) -> Result<Option<PipelineRecord>> {
+    Ok(find_row(c, pipeline)?.map(|(record, _)| record))
+}
+
+/// A definition with the checksum that its row carries.
+fn find_row(c: &mut dyn Sql, pipeline: &str) -> Result<Option<(PipelineRecord, Checksum)>> {
     let sql = "SELECT source, transforms, sinks, control, file, checksum FROM pipelines
         WHERE pipeline = ?";
     let (mut found, mut sum) = (None, Manifest::default());
@@ -26,11 +34,11 @@ pub(crate) fn find(c: &mut dyn Sql, pipeline: &str) -> Result<Option<PipelineRec
             file: row.maybe_text(4)?,
         };
         let checksum = row.checksum(5)?;
-        if record.checksum() != checksum {
+        if Form::of(checksum, |form| record.checksum_as(form)).is_none() {
             return Err(altered("pipelines", &pipeline));
         }
         sum = sum.with(checksum);
-        found = Some(record);
+        found = Some((record, checksum));
     }
     manifest::check(c, Shelf::of(Holds::Definition, pipeline), sum)?;
     Ok(found)
@@ -49,7 +57,7 @@ pub(crate) fn all(c: &mut dyn Sql) -> Result<Vec<PipelineRecord>> {
 
 /// Writes a definition in place of what is there.
 pub(crate) fn put(c: &mut dyn Sql, record: &PipelineRecord) -> Result<()> {
-    let old = find(c, &record.pipeline)?;
+    let old = find_row(c, &record.pipeline)?;
     manifest::begin(c, &record.pipeline)?;
     let checksum = record.checksum();
     let sql = if old.is_some() {
@@ -73,7 +81,7 @@ pub(crate) fn put(c: &mut dyn Sql, record: &PipelineRecord) -> Result<()> {
     )?;
     let shelf = Shelf::of(Holds::Definition, &record.pipeline);
     manifest::change(c, shelf, |manifest| match old {
-        Some(old) => manifest.replacing(old.checksum(), checksum),
+        Some((_, old)) => manifest.replacing(old, checksum),
         None => manifest.with(checksum),
     })
 }

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use piton_core::{
     Claim, Event, Order, OrderKind, Output, StoreError, StoredPosition,
-    checksum::{Checksum, Manifest},
+    checksum::{Checksum, Form, Manifest},
 };
 
 use super::{
@@ -43,7 +43,7 @@ fn read(mut row: Row) -> Result<(Order, Option<Checksum>)> {
     };
     let checksum = row.maybe_checksum(14)?;
     let vouched = match checksum {
-        Some(checksum) => sealed(&order) == checksum,
+        Some(checksum) => Form::of(checksum, |form| sealed_as(&order, form)).is_some(),
         // A trigger has no checksum function; what it writes is the same but for what the
         // summary says again.
         None => is_shell_reset(&order),
@@ -69,9 +69,16 @@ fn summary(order: &Order, at: &str) -> String {
 
 /// The checksum of an order's row: once it is applied, of that moment, too.
 fn sealed(order: &Order) -> Checksum {
+    sealed_as(order, Form::Native)
+}
+
+/// The same, where the moment was sealed in one of the forms.
+fn sealed_as(order: &Order, form: Form) -> Checksum {
     let checksum = order.checksum();
     match order.applied_at {
-        Some(at) => Checksum::build().number(checksum.0 as u64).text(&at.to_string()).finish(),
+        Some(at) => {
+            Checksum::build_as(form).number(checksum.0 as u64).text(&at.to_string()).finish()
+        }
         None => checksum,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use piton_core::{
     Checkpoint, CheckpointKey, Epoch, StoredPosition,
-    checksum::{Checksum, Manifest},
+    checksum::{Checksum, Form, Manifest},
 };
 
 use super::{
@@ -59,7 +59,7 @@ fn read(row: &mut Row, table: &str) -> Result<Found> {
         key,
     };
     let checksum = row.checksum(8)?;
-    if checkpoint.checksum() != checksum {
+    if Form::of(checksum, |form| checkpoint.checksum_as(form)).is_none() {
         return Err(altered(table, &checkpoint.key));
     }
     Ok(Found { checksum, checkpoint })

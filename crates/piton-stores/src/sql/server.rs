@@ -61,6 +61,12 @@ pub(crate) trait Connection: Transaction {
     /// Begins a transaction that may write rows of these pipelines, and waits until no other does.
     fn begin_write(&mut self, pipelines: &[&str]) -> Result<()>;
 
+    /// Begins a transaction that only renews a claim: it waits for others that do, and for none
+    /// that saves, where the database can tell them apart.
+    fn begin_renewal(&mut self, pipelines: &[&str]) -> Result<()> {
+        self.begin_write(pipelines)
+    }
+
     /// Ends a transaction. What comes back other than [`Setback::Lost`] is certainly not done.
     fn commit(&mut self) -> Result<()>;
 
@@ -192,7 +198,12 @@ fn attempt<C: Connection>(
     write: &Write<'_>,
     f: &mut Writing<'_>,
 ) -> Result<(), Failed> {
-    connection.begin_write(&write.pipelines).map_err(Failed::Undone)?;
+    let begun = if write.renewal {
+        connection.begin_renewal(&write.pipelines)
+    } else {
+        connection.begin_write(&write.pipelines)
+    };
+    begun.map_err(Failed::Undone)?;
     match f(connection) {
         Ok(End::Commit) => connection.commit().map_err(|trouble| match trouble {
             Trouble::Server(Setback::Lost(why)) => Failed::Unknown(why),

@@ -83,12 +83,15 @@ pub(crate) struct Write<'a> {
         expect(dead_code, reason = "SQLite says of every commit what became of it")
     )]
     pub(crate) again: bool,
+    /// Whether it only renews a claim: that need not wait for whoever saves.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "SQLite has one writer"))]
+    pub(crate) renewal: bool,
 }
 
 impl<'a> Write<'a> {
     /// A transaction of one pipeline.
     pub(crate) fn of(pipeline: &'a str) -> Self {
-        Self { pipelines: vec![pipeline], again: false }
+        Self { pipelines: vec![pipeline], again: false, renewal: false }
     }
 
     /// A transaction of several pipelines, in the order in which all of them are locked.
@@ -96,12 +99,17 @@ impl<'a> Write<'a> {
         let mut pipelines: Vec<&str> = pipelines.collect();
         pipelines.sort_unstable();
         pipelines.dedup();
-        Self { pipelines, again: false }
+        Self { pipelines, again: false, renewal: false }
     }
 
     /// Doing it twice is as good as doing it once.
     pub(crate) fn again(self) -> Self {
         Self { again: true, ..self }
+    }
+
+    /// It only renews a claim.
+    pub(crate) fn renewal(self) -> Self {
+        Self { renewal: true, ..self }
     }
 }
 

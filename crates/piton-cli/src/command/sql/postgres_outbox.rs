@@ -1,23 +1,17 @@
-//! `piton sql …`
+//! `piton sql postgres-outbox`
 
 use std::fmt::Write as _;
 
 use piton_engine::outbox::{Columns, Findings, Outbox};
 
 use crate::{
-    args::{OutboxSql, Sql, SqlCommand},
+    args::OutboxSql,
     exit::{FAILED, FINISHED, Failure},
     output::show,
 };
 
-/// Prints tables, or compares live ones with what it would print.
-pub(crate) fn sql(args: &Sql) -> Result<u8, Failure> {
-    match &args.command {
-        SqlCommand::PostgresOutbox(outbox) => postgres_outbox(outbox),
-    }
-}
-
-fn postgres_outbox(args: &OutboxSql) -> Result<u8, Failure> {
+/// Prints an outbox, or compares a live one with what it would print.
+pub(crate) fn print_or_check(args: &OutboxSql) -> Result<u8, Failure> {
     let outbox = Outbox { table: args.table.clone(), columns: columns(&args.column)? };
     let Some(url) = &args.check else {
         show(outbox.statements(args.trigger)?)?;
