@@ -56,7 +56,7 @@ fn a_connection_cut_at_random_bytes_changes_nothing() {
         for seen in 1..=12 {
             match dice.between(0, 3) {
                 0 => cut.lose_request("COMMIT"),
-                1 => cut.lose_answer("COMMIT"),
+                1 => cut.lose_answer("COMMIT", "COMMIT"),
                 2 => cut.after_answered(dice.between(1, 6_000)),
                 _ => cut.after_sent(dice.between(1, 200_000)),
             }
