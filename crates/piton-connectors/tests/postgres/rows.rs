@@ -211,7 +211,7 @@ fn a_lost_commit_is_looked_up() {
         if is_lost_on_the_way {
             cut.lose_request("COMMIT");
         } else {
-            cut.lose_answer("COMMIT");
+            cut.lose_answer("COMMIT", "COMMIT");
         }
         let doubt = says(open.commit(&[advance(2)]), &["not known"]);
         assert!(matches!(doubt, SinkError::InDoubt { .. }));
