@@ -16,7 +16,7 @@ use piton_core::{
     CheckpointKey, Claim, ClaimAnswer, ClaimRequest, Epoch, Owner, Position, PositionError, Save,
     Saved, Store, StoreError, StoredPosition, claim::WHOLE, position::order_of,
 };
-use piton_stores::{Mode, SqliteStore};
+use piton_stores::{Mode, SqlStore};
 
 use super::{
     Promise, data, judge,
@@ -67,7 +67,7 @@ pub(super) fn main(args: &[&str]) -> Result<(), Failure> {
 fn saves(path: &Path, times: u64) -> Result<Vec<Duration>, Failure> {
     data::remove(path)?;
     let failed = |error: StoreError| Failure::Found(error.to_string());
-    let store = SqliteStore::open(path, Mode::Create).map_err(failed)?;
+    let store = SqlStore::sqlite(path, Mode::Create).map_err(failed)?;
     let claim = claim(&store).map_err(failed)?;
     let mut took = Vec::new();
     for version in 0..=times {
@@ -83,7 +83,7 @@ fn saves(path: &Path, times: u64) -> Result<Vec<Duration>, Failure> {
     Ok(took.split_off(1))
 }
 
-fn claim(store: &SqliteStore) -> Result<Claim, StoreError> {
+fn claim(store: &SqlStore) -> Result<Claim, StoreError> {
     let request = ClaimRequest {
         pipeline: "bench".to_owned(),
         partition: WHOLE.to_owned(),
