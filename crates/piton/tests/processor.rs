@@ -273,7 +273,7 @@ async fn an_idle_owner_keeps_its_lease_and_so_does_a_slow_one() {
         sleep(lease * 3).await;
         send(batch, tx).await
     };
-    first.run_until(handler, rivals).await.unwrap();
+    Box::pin(first.run_until(handler, rivals)).await.unwrap();
     assert_eq!(sent(&client).await, [0]);
 }
 
@@ -302,14 +302,14 @@ async fn a_second_instance_fails_or_stands_by_and_takes_over() {
     let (watch, end) = (database.connect().await.unwrap(), database.connect().await.unwrap());
     let first = Processor::new(&database, "mailer").run_until(send, async {
         until_sent(&watch, 2).await;
-        assert!(claimed(&fails.run(send).await.unwrap_err()));
+        assert!(claimed(&Box::pin(fails.run(send)).await.unwrap_err()));
     });
     let second = async {
         until_sent(&end, 2).await;
-        standby.run_until(send, until_sent(&end, 4)).await.unwrap();
+        Box::pin(standby.run_until(send, until_sent(&end, 4))).await.unwrap();
     };
     let third = async {
-        first.await.unwrap();
+        Box::pin(first).await.unwrap();
         append(&client, 2..4).await;
     };
     tokio::join!(second, third);

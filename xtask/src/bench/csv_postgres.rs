@@ -42,10 +42,14 @@ pub(super) fn run() -> Result<Promise, Failure> {
         let sink = format!("postgres: {{url: '{url}', table: target, create: false, {sink}}}");
         let checkpoint = format!("checkpoint: {{records: {ROWS_PER_TRANSACTION}}}");
         let piton = Pipeline::prepare(&name, &input, &sink, "none", &checkpoint)?;
-        let pairs = alternate(PAIRS, || database.copy(&script), || {
-            database.empty()?;
-            piton.run()
-        })?;
+        let pairs = alternate(
+            PAIRS,
+            || database.copy(&script),
+            || {
+                database.empty()?;
+                piton.run()
+            },
+        )?;
         let share = compare(mode, ROWS, &pairs, &mut rows);
         let promised = format!("{mode}: at least {least} of psql's rate, median of {PAIRS} pairs");
         promise = promise.and(judge(&promised, &format!("{share:.2}"), share >= least));
@@ -86,7 +90,8 @@ impl Database {
              INSERT INTO position VALUES (0); CHECKPOINT",
             columns.join(", ")
         );
-        let mut client = Client::connect(&self.url, NoTls).map_err(|e| Failure::Found(e.to_string()))?;
+        let mut client =
+            Client::connect(&self.url, NoTls).map_err(|e| Failure::Found(e.to_string()))?;
         for statement in sql.split(';') {
             client.batch_execute(statement).map_err(|e| Failure::Found(e.to_string()))?;
         }
@@ -97,7 +102,9 @@ impl Database {
     fn copy(&self, script: &Path) -> Result<Measured, Failure> {
         self.empty()?;
         let mut psql = Command::new("psql");
-        measure::run(psql.arg(&self.url).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script))
+        measure::run(
+            psql.arg(&self.url).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script),
+        )
     }
 }
 
