@@ -115,7 +115,9 @@ pub(super) async fn run<W: Work, F: Future<Output = ()>>(
     loop {
         // An operator who cancels it from now on has the last word.
         let again = std::mem::take(&mut again);
-        let failed = match attempt(processor, work, stop, &mut setbacks, again).await {
+        let attempt = attempt(processor, work, stop, &mut setbacks, again);
+        // On the heap: it is large, and so would be every future that it is in.
+        let failed = match Box::pin(attempt).await {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
         };
