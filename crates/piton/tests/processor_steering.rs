@@ -84,7 +84,9 @@ async fn a_cancelled_processor_ends_and_runs_again_only_when_told() {
         sleep(Duration::from_millis(1100)).await;
         send(batch, tx).await
     };
-    let error = Processor::new(&database, "mailer").run(handler).await.unwrap_err();
+    // Stored last: an order that changes the processor waits for a transaction that has saved.
+    let processor = Processor::new(&database, "mailer").checkpoint(CheckpointOrder::Last);
+    let error = processor.run(handler).await.unwrap_err();
     assert!(matches!(error, ProcessorError::Cancelled { .. }), "{error}");
     assert_eq!(sent(&client).await, [0], "the batch at hand was finished");
     let runs = database.store().runs("mailer", 9).await.unwrap();
@@ -245,12 +247,14 @@ async fn a_transaction_of_sqlx_carries_the_checkpoint() {
         if commits {
             tx.commit().await.unwrap();
             claim.committed();
+        } else {
+            tx.rollback().await.unwrap();
         }
     }
     let mut tx = connection.begin().await.unwrap();
     let saved = claim.save_in(&mut tx, &at(15), 1).await.unwrap();
     assert!(matches!(saved, Saved::Older { .. }), "{saved:?}");
-    drop(tx);
+    tx.rollback().await.unwrap();
     assert_eq!(sent(&client).await, [10, 20]);
     assert_eq!(stands(&client, 1).await, Some((20, 20)));
     let elsewhere = "SELECT piton.store_processor_checkpoint('mailer', 30, 20, '30')";
@@ -259,6 +263,7 @@ async fn a_transaction_of_sqlx_carries_the_checkpoint() {
         let mut tx = connection.begin().await.unwrap();
         let saved = claim.save_in(&mut tx, &at(n), 1).await.unwrap();
         assert!(format!("{saved:?}").starts_with(wanted), "{saved:?}");
+        tx.rollback().await.unwrap();
     }
     let epoch = claim.epoch();
     claim.close().await.unwrap();
