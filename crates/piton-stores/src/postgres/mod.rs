@@ -78,6 +78,12 @@ pub fn is_lost(error: &tokio_postgres::Error) -> bool {
     matches!(errors::of(error, true), Setback::Lost(_))
 }
 
+/// Where the store is, as people are told.
+pub(crate) fn location(url: &str) -> Result<String, StoreError> {
+    let address = Address::parse(url, &|name| std::env::var(name).ok())?;
+    Ok(address.shown().to_owned())
+}
+
 impl SqlStore {
     /// Opens the store in the PostgreSQL database that a URL names:
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full`, as `psql` takes it.
