@@ -161,9 +161,9 @@ async fn a_server_that_is_stopped_and_started_in_the_middle_of_a_batch() {
             next_call(&within).await;
             tokio::task::block_in_place(|| {
                 if n % 2 == 0 {
-                    server.stop().unwrap()
+                    server.stop().unwrap();
                 } else {
-                    server.kill().unwrap()
+                    server.kill().unwrap();
                 }
                 server.start_again().unwrap();
             });
@@ -192,9 +192,9 @@ async fn connections_that_are_cut_at_any_byte() {
             next_call(&within).await;
             let (bytes, before) = (dice.between(1, 6000), cut.cuts());
             if n % 2 == 0 {
-                cut.after_sent(bytes)
+                cut.after_sent(bytes);
             } else {
-                cut.after_answered(bytes)
+                cut.after_answered(bytes);
             }
             while cut.cuts() == before && count(&client).await < 3000 {
                 sleep(Duration::from_millis(1)).await;

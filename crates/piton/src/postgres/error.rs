@@ -20,9 +20,9 @@ pub enum ProcessorError {
         /// The processor.
         processor: String,
         /// The first message of the batch.
-        from: OutboxPosition,
+        from: Box<OutboxPosition>,
         /// The last one.
-        to: OutboxPosition,
+        to: Box<OutboxPosition>,
         /// How often it was tried.
         attempts: u32,
         /// What it failed with last.

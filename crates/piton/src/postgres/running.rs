@@ -477,7 +477,7 @@ impl Processor {
             Failed::Handler(_) | Failed::Refused(_) if attempts < self.attempts => Ok(()),
             Failed::Handler(error) => {
                 let place = |message: Option<&Message>| {
-                    message.map_or(OutboxPosition::new(0, 0), |message| message.at.clone())
+                    Box::new(message.map_or(OutboxPosition::new(0, 0), |m| m.at.clone()))
                 };
                 let (from, to) = (place(batch.first()), place(batch.last()));
                 let processor = self.name.clone();
