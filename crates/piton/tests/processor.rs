@@ -14,7 +14,7 @@ use std::{
 };
 
 use piton::{
-    CursorError, Options, Saved, WhenHeld,
+    CursorError, EffectsError, Options, Saved, WhenHeld,
     postgres::{
         CheckpointOrder, Claim, Database, Message, OutboxPosition, Processor, ProcessorError, Start,
     },
@@ -133,6 +133,50 @@ async fn a_zombies_save_after_a_takeover_is_fenced() {
     assert_eq!(sent(&client).await, [] as [i64; 0]);
 }
 
+/// Invariant 3, in the order in which the checkpoint is saved first: who hangs in its transaction
+/// holds the lock of the checkpoint's row, and every reader of the cluster back, until its lease
+/// is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_a_hanging_owner_left_open_is_ended_for_its_heir() {
+    let Some((database, client)) = place().await else { return };
+    append(&client, 0..3).await;
+    let lease = Duration::from_millis(500);
+    let hangs = Processor::new(&database, "mailer").lease(lease);
+    // On threads of its own, as another process has: it blocks them.
+    let woken = tokio::task::spawn_blocking(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(hangs.run(send_and_hang))
+    });
+    while database.store().holders("mailer").await.unwrap().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(lease).await;
+    let heir =
+        Processor::new(&another(&client).await, "mailer").lease(lease).when_held(WhenHeld::Wait);
+    let began = std::time::Instant::now();
+    let wakes = async {
+        until_sent(&client, 3).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let error = woken.await.unwrap().unwrap_err();
+        assert!(matches!(error, ProcessorError::Fenced { epoch: 2, .. }), "{error}");
+    };
+    heir.run_until(send, wakes).await.unwrap();
+    assert_eq!(sent(&client).await, [0, 1, 2]);
+}
+
+async fn send_and_hang(batch: &[Message], tx: &Transaction<'_>) -> Result<(), EffectsError> {
+    send(batch, tx).await?;
+    std::thread::sleep(Duration::from_secs(6));
+    Ok(())
+}
+
+/// A store of its own in the same database, as another process has.
+async fn another(client: &Client) -> Database {
+    let name: String = client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
+    let url = service::needed(Postgres::shared()).unwrap().url();
+    Database::open(&format!("{}/{name}", url.rsplit_once('/').unwrap().0)).unwrap()
+}
+
 /// The trap: the place in memory moved before COMMIT, so a failed one skipped the batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_commit_does_not_advance_the_place_in_memory() {
@@ -229,13 +273,7 @@ async fn compete(database: &Database, lease: Duration, time: impl Future<Output 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_instance_fails_or_stands_by_and_takes_over() {
     let Some((database, client)) = place().await else { return };
-    let another = Database::open(&{
-        // A store of its own, as another process has.
-        let name: String = client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
-        let url = service::needed(Postgres::shared()).unwrap().url();
-        format!("{}/{name}", url.rsplit_once('/').unwrap().0)
-    })
-    .unwrap();
+    let another = another(&client).await;
     append(&client, 0..2).await;
     let fails = Processor::new(&another, "mailer");
     let standby = Processor::new(&another, "mailer").when_held(WhenHeld::Wait);
