@@ -301,7 +301,7 @@ fn note_all(client: &mut Client, places: &Receiver<(String, i64)>) -> Result<(),
 }
 
 /// Processor time of a process so far, in steps of 10 ms.
-fn cpu_of(process: &str) -> Duration {
+pub(super) fn cpu_of(process: &str) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // After the name in parentheses; utime and stime are fields 14 and 15 of the whole.
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
