@@ -10,6 +10,8 @@
 )]
 
 mod place;
+mod poll;
+mod ranges;
 mod refusals;
 mod rows;
 mod source;
