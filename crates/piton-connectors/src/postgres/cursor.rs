@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use piton_core::StoredPosition;
 use serde_json::json;
-use tokio_postgres::{CopyOutStream, Error};
+use tokio_postgres::{CopyOutStream, Error, error::SqlState};
 
 use super::{
     connect::{ConnectError, Server, describe, is_lost},
@@ -84,7 +84,15 @@ pub(super) enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let said = describe(&error);
-        if is_lost(&error) { Self::Away(said) } else { Self::Broken(said) }
+        if is_lost(&error) {
+            return Self::Away(said);
+        }
+        match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                Self::Unfit(format!("{said}. GRANT SELECT on it to the user of the URL"))
+            }
+            _ => Self::Broken(said),
+        }
     }
 }
 

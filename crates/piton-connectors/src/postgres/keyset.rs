@@ -6,7 +6,12 @@
 
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::{decode::Form, name::quote, position::KeyPart, table::Table};
+use super::{
+    decode::Form,
+    name::quote,
+    position::KeyPart,
+    table::{Rights, Table},
+};
 use crate::sqlite::settings::Input;
 
 /// A table or query and its key.
@@ -232,7 +237,7 @@ async fn key_of_table(
     name: &str,
     key: &[String],
 ) -> Result<Vec<String>, Unreadable> {
-    let Some(found) = Table::inspect(client, name, false).await? else {
+    let Some(found) = Table::inspect(client, name, Rights::Insert).await? else {
         return Err(Unreadable::Missing(format!("there is no table '{table}'")));
     };
     if !found.is_table() {

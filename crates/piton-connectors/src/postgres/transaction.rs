@@ -109,7 +109,9 @@ impl<'a> PostgresTransaction<'a> {
                 Attempt::Refused(error) if until - start == 1 => {
                     let reason = self.reason(&error, batch, start);
                     self.open.writer.reset();
-                    if start == 0 && is_of_a_type(&error) && self.is_first()
+                    if start == 0
+                        && is_of_a_type(&error)
+                        && self.is_first()
                         && self.all_refused(batch, 1..rows.end.min(PROBE))?
                     {
                         return Err(self.unfit(&reason));

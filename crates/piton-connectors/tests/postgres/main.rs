@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod deletes;
 mod place;
 mod poll;
 mod ranges;
