@@ -50,7 +50,7 @@ fn a_database_that_cannot_be_written_ends_the_run_before_it_begins() {
 }
 
 /// What a run that got as far as the records has made.
-const FORGET: &str = "DROP TABLE piton_checkpoints, piton_manifest, piton_tables CASCADE";
+const FORGET: &str = "DROP TABLE IF EXISTS piton_checkpoints, piton_manifest, piton_tables CASCADE";
 
 /// Exit code 3: what is written there would be gone when the primary takes over, if it could be
 /// written at all.
