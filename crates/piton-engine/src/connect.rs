@@ -15,6 +15,8 @@ use piton_connectors::{
     sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
 };
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::{History as MySqlHistory, MySqlSink};
 #[cfg(feature = "postgres")]
 use piton_connectors::{
     postgres::{History, PostgresPosition, PostgresSink, PostgresSource},
@@ -192,6 +194,8 @@ fn sink_spec(
     let settings = sink.settings.clone();
     #[cfg(feature = "postgres")]
     let history = Arc::<History>::default();
+    #[cfg(feature = "mysql")]
+    let of_mysql = Arc::<MySqlHistory>::default();
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
@@ -204,6 +208,11 @@ fn sink_spec(
             #[cfg(feature = "postgres")]
             SinkSettings::Postgres(postgres) => {
                 let sink = PostgresSink::new(postgres, lease)?.after(Arc::clone(&history));
+                Sink::Transactional(Box::new(sink))
+            }
+            #[cfg(feature = "mysql")]
+            SinkSettings::Mysql(mysql) => {
+                let sink = MySqlSink::new(mysql, lease)?.after(Arc::clone(&of_mysql));
                 Sink::Transactional(Box::new(sink))
             }
             SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
@@ -224,6 +233,8 @@ fn sink_spec(
         SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(postgres) => postgres.key.clone(),
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => mysql.key.clone(),
         _ => Vec::new(),
     };
     Ok(SinkSpec {
@@ -250,6 +261,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
             let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
             (postgres.location(), replay)
         }
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => {
+            let appends = mysql.mode().is_ok_and(|mode| mode == Mode::Append);
+            let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
+            (mysql.location(), replay)
+        }
         SinkSettings::Jsonl(jsonl) => (at(&jsonl.path), Replay::CutOrRepeat),
         SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
@@ -259,6 +276,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(postgres) => Some(postgres.table.clone()),
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => Some(mysql.table.clone()),
         _ => None,
     };
     let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());

@@ -23,7 +23,7 @@ use super::{
     connect::Server,
     cursor::{Cursor, Failure, Sought, Taken},
     horizon::Running,
-    name::Pattern,
+    name::{POSTGRES, Pattern},
     position::{KeyPart, PostgresPosition},
 };
 use crate::{
@@ -67,7 +67,7 @@ impl PostgresSource {
         let (partition, name) = match &input {
             Input::Query(_) => ("query", None),
             Input::Table(table) => {
-                let name = Pattern::parse(table).map_err(wrong)?.fixed();
+                let name = Pattern::parse(table, POSTGRES).map_err(wrong)?.fixed();
                 let name = name.ok_or_else(|| {
                     wrong(format!("`table: {table}` must be the name of one table"))
                 })?;

@@ -12,6 +12,8 @@ use piton_connectors::{
     settings::Period,
     sqlite::{SqlSource, SqliteSink},
 };
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::MySqlSink;
 #[cfg(feature = "postgres")]
 use piton_connectors::{
     postgres::{PostgresSink, PostgresSource},
@@ -332,6 +334,8 @@ impl Check<'_> {
                 SinkSettings::Postgres(postgres) => {
                     PostgresSink::new(postgres, Duration::ZERO).map(drop)
                 }
+                #[cfg(feature = "mysql")]
+                SinkSettings::Mysql(mysql) => MySqlSink::new(mysql, Duration::ZERO).map(drop),
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),
                 SinkSettings::Http(http) => HttpSink::new(http, "", &sink.name).map(drop),

@@ -10,6 +10,8 @@ pub use piton_connectors::{
     sqlite::{SqlSettings as SqlSource, SqliteSettings as SqliteSink},
     stdout::StdoutSettings as StdoutSink,
 };
+#[cfg(feature = "mysql")]
+pub use piton_connectors::mysql::MySqlSettings as MySqlSink;
 #[cfg(feature = "postgres")]
 pub use piton_connectors::{
     postgres::PostgresSettings as PostgresSink, postgres_outbox::OutboxSettings as OutboxSource,
