@@ -61,7 +61,8 @@ pub(crate) enum Command {
     Man,
 }
 
-const STORE_HELP: &str = "The store: sqlite:PATH, postgres://…, mysql://… [default: $PITON_STORE, else sqlite:piton.db]";
+const STORE_HELP: &str =
+    "The store: sqlite:PATH, postgres://…, mysql://… [default: $PITON_STORE, else sqlite:piton.db]";
 
 /// Which store a command speaks of.
 #[derive(Debug, Args)]

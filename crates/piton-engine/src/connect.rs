@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::{History as MySqlHistory, MySqlSink};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -15,8 +17,6 @@ use piton_connectors::{
     sqlite::{Mode, SqlPosition, SqlSource, SqliteSink, Turn},
     stdout::StreamSink,
 };
-#[cfg(feature = "mysql")]
-use piton_connectors::mysql::{History as MySqlHistory, MySqlSink};
 #[cfg(feature = "postgres")]
 use piton_connectors::{
     postgres::{History, PostgresPosition, PostgresSink, PostgresSource},

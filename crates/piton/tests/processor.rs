@@ -273,7 +273,7 @@ async fn an_idle_owner_keeps_its_lease_and_so_does_a_slow_one() {
         sleep(lease * 3).await;
         send(batch, tx).await
     };
-    first.run_until(handler, rivals).await.unwrap();
+    Box::pin(first.run_until(handler, rivals)).await.unwrap();
     assert_eq!(sent(&client).await, [0]);
 }
 
@@ -312,7 +312,7 @@ async fn a_second_instance_fails_or_stands_by_and_takes_over() {
         first.await.unwrap();
         append(&client, 2..4).await;
     };
-    tokio::join!(second, third);
+    tokio::join!(Box::pin(second), Box::pin(third));
     assert_eq!(sent(&client).await, [0, 1, 2, 3]);
 }
 

@@ -40,7 +40,7 @@ impl Kind {
         match name {
             "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "set" => {
                 Self::Text
-            },
+            }
             "tinyint" if declared.starts_with("tinyint(1)") => Self::Boolean,
             "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => Self::Integer,
             "decimal" => Self::Decimal,
@@ -127,7 +127,11 @@ fn number(text: &str, kind: Kind, out: &mut String) -> Result<(), String> {
     if matches!(kind, Kind::Integer | Kind::Boolean | Kind::Bits) {
         refuse_fraction(text)?;
     }
-    if kind == Kind::Bits { out.push_str(text) } else { quoted(text, out) }
+    if kind == Kind::Bits {
+        out.push_str(text)
+    } else {
+        quoted(text, out)
+    }
     Ok(())
 }
 
@@ -217,7 +221,12 @@ mod tests {
             (Value::Text(""), Declared, Kind::Text, "''"),
             (Value::Text(""), Declared, Kind::Integer, "NULL"),
             (Value::Null, Unknown, Kind::Text, "NULL"),
-            (Value::Number("1.50000000000000000001"), Unknown, Kind::Decimal, "'1.50000000000000000001'"),
+            (
+                Value::Number("1.50000000000000000001"),
+                Unknown,
+                Kind::Decimal,
+                "'1.50000000000000000001'",
+            ),
             (Value::Float(3.0), Unknown, Kind::Integer, "3"),
             (Value::Float(1e300), Unknown, Kind::Float, "1e300"),
             (Value::Float(0.5), Unknown, Kind::Json, "'0.5'"),
@@ -228,8 +237,18 @@ mod tests {
             (Value::Bytes(&[0, 255]), Unknown, Kind::Text, "'\\x00ff'"),
             (Value::Text("{\"a\":1}"), Declared, Kind::Json, "'{\"a\":1}'"),
             (Value::Text("12"), Unknown, Kind::Json, "'\"12\"'"),
-            (Value::Text("2024-02-29T10:00:00.5Z"), Declared, Kind::Time, "'2024-02-29T10:00:00.5'"),
-            (Value::Text("2024-02-29 10:00:00+02:00"), Declared, Kind::Time, "'2024-02-29T08:00:00'"),
+            (
+                Value::Text("2024-02-29T10:00:00.5Z"),
+                Declared,
+                Kind::Time,
+                "'2024-02-29T10:00:00.5'",
+            ),
+            (
+                Value::Text("2024-02-29 10:00:00+02:00"),
+                Declared,
+                Kind::Time,
+                "'2024-02-29T08:00:00'",
+            ),
             (Value::Text("2024-02-29 10:00:00"), Declared, Kind::Time, "'2024-02-29 10:00:00'"),
             (Value::Text("2024-02-29"), Declared, Kind::Time, "'2024-02-29'"),
         ] {

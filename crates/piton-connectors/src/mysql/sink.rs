@@ -138,7 +138,8 @@ impl MySqlSink {
                      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
         run(&mut conn, begin).map_err(failed)?;
         let ledger = tables::read(&mut conn, pipeline, sink);
-        let ledger = ledger.map_err(|e| of_ledger(self.at(), pipeline, "read the checkpoints", e))?;
+        let ledger =
+            ledger.map_err(|e| of_ledger(self.at(), pipeline, "read the checkpoints", e))?;
         conn.query_drop("COMMIT").map_err(failed)?;
         // A transaction that failed goes with its connection.
         self.conn = Some(conn);
@@ -315,9 +316,8 @@ impl Open {
         let Self { conn, ledger, silence, .. } = self;
         self.is_begun = true;
         let begin = format!("SET SESSION wait_timeout = {silence}; START TRANSACTION");
-        let begun = run(conn, &begin)
-            .map_err(|e| failure(at, "begin a transaction", &e))
-            .and_then(|()| {
+        let begun =
+            run(conn, &begin).map_err(|e| failure(at, "begin a transaction", &e)).and_then(|()| {
                 let of = |e| of_ledger(at, &ledger.pipeline, "compare the checkpoints", e);
                 tables::compare(conn, ledger).map_err(of)
             });

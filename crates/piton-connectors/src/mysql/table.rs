@@ -106,7 +106,9 @@ impl Table {
     /// Finds why records with this key cannot be written into it; `at` names the database.
     pub(super) fn refuse(&self, name: &str, key: &[String], at: &str) -> Option<String> {
         if !self.is_table() {
-            return Some(format!("{name} in {at} is a view or the like, not a table: name a table"));
+            return Some(format!(
+                "{name} in {at} is a view or the like, not a table: name a table"
+            ));
         }
         if !self.engine.eq_ignore_ascii_case("InnoDB") {
             return Some(format!(
@@ -168,13 +170,15 @@ impl Table {
         let column = quote(&field.name);
         let insert = format!("INSERT INTO {name} ({column}) VALUES (?)");
         let update = format!("{insert} ON DUPLICATE KEY UPDATE {column} = VALUES({column})");
-        for (needed, statement) in
-            [(Mode::Append, &insert), (Mode::Upsert, &update)].iter().filter(|(of, _)| *of == Mode::Append || mode == Mode::Upsert)
+        for (needed, statement) in [(Mode::Append, &insert), (Mode::Upsert, &update)]
+            .iter()
+            .filter(|(of, _)| *of == Mode::Append || mode == Mode::Upsert)
         {
             match conn.prep(statement) {
                 Ok(prepared) => conn.close(prepared)?,
                 Err(error) if says(&error, 1142) || says(&error, 1143) => {
-                    let right = if *needed == Mode::Append { "INSERT" } else { "UPDATE and SELECT" };
+                    let right =
+                        if *needed == Mode::Append { "INSERT" } else { "UPDATE and SELECT" };
                     return Ok(Some(format!(
                         "the user of {at} lacks the right to {right} in {name}: GRANT it ({})",
                         described(&error)
@@ -239,8 +243,7 @@ fn json_columns(conn: &mut Conn, name: &str) -> Result<Vec<String>, Error> {
         return Ok(Vec::new());
     }
     let at = place(name, ("constraint_schema", "table_name"));
-    let sql =
-        format!("SELECT check_clause FROM information_schema.check_constraints WHERE {at}");
+    let sql = format!("SELECT check_clause FROM information_schema.check_constraints WHERE {at}");
     let column = |row: &Row| {
         let clause = text(row, 0)?;
         let inner = clause.strip_prefix("json_valid(`")?.strip_suffix("`)")?;

@@ -309,7 +309,9 @@ impl Writer {
         }
         let Some(present) = found else {
             let at = target.server.location();
-            let why = format!("there is no table {name} in {at}, and `create: false` forbids to create it");
+            let why = format!(
+                "there is no table {name} in {at}, and `create: false` forbids to create it"
+            );
             return Err(unusable(target, row, why));
         };
         let columns = batch.schema.columns.iter().enumerate();

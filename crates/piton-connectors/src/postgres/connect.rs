@@ -412,7 +412,8 @@ mod tests {
         assert_eq!(password("postgres://me@db/x", Some("b")).as_deref(), Some("b"));
         assert_eq!(password("postgres://me@db/x", None), None);
 
-        let seconds = |url: &str| parse(url).config.get_connect_timeout().map(|t| t.as_secs());
+        let seconds =
+            |url: &str| parse(url).config.get_connect_timeout().map(std::time::Duration::as_secs);
         assert_eq!(seconds("postgres://me@db/x"), Some(10));
         assert_eq!(seconds("postgres://me@db/x?connect_timeout=3"), Some(3));
         let name = |server: Server| server.config.get_application_name().map(str::to_owned);

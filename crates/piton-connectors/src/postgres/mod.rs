@@ -8,8 +8,9 @@
 //!   way;
 //! - `table`: a target as it is, and creating it; `plan`: the statements for its records; `encode`:
 //!   values as text; `writer`: rows on their way;
-//! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `decode`:
-//!   rows into a batch; `horizon`: who may still add one;
+//! - [`source`], [`position`], `reader`: reading by a key; `keyset`: its statements; `ranges`: a
+//!   table in several parts; `cursor` and `decode`: rows into a batch; `horizon`: who may still add
+//!   one;
 //! - `errors`: what PostgreSQL says, in terms of what to do about it.
 
 pub mod connect;
@@ -22,6 +23,8 @@ mod horizon;
 mod keyset;
 mod plan;
 pub mod position;
+mod ranges;
+mod reader;
 pub mod settings;
 pub mod sink;
 pub mod source;

@@ -87,6 +87,10 @@ pub struct SqlSettings {
     /// The most rows to read at once. Without it, as many as the run asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<NonZeroUsize>,
+    /// Into how many ranges of the key a table of a server is cut, to read them at once, each as a
+    /// partition of its own. Chosen when the pipeline first runs, and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<NonZeroUsize>,
 }
 
 /// What to read.
@@ -108,6 +112,9 @@ impl SqlSettings {
         };
         if path.is_empty() || path == ":memory:" {
             return Err("`url` must name a database file: sqlite:PATH".into());
+        }
+        if self.partitions.is_some_and(|count| count.get() > 1) {
+            return Err("`partitions` is for a table of a server: SQLite is read in one go".into());
         }
         Ok((path.into(), self.input()?))
     }

@@ -317,7 +317,8 @@ fn a_checkpoint_deleted_by_hand_is_forgotten_and_one_changed_by_hand_is_refused(
 
         deliver(&mut place.open("table: t\nkey: [id]"), &records("input", &[Some(1)]), 1);
         place.run(&["UPDATE piton_checkpoints SET position = '7', checksum = checksum + 1"]);
-        let error = says(place.sink("table: t").peek("p", "s"), &["damaged", "Nothing was written"]);
+        let error =
+            says(place.sink("table: t").peek("p", "s"), &["damaged", "Nothing was written"]);
         assert!(matches!(error, SinkError::Refused { .. }), "{error:?}");
         place.run(&["DROP TABLE piton_checkpoints"]);
         says(place.sink("table: t").fence(&fence(2)), &["one of their two tables is missing"]);

@@ -52,9 +52,7 @@ fn types_are_kept_in_a_table_that_is_created() {
             ],
         ];
         deliver(&mut place.open("table: t\nkey: [key, id]"), &batch(&columns, &rows), 2);
-        let of = |column: &str| {
-            place.column(&format!("SELECT {column} FROM t ORDER BY id"))
-        };
+        let of = |column: &str| place.column(&format!("SELECT {column} FROM t ORDER BY id"));
         for (column, wanted) in [
             ("id", ["-9223372036854775808", "9223372036854775807"]),
             ("text", ["it's \\ \"q\" ü 🧗\0", ""]),
@@ -95,8 +93,17 @@ fn text_becomes_what_the_column_of_a_table_is() {
         let text = |values: [&'static str; 11]| values.map(Value::Text);
         let cells = [
             text([
-                "0", "1.50", "true", "2024-02-29", "10:00", "2024-02-29T10:00:00.5Z",
-                "2024-02-29 10:00:00+02:00", "{\"a\":1}", "y", "1", "ü",
+                "0",
+                "1.50",
+                "true",
+                "2024-02-29",
+                "10:00",
+                "2024-02-29T10:00:00.5Z",
+                "2024-02-29 10:00:00+02:00",
+                "{\"a\":1}",
+                "y",
+                "1",
+                "ü",
             ]),
             text(["7", "", "", "", "", "", "", "", "", "", ""]),
         ];

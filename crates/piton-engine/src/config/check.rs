@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::MySqlSink;
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
     settings::Period,
     sqlite::{SqlSource, SqliteSink},
 };
-#[cfg(feature = "mysql")]
-use piton_connectors::mysql::MySqlSink;
 #[cfg(feature = "postgres")]
 use piton_connectors::{
     postgres::{PostgresSink, PostgresSource},

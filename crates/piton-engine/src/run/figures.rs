@@ -103,10 +103,12 @@ impl Figures {
         *extent = Some(Extent { at_start, now, all });
     }
 
-    /// Notes what keeps the source from going on. If that is news, what it was before.
-    pub(crate) fn note_waiting(&self, trouble: Option<String>) -> Option<Option<String>> {
+    /// Notes what keeps the source from going on, and whether that is news.
+    pub(crate) fn note_waiting(&self, trouble: Option<String>) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        (*waiting != trouble).then(|| std::mem::replace(&mut *waiting, trouble))
+        let is_news = *waiting != trouble;
+        *waiting = trouble;
+        is_news
     }
 
     /// The share of the source that is read, and the seconds that the rest will take at the

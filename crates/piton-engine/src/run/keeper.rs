@@ -120,11 +120,8 @@ fn report(cx: &Context<'_>, run: &mut Run) -> Result<(), RunError> {
 /// Tells what keeps the source from going on, once each time that it changes.
 fn note_source(cx: &Context<'_>) {
     let trouble = cx.pipeline.source.trouble();
-    let Some(before) = cx.figures.note_waiting(trouble.clone()) else { return };
-    match (trouble, before) {
-        (Some(what), _) => (cx.options.on_notice)(&what),
-        (None, Some(_)) => (cx.options.on_notice)("the source goes on"),
-        (None, None) => {}
+    if cx.figures.note_waiting(trouble.clone()) {
+        (cx.options.on_notice)(trouble.as_deref().unwrap_or("the source goes on"));
     }
 }
 

@@ -132,7 +132,8 @@ pub(crate) fn foresee(
 ) -> Result<Vec<String>, RunError> {
     let mut sinks = make_all(pipeline)?;
     let notices = definition::compare(pipeline, store, options)?;
-    let found = begin::find(pipeline, store)?;
+    let adopted = begin::adopted(pipeline, options, &mut sinks)?;
+    let found = begin::find(pipeline, store, adopted)?;
     for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
         begin::inspect(pipeline, &found, options, &spec.name, sink)?;
     }
@@ -201,7 +202,8 @@ impl Claimed<'_> {
         let (pipeline, store) = (self.pipeline, self.store);
         self.heed_control()?;
         let notices = definition::compare(pipeline, store, self.options)?;
-        let found = begin::find(pipeline, store)?;
+        let adopted = begin::adopted(pipeline, self.options, &mut sinks)?;
+        let found = begin::find(pipeline, store, adopted)?;
         for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
             begin::inspect(pipeline, &found, self.options, &spec.name, sink)?;
         }

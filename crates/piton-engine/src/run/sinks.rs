@@ -270,7 +270,7 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
 /// Everything that a start decides and does about one sink: it may have been replaced meanwhile.
 fn take_over_again(cx: &Context<'_>, spec: &SinkSpec) -> Result<Ready, RunError> {
     let Context { pipeline, store, claim, options, .. } = cx;
-    let found = begin::find(pipeline, *store)?;
+    let found = begin::find(pipeline, *store, Vec::new())?;
     let mut sink = (spec.make)().map_err(|error| pipeline.of_sink(&spec.name, &error))?;
     begin::inspect(pipeline, &found, options, &spec.name, &mut sink)?;
     begin::open(pipeline, *store, claim, &found, options, (&spec.name, sink))

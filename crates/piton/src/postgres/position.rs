@@ -44,6 +44,7 @@ impl PartialOrd for OutboxPosition {
 mod digits {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it writes so")]
     pub(super) fn serialize<S: Serializer>(number: &u64, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(number)
     }

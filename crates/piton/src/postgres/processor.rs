@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a server that is away is waited for: long enough for it to be restarted.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How many messages the first batch has: nothing is known of the handler yet.
 const FIRST: u64 = 100;

@@ -87,9 +87,9 @@ fn what_was_rolled_back_leaves_no_gap_to_wait_for() {
 /// Emmett 0.42 orders by the pair and goes on by the position alone: 51 of 2,400 lost.
 #[test]
 fn eight_appenders_at_once_lose_nothing_in_small_and_large_batches() {
-    let Some(place) = Place::new() else { return };
     const APPENDERS: u64 = 8;
     const EACH: u64 = 60;
+    let Some(place) = Place::new() else { return };
     for limit in [1, 7, 1000] {
         place.sql("TRUNCATE outbox");
         let mut reader = place.reader(None);

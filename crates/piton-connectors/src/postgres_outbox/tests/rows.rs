@@ -8,6 +8,7 @@ use crate::{
     source::{BadRecord, Read, Reader},
 };
 
+#[expect(clippy::result_large_err, reason = "both are what a reader gives")]
 /// All that comes until there is nothing more, bad messages as their reasons.
 fn all(reader: &mut dyn Reader, messages: usize) -> Vec<Result<serde_json::Value, BadRecord>> {
     let mut all = Vec::new();
