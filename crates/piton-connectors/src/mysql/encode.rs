@@ -88,6 +88,32 @@ pub(super) fn cell(
     Ok(())
 }
 
+/// Looks at what was written from `begin` on for a column of the key: there must be something. Where
+/// rows are looked for by it (`sought`), a number must not stand in quotes: the server would compare
+/// it with others as floating-point numbers.
+pub(super) fn as_key(
+    kind: Kind,
+    sought: bool,
+    begin: usize,
+    out: &mut String,
+) -> Result<(), String> {
+    let written = &out[begin..];
+    if written == "NULL" {
+        return Err("is nothing, and the column is one of the key".into());
+    }
+    let inner = written.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    let Some(inner) = inner.filter(|_| sought && kind.is_number()) else { return Ok(()) };
+    let is_number = inner.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+        && inner.parse::<f64>().is_ok();
+    if !is_number {
+        return Err("is not a number, and the column holds numbers".into());
+    }
+    let number = inner.to_owned();
+    out.truncate(begin);
+    out.push_str(&number);
+    Ok(())
+}
+
 /// Appends text as a literal, in a session without backslash escapes.
 fn quoted(text: &str, out: &mut String) {
     out.push('\'');

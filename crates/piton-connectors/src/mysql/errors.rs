@@ -62,6 +62,12 @@ pub(super) fn is_of_a_row(error: &Error) -> bool {
         )
 }
 
+/// Whether a value is not of the column's type at all.
+pub(super) fn is_of_a_type(error: &Error) -> bool {
+    // Not the text of a number or of a time, or not JSON; MariaDB has a condition for that.
+    [1292, 1366, 3140].iter().any(|code| says(error, *code))
+}
+
 /// Whether the same may succeed when it is done again.
 fn is_passing(said: &MySqlError) -> bool {
     // Too many connections or questions; a deadlock; somebody's lock; interrupted; a table that

@@ -10,15 +10,20 @@ use std::sync::Arc;
 use super::{
     encode::{self, Kind},
     name::quote,
+    settings::Target,
     table::Table,
 };
 use crate::{
     batch::{Batch, Cell, ColumnType, Schema, Value},
+    settings::Deletes,
     shown::shown,
 };
 
 /// How many shapes of one plan are remembered.
 pub(super) const SHAPES_MAX: usize = 64;
+
+/// How many rows one statement deletes at most: the server plans a search for each.
+const DELETED_MOST: usize = 200;
 
 /// What a packet has beside its statement, generously, in bytes.
 const MARGIN: usize = 256;
@@ -29,6 +34,9 @@ pub(super) struct Plan {
     pub(super) table: String,
     pub(super) schema: Arc<Schema>,
     slots: Vec<Slot>,
+    /// Which records delete, and the columns that say it.
+    deletes: Deletes,
+    deciding: Vec<(usize, String)>,
     /// Columns of the records that the table has no place for, with the reason.
     pub(super) homeless: Vec<(usize, String)>,
     /// Whether such columns may be added to the table.
@@ -45,19 +53,25 @@ struct Slot {
     column: usize,
     of: ColumnType,
     name: String,
+    /// The name as it stands in a statement.
+    quoted: String,
     kind: Kind,
     declared: String,
     is_key: bool,
 }
 
-/// Records that have the same fields.
+/// Records that have the same fields, or that all delete.
 pub(super) struct Shape {
     present: Vec<bool>,
+    /// Whether they delete.
+    deletes: bool,
     /// What stands before the rows, and behind them.
     pub(super) insert: String,
     pub(super) update: String,
-    /// Rows as they stand in the statement, each with a comma behind it.
+    /// Rows as they stand in the statement, each with what separates it from the next behind it.
     pub(super) values: String,
+    /// How many.
+    pub(super) rows: usize,
 }
 
 /// Why a row was not put into a statement.
@@ -71,8 +85,23 @@ pub(super) enum Unfit {
 impl Shape {
     /// The statement for the rows on their way.
     pub(super) fn statement(&self) -> String {
-        let values = self.values.strip_suffix(',').unwrap_or(&self.values);
+        let values = self.values.strip_suffix(self.separator()).unwrap_or(&self.values);
         [&self.insert, values, &self.update].concat()
+    }
+
+    fn separator(&self) -> &'static str {
+        if self.deletes { " OR " } else { "," }
+    }
+
+    /// Whether no more rows should go into one statement, however short they are.
+    pub(super) fn is_full(&self) -> bool {
+        self.deletes && self.rows >= DELETED_MOST
+    }
+
+    /// Takes the rows out.
+    pub(super) fn clear(&mut self) {
+        self.values.clear();
+        self.rows = 0;
     }
 
     /// Whether rows of so many bytes fit into one statement.
@@ -88,10 +117,16 @@ impl Plan {
         schema: &Arc<Schema>,
         name: &str,
         table: &Table,
-        key: &[String],
+        target: &Target,
         left_out: &[usize],
     ) -> Result<Self, String> {
+        let key = &target.key;
+        let deciding = target.delete.fields();
+        let deciding =
+            deciding.filter_map(|field| Some((schema.index_of(field)?, field.to_owned())));
         let mut plan = Self {
+            deletes: target.delete.clone(),
+            deciding: deciding.collect(),
             table: name.to_owned(),
             schema: Arc::clone(schema),
             slots: Vec::new(),
@@ -111,6 +146,7 @@ impl Plan {
                     column,
                     of: described.kind,
                     name: field.name.clone(),
+                    quoted: quote(&field.name),
                     kind: field.kind,
                     declared: field.declared.clone(),
                     is_key: key.iter().any(|k| k.eq_ignore_ascii_case(&field.name)),
@@ -156,26 +192,40 @@ impl Plan {
         self.homeless.iter().find(|(column, _)| in_all(*column)).map(|(_, why)| why.as_str())
     }
 
-    /// The shape of a row, beginning to look at one.
-    pub(super) fn shape_of(&mut self, cells: &[Cell], last: usize) -> usize {
-        if self.shapes.get(last).is_some_and(|shape| self.fits(&shape.present, cells)) {
+    /// Whether a row is to be deleted.
+    fn is_gone(&self, batch: &Batch, row: usize) -> bool {
+        let mut deciding = self.deciding.iter();
+        deciding.any(|(column, field)| self.deletes.says(field, batch.get(row, *column)))
+    }
+
+    /// The shape of a row, beginning to look at one. Of one that is to be deleted only the key
+    /// matters.
+    pub(super) fn shape_of(&mut self, batch: &Batch, row: usize, last: usize) -> usize {
+        let (cells, is_gone) = (batch.row(row), self.is_gone(batch, row));
+        if self.shapes.get(last).is_some_and(|shape| self.fits(shape, cells, is_gone)) {
             return last;
         }
-        let known = self.shapes.iter().position(|shape| self.fits(&shape.present, cells));
+        let known = self.shapes.iter().position(|shape| self.fits(shape, cells, is_gone));
         known.unwrap_or_else(|| {
-            let present = self.slots.iter().map(|slot| is_present(cells, slot.column)).collect();
-            self.shapes.push(self.shape(present));
+            let has = |slot: &Slot| {
+                if is_gone { slot.is_key } else { is_present(cells, slot.column) }
+            };
+            let present = self.slots.iter().map(has).collect();
+            self.shapes.push(self.shape(present, is_gone));
             self.shapes.len() - 1
         })
     }
 
-    fn fits(&self, present: &[bool], cells: &[Cell]) -> bool {
-        self.slots.iter().zip(present).all(|(slot, has)| is_present(cells, slot.column) == *has)
+    fn fits(&self, shape: &Shape, cells: &[Cell], is_gone: bool) -> bool {
+        let mut slots = self.slots.iter().zip(&shape.present);
+        shape.deletes == is_gone
+            && (is_gone || slots.all(|(slot, has)| is_present(cells, slot.column) == *has))
     }
 
     /// Refuses a row that has a value for which the table has no place, or no key.
     pub(super) fn admit(&self, batch: &Batch, row: usize) -> Result<(), Unfit> {
-        for (column, why) in &self.homeless {
+        let homeless: &[_] = if self.is_gone(batch, row) { &[] } else { &self.homeless };
+        for (column, why) in homeless {
             let value = batch.get(row, *column);
             if value == Value::Absent {
                 continue;
@@ -204,7 +254,7 @@ impl Plan {
         row: usize,
         packet: usize,
     ) -> Result<(), String> {
-        let Shape { present, insert, update, values } = &mut self.shapes[shape];
+        let Shape { present, deletes, insert, update, values, .. } = &mut self.shapes[shape];
         let most = packet.saturating_sub(insert.len() + update.len() + MARGIN);
         let start = values.len();
         let cells = batch.row(row);
@@ -212,13 +262,17 @@ impl Plan {
         let mut is_first = true;
         for (slot, _) in self.slots.iter().zip(&*present).filter(|(_, has)| **has) {
             if !std::mem::take(&mut is_first) {
-                values.push(',');
+                values.push_str(if *deletes { " AND " } else { "," });
+            }
+            if *deletes {
+                values.push_str(&slot.quoted);
+                values.push_str(" = ");
             }
             let cell = cells[slot.column];
             let begin = values.len();
             let mut written = encode::cell(batch, cell, slot.of, slot.kind, values);
-            if slot.is_key && written.is_ok() && &values[begin..] == "NULL" {
-                written = Err("is nothing, and the column is one of the key".into());
+            if slot.is_key && written.is_ok() {
+                written = encode::as_key(slot.kind, *deletes, begin, values);
             }
             if let Err(why) = written {
                 values.truncate(start);
@@ -241,13 +295,19 @@ impl Plan {
             values.truncate(start);
             return Err(why);
         }
-        values.push_str("),");
+        values.push(')');
+        let shape = &mut self.shapes[shape];
+        let separator = shape.separator();
+        shape.values.push_str(separator);
+        shape.rows += 1;
         Ok(())
     }
 
     /// What a row's column holds, for people, if an error names the column.
     pub(super) fn value_of(&self, said: &str, batch: &Batch, row: usize) -> Option<String> {
-        let named = |slot: &&Slot| said.contains(&format!("'{}'", slot.name));
+        // MySQL quotes a name in one way, MariaDB in the other.
+        let quoted = |name: &str| [format!("column '{name}'"), format!("`{name}`")];
+        let named = |slot: &&Slot| quoted(&slot.name).iter().any(|name| said.contains(name));
         let slot = self.slots.iter().find(named)?;
         let value = shown(batch.get(row, slot.column));
         Some(format!("column '{}' ({}), value {value}", slot.name, slot.declared))
@@ -260,16 +320,17 @@ impl Plan {
         pairs.collect::<Vec<_>>().join(", ")
     }
 
-    fn shape(&self, present: Vec<bool>) -> Shape {
+    fn shape(&self, present: Vec<bool>, deletes: bool) -> Shape {
         let slots = self.slots.iter().zip(&present).filter(|(_, has)| **has).map(|(slot, _)| slot);
         let slots: Vec<&Slot> = slots.collect();
-        let columns: Vec<String> = slots.iter().map(|slot| quote(&slot.name)).collect();
-        Shape {
-            insert: format!("INSERT INTO {} ({}) VALUES ", self.table, columns.join(", ")),
-            update: if self.upserts { self.update(&slots) } else { String::new() },
-            present,
-            values: String::new(),
-        }
+        let columns: Vec<&str> = slots.iter().map(|slot| slot.quoted.as_str()).collect();
+        let (insert, update) = if deletes {
+            (format!("DELETE FROM {} WHERE ", self.table), String::new())
+        } else {
+            let insert = format!("INSERT INTO {} ({}) VALUES ", self.table, columns.join(", "));
+            (insert, if self.upserts { self.update(&slots) } else { String::new() })
+        };
+        Shape { present, deletes, insert, update, values: String::new(), rows: 0 }
     }
 
     /// What becomes of the row with the same key. The server compares each column to the last byte

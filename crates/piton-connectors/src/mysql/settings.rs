@@ -9,7 +9,7 @@ use super::{
     connect::Server,
     name::{MYSQL, Pattern},
 };
-use crate::settings::Mode;
+use crate::settings::{Deletes, Mode};
 
 /// Writes into tables of a MySQL or MariaDB database, exactly once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +28,9 @@ pub struct MySqlSettings {
     /// The columns that identify a row, for `upsert`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
+    /// Which records delete the row with their key instead of writing it: `{op: [d, t]}`.
+    #[serde(default, skip_serializing_if = "Deletes::is_empty")]
+    pub delete: Deletes,
     /// Whether a table is created from its first records, and given new columns later.
     #[serde(default = "yes")]
     pub create: bool,
@@ -36,9 +39,14 @@ pub struct MySqlSettings {
 impl fmt::Debug for MySqlSettings {
     /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, mode, key, create, .. } = self;
+        let Self { table, mode, key, delete, create, .. } = self;
         let mut shown = f.debug_struct("MySqlSettings");
-        shown.field("table", table).field("mode", mode).field("key", key).field("create", create);
+        shown
+            .field("table", table)
+            .field("mode", mode)
+            .field("key", key)
+            .field("delete", delete)
+            .field("create", create);
         shown.finish_non_exhaustive()
     }
 }
@@ -50,7 +58,16 @@ pub(super) struct Target {
     pub(super) table: Pattern,
     pub(super) mode: Mode,
     pub(super) key: Vec<String>,
+    pub(super) delete: Deletes,
     pub(super) create: bool,
+}
+
+impl Target {
+    /// The fields of a record that decide what becomes of it. They are written only if the table
+    /// has such columns.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
+        self.table.fields().chain(self.delete.fields())
+    }
 }
 
 impl MySqlSettings {
@@ -72,6 +89,7 @@ impl MySqlSettings {
         let server = Server::parse(&self.url)?;
         let table = Pattern::parse(&self.table, MYSQL)?;
         let mode = self.mode()?;
+        self.delete.check(mode)?;
         for (i, name) in self.key.iter().enumerate() {
             super::name::check(name, MYSQL).map_err(|why| format!("`key`: {why}"))?;
             // The server does not tell names of columns apart by their capitals.
@@ -79,7 +97,8 @@ impl MySqlSettings {
                 return Err(format!("`key` names '{name}' twice"));
             }
         }
-        Ok(Target { server, table, mode, key: self.key.clone(), create: self.create })
+        let (key, delete) = (self.key.clone(), self.delete.clone());
+        Ok(Target { server, table, mode, key, delete, create: self.create })
     }
 }
 

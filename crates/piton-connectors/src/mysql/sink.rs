@@ -180,13 +180,13 @@ impl MySqlSink {
 
     /// Refuses a table that cannot be written as configured, as far as its name is known.
     fn judge(&self, conn: &mut Conn) -> Result<(), SinkError> {
-        let Target { key, mode, create, .. } = &self.target;
+        let Target { key, create, .. } = &self.target;
         let Some(name) = self.target.table.fixed() else { return Ok(()) };
         let failed = |e: Error| failure(self.at(), "look at the table", &e);
         let why = match Table::inspect(conn, &name).map_err(failed)? {
             Some(found) => match found.refuse(&name, key, self.at()) {
                 Some(why) => Some(why),
-                None => found.refuse_user(conn, &name, *mode, self.at()).map_err(failed)?,
+                None => found.refuse_user(conn, &name, &self.target).map_err(failed)?,
             },
             None if *create => None,
             None => Some(format!(

@@ -7,6 +7,7 @@ use super::{
     encode::Kind,
     errors::{described, says},
     name::{identifiers, quote},
+    settings::Target,
 };
 use crate::settings::Mode;
 
@@ -161,8 +162,7 @@ impl Table {
         &self,
         conn: &mut Conn,
         name: &str,
-        mode: Mode,
-        at: &str,
+        target: &Target,
     ) -> Result<Option<String>, Error> {
         let Some(field) = self.fields.iter().find(|field| !field.generated) else {
             return Ok(None);
@@ -170,17 +170,21 @@ impl Table {
         let column = quote(&field.name);
         let insert = format!("INSERT INTO {name} ({column}) VALUES (?)");
         let update = format!("{insert} ON DUPLICATE KEY UPDATE {column} = VALUES({column})");
-        for (needed, statement) in [(Mode::Append, &insert), (Mode::Upsert, &update)]
-            .iter()
-            .filter(|(of, _)| *of == Mode::Append || mode == Mode::Upsert)
-        {
+        let delete = format!("DELETE FROM {name} WHERE {column} = ?");
+        let mut needed = vec![("INSERT", insert)];
+        if target.mode == Mode::Upsert {
+            needed.push(("UPDATE and SELECT", update));
+        }
+        if !target.delete.is_empty() {
+            needed.push(("DELETE", delete));
+        }
+        for (right, statement) in needed {
             match conn.prep(statement) {
                 Ok(prepared) => conn.close(prepared)?,
                 Err(error) if says(&error, 1142) || says(&error, 1143) => {
-                    let right =
-                        if *needed == Mode::Append { "INSERT" } else { "UPDATE and SELECT" };
                     return Ok(Some(format!(
-                        "the user of {at} lacks the right to {right} in {name}: GRANT it ({})",
+                        "the user of {} lacks the right to {right} in {name}: GRANT it ({})",
+                        target.server.location(),
                         described(&error)
                     )));
                 }
@@ -246,8 +250,10 @@ fn json_columns(conn: &mut Conn, name: &str) -> Result<Vec<String>, Error> {
     let sql = format!("SELECT check_clause FROM information_schema.check_constraints WHERE {at}");
     let column = |row: &Row| {
         let clause = text(row, 0)?;
-        let inner = clause.strip_prefix("json_valid(`")?.strip_suffix("`)")?;
-        Some(inner.replace("``", "`"))
+        // The session has names in double quotes.
+        let inner = clause.strip_prefix("json_valid(")?.strip_suffix(')')?;
+        let name = inner.strip_prefix(['`', '"'])?.strip_suffix(['`', '"'])?;
+        Some(name.replace("``", "`").replace("\"\"", "\""))
     };
     Ok(rows(conn, &sql)?.iter().filter_map(column).collect())
 }

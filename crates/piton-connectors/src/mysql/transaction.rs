@@ -12,7 +12,7 @@ use piton_core::{Checkpoint, checksum::Manifest, fault};
 use piton_stores::joined::mysql::tables;
 
 use super::{
-    errors::{described, failure, is_of_a_row, of_ledger, says},
+    errors::{described, failure, is_of_a_row, is_of_a_type, of_ledger, says},
     settings::Target,
     sink::Open,
     writer::{Trouble, bad},
@@ -22,6 +22,9 @@ use crate::{
     orders,
     sink::{Advance, Committed, SinkError, Transaction},
 };
+
+/// Of so many records one should fit.
+const PROBE: usize = 10;
 
 /// A column of that name is there: somebody else added it.
 const DUPLICATE_COLUMN: u16 = 1060;
@@ -67,7 +70,15 @@ impl<'a> MySqlTransaction<'a> {
                     size = narrowed.map_or(rows.len(), |end| (end - start).div_ceil(2));
                 }
                 Attempt::Refused(error) if until - start == 1 => {
-                    return Err(bad(start, self.reason(&error, batch, start)));
+                    let reason = self.reason(&error, batch, start);
+                    if start == 0
+                        && is_of_a_type(&error)
+                        && self.is_first()
+                        && self.all_refused(batch, 1..rows.end.min(PROBE))?
+                    {
+                        return Err(self.unfit(&reason));
+                    }
+                    return Err(bad(start, reason));
                 }
                 Attempt::Refused(_) => {
                     narrowed = Some(until);
@@ -76,6 +87,47 @@ impl<'a> MySqlTransaction<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing was ever written for this pipeline.
+    fn is_first(&self) -> bool {
+        self.open.ledger.rows.values().all(|checkpoint| checkpoint.position.is_none())
+    }
+
+    /// Whether the server takes none of several rows because of a value's type. Nothing of it
+    /// stands afterwards.
+    fn all_refused(&mut self, batch: &Batch, rows: Range<usize>) -> Result<bool, SinkError> {
+        self.execute("SAVEPOINT piton_probe")?;
+        let mut is_none_taken = !rows.is_empty();
+        for row in rows {
+            is_none_taken = match self.attempt(batch, row..row + 1) {
+                Ok(Attempt::Refused(error)) => is_of_a_type(&error),
+                Ok(Attempt::Done) | Err(SinkError::BadRow { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_none_taken {
+                break;
+            }
+        }
+        self.execute("ROLLBACK TO SAVEPOINT piton_probe")?;
+        Ok(is_none_taken)
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<(), SinkError> {
+        let done = self.open.conn.query_drop(sql);
+        done.map_err(|error| failure(self.at(), "write rows", &error))
+    }
+
+    /// Records of which none fits.
+    fn unfit(&self, reason: &str) -> SinkError {
+        SinkError::Settings {
+            what: format!(
+                "the records do not fit {} in {}: {reason}; and so for all of the first records. \
+                 Give the column another type, or leave it out with `select`",
+                self.target.table.written(),
+                self.at()
+            ),
+        }
     }
 
     /// Writes rows; all of them, or none.

@@ -102,7 +102,7 @@ impl Writer {
     /// transaction.
     pub(super) fn drop_rows(&mut self) {
         for shape in self.plans.iter_mut().flat_map(|plan| &mut plan.shapes) {
-            shape.values.clear();
+            shape.clear();
         }
         self.waiting = 0;
     }
@@ -160,7 +160,7 @@ impl Writer {
             }
         }
         let last = self.current.filter(|group| group.plan == plan).map_or(0, |group| group.shape);
-        let shape = self.plans[plan].shape_of(batch.row(row), last);
+        let shape = self.plans[plan].shape_of(batch, row, last);
         let group = Group { plan, shape };
         self.turn_to(conn, group)?;
         self.take(conn, group, batch, row)
@@ -185,9 +185,11 @@ impl Writer {
             let last = shape.values.split_off(before);
             self.send_all(conn)?;
             self.waiting = last.len();
-            self.plans[group.plan].shapes[group.shape].values = last;
+            let shape = &mut self.plans[group.plan].shapes[group.shape];
+            (shape.values, shape.rows) = (last, 1);
         }
-        if self.waiting >= CHUNK.min(self.packet / 2) {
+        let shape = &self.plans[group.plan].shapes[group.shape];
+        if self.waiting >= CHUNK.min(self.packet / 2) || shape.is_full() {
             self.send_all(conn)?;
         }
         Ok(())
@@ -254,19 +256,19 @@ impl Writer {
         let name = self.name.clone();
         let same = rows_of(target, batch, rows, &name);
         let left_out: Vec<usize> =
-            target.table.fields().filter_map(|field| batch.schema.index_of(field)).collect();
+            target.fields().filter_map(|field| batch.schema.index_of(field)).collect();
         let found = self.table(conn, target, &name, (batch, &same, &left_out))?;
         let at = target.server.location();
         let settings = |what: String| Trouble::Known(SinkError::Settings { what });
         let why = match found.refuse(&name, &target.key, at) {
             Some(why) => Some(why),
-            None => found.refuse_user(conn, &name, target.mode, at)?,
+            None => found.refuse_user(conn, &name, target)?,
         };
         if let Some(why) = why {
             return Err(unusable(target, rows.start, why));
         }
         let mut plan =
-            Plan::new(&batch.schema, &name, &found, &target.key, &left_out).map_err(settings)?;
+            Plan::new(&batch.schema, &name, &found, target, &left_out).map_err(settings)?;
         plan.may_grow = target.create && found.is_ours;
         if let (false, Some(why)) = (self.has_written, plan.homeless_in_all(batch, &same)) {
             return Err(settings(format!(
@@ -357,7 +359,7 @@ impl Writer {
         }
         let statement = shape.statement();
         self.waiting = self.waiting.saturating_sub(shape.values.len());
-        shape.values.clear();
+        shape.clear();
         conn.query_drop(statement)
     }
 
