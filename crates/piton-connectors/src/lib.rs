@@ -11,6 +11,8 @@ pub mod conformance;
 pub mod file;
 pub mod http;
 mod kept;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod key_part;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 mod orders;

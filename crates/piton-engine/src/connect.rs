@@ -8,7 +8,9 @@ use std::{
 };
 
 #[cfg(feature = "mysql")]
-use piton_connectors::mysql::{History as MySqlHistory, MySqlSink};
+use piton_connectors::mysql::{
+    History as MySqlHistory, MySqlPosition, MySqlSink, MySqlSource,
+};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -46,6 +48,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         OutboxPosition::KIND => Some(order_of::<OutboxPosition>),
         #[cfg(feature = "postgres")]
         PostgresPosition::KIND => Some(order_of::<PostgresPosition>),
+        #[cfg(feature = "mysql")]
+        MySqlPosition::KIND => Some(order_of::<MySqlPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -60,6 +64,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
         OutboxPosition::KIND => readable::<OutboxPosition>(kind, json),
         #[cfg(feature = "postgres")]
         PostgresPosition::KIND => readable::<PostgresPosition>(kind, json),
+        #[cfg(feature = "mysql")]
+        MySqlPosition::KIND => readable::<MySqlPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -160,6 +166,10 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
         #[cfg(feature = "postgres")]
         SourceSettings::Sql(sql) if sql.is_for_postgres() => {
             Arc::new(PostgresSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
+        }
+        #[cfg(feature = "mysql")]
+        SourceSettings::Sql(sql) if sql.is_for_mysql() => {
+            Arc::new(MySqlSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)

@@ -72,6 +72,11 @@ impl Server {
     /// A session. `patience`: how long the server may take over one statement; a server that is
     /// gone without a word is noticed much sooner.
     pub(super) fn connect(&self, patience: Duration) -> Result<Conn, Refusal> {
+        self.connect_as(SESSION, patience)
+    }
+
+    /// A session with settings of its own.
+    pub(super) fn connect_as(&self, session: &str, patience: Duration) -> Result<Conn, Refusal> {
         let attributes = HashMap::from([("program_name".to_owned(), self.program.clone())]);
         let conn = self.address.connect(|options| {
             options
@@ -80,7 +85,7 @@ impl Server {
                 .read_timeout(Some(patience))
                 .write_timeout(Some(patience))
         });
-        let ready = conn.and_then(|mut conn| run(&mut conn, SESSION).map(|()| conn));
+        let ready = conn.and_then(|mut conn| run(&mut conn, session).map(|()| conn));
         ready.map_err(|error| self.refusal(&error))
     }
 

@@ -75,6 +75,11 @@ fn is_passing(said: &MySqlError) -> bool {
     matches!(said.code, 1040 | 1203 | 1205 | 1213 | 1226 | 1317 | 1412 | 3024 | 3101 | 3572)
 }
 
+/// Whether a server that is there says that the same may succeed later.
+pub(super) fn is_passing_error(error: &Error) -> bool {
+    said(error).is_some_and(is_passing)
+}
+
 /// Why something with the database failed. `doing` completes "cannot".
 pub(super) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
     let what = described(error);

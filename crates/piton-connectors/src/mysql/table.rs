@@ -199,6 +199,48 @@ impl Table {
         matches!(self.sort.as_str(), "BASE TABLE" | "SYSTEM VERSIONED")
     }
 
+    /// The engine that keeps it, if that has no transactions.
+    pub(super) fn foreign_engine(&self) -> Option<&str> {
+        (!self.engine.eq_ignore_ascii_case("InnoDB")).then_some(&*self.engine)
+    }
+
+    /// The columns of the primary key.
+    pub(super) fn primary(&self) -> Option<Vec<String>> {
+        let primary = self.unique.iter().find(|index| index.name == "PRIMARY")?;
+        primary.columns.iter().cloned().collect()
+    }
+
+    /// Finds why a key does not identify and order its rows.
+    pub(super) fn refuse_order(&self, name: &str, key: &[String]) -> Option<String> {
+        for column in key {
+            match self.field(column) {
+                None => {
+                    let near = self.suggestion(column);
+                    return Some(format!("'{name}' has no column '{column}'{near}"));
+                }
+                Some(field) if field.nullable => {
+                    return Some(format!(
+                        "'{column}' of '{name}' may be NULL, and such a row has no place in an \
+                         order: make it NOT NULL, or name another `key`"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let names = |column: &String| key.iter().any(|k| k.eq_ignore_ascii_case(column));
+        let is_unique = |index: &Unique| {
+            index.columns.iter().all(|column| column.as_ref().is_some_and(names))
+        };
+        if self.unique.iter().any(is_unique) {
+            return None;
+        }
+        Some(format!(
+            "nothing says that ({}) is unique in '{name}': name columns with `key` of which some \
+             are a primary key or unique index",
+            key.join(", ")
+        ))
+    }
+
     /// Finds why a record's column cannot be written.
     pub(super) fn refuse_column(&self, column: &str) -> Option<String> {
         match self.field(column) {
@@ -238,7 +280,7 @@ impl Field {
 }
 
 /// Columns that MariaDB takes for JSON: text with a condition.
-fn json_columns(conn: &mut Conn, name: &str) -> Result<Vec<String>, Error> {
+pub(super) fn json_columns(conn: &mut Conn, name: &str) -> Result<Vec<String>, Error> {
     let is_mariadb = rows(conn, "SELECT VERSION()")?
         .first()
         .and_then(|row| text(row, 0))

@@ -7,7 +7,7 @@ use std::{
 };
 
 #[cfg(feature = "mysql")]
-use piton_connectors::mysql::MySqlSink;
+use piton_connectors::mysql::{MySqlSink, MySqlSource};
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -315,6 +315,10 @@ impl Check<'_> {
             #[cfg(feature = "postgres")]
             SourceSettings::Sql(sql) if sql.is_for_postgres() => {
                 PostgresSource::new(&sql, record as usize).map(drop)
+            }
+            #[cfg(feature = "mysql")]
+            SourceSettings::Sql(sql) if sql.is_for_mysql() => {
+                MySqlSource::new(&sql, record as usize).map(drop)
             }
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
             #[cfg(feature = "postgres")]
