@@ -12,4 +12,5 @@
 mod place;
 mod refusals;
 mod rows;
+mod source;
 mod values;
