@@ -8,9 +8,7 @@ use std::{
 };
 
 #[cfg(feature = "mysql")]
-use piton_connectors::mysql::{
-    History as MySqlHistory, MySqlPosition, MySqlSink, MySqlSource,
-};
+use piton_connectors::mysql::{History as MySqlHistory, MySqlPosition, MySqlSink, MySqlSource};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,

@@ -26,7 +26,8 @@ fn sweep(family: Family) {
     let Some(server) = family.shared() else { return };
     // A run as short as this one renews no claim.
     for point in POINTS.iter().copied().filter(|point| *point != "renew") {
-        for (sink, hit) in [(Sink::Append, 1), (Sink::Upsert, 2), (Sink::Append, dice.between(3, 8))]
+        for (sink, hit) in
+            [(Sink::Append, 1), (Sink::Upsert, 2), (Sink::Append, dice.between(3, 8))]
         {
             let place = Place::on(server, ROWS);
             place.configure_to(sink, "");
@@ -72,6 +73,45 @@ fn ten_kills_of_a_busy_run() {
         assert!(!last.stderr.contains("finished already"), "the last kill came too late");
         place.exactly_once(Sink::Append);
         place.exactly_once(Sink::Upsert);
+    }
+}
+
+/// Invariants 2 and 5: a table that is read by its key, by a run that is killed again and again while
+/// rows are added behind, arrives exactly once.
+#[test]
+fn ten_kills_of_a_table_copied() {
+    for family in Family::BOTH {
+        let mut dice = Dice::new();
+        let Some(server) = family.shared() else { return };
+        let place = Place::on(server, 0);
+        place.run_sql(
+            "CREATE TABLE source (id VARCHAR(9), name TEXT, value VARCHAR(9),
+             PRIMARY KEY (value, id))",
+        );
+        for from in (0..100_000).step_by(5_000) {
+            let row = |n: u64| format!("('{n}', 'Ünit \"{n}\"', '{:03}')", n * 37 % 1000);
+            let rows: Vec<String> = (from..from + 5_000).map(row).collect();
+            place.run_sql(&format!("INSERT INTO source VALUES {}", rows.join(", ")));
+        }
+        let source = format!("source: {{sql: {{url: '{}', table: source}}}}", place.url);
+        let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Append.yaml(&place.url));
+        let often = "checkpoint: {max_replay: 50ms, max_overhead: 50%}";
+        place.write("p.yaml", &format!("pipeline: p\n{source}\n{sinks}\n{often}\n"));
+        for kill in 1..=10 {
+            let begin = place.rows_in(Sink::Append);
+            let more = dice.between(1, 4_000);
+            let mut running = place.program.start(RUN).unwrap();
+            running
+                .until("progress", PATIENCE, |_| place.rows_in(Sink::Append) >= begin + more)
+                .unwrap_or_else(|error| panic!("{family:?}, kill {kill}, {more} more: {error}"));
+            thread::sleep(Duration::from_millis(dice.between(0, 20)));
+            running.kill().unwrap_or_else(|error| panic!("{family:?}, kill {kill}: {error}"));
+            // Behind everything, so that whoever reads on must find it.
+            place.run_sql(&format!("INSERT INTO source VALUES ('{kill}', 'new', 'zz')"));
+        }
+        let last = place.ends_with(0, RUN);
+        assert!(!last.stderr.contains("finished already"), "the last kill came too late");
+        place.same_rows("SELECT id, name, value FROM source", Sink::Append);
     }
 }
 

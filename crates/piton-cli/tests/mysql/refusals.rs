@@ -66,6 +66,21 @@ fn the_plan_says_what_is_promised() {
         }
         assert!(!plan.stdout.contains("piton:piton"), "{plan}");
         assert!(!place.has_table("upserted"), "looking writes nothing");
+
+        // What a source does not see.
+        place.run_sql("CREATE TABLE source (id INT PRIMARY KEY)");
+        for (rest, code, words) in [
+            ("", 0, &["one state of the database"][..]),
+            (", poll: 1s, settle: 5s", 0, &["changed or deleted", "more than 5s"]),
+            (", poll: 1s", 2, &["`poll` needs `settle`"]),
+        ] {
+            let source = format!("source: {{sql: {{url: '{}', table: source{rest}}}}}", place.url);
+            let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Append.yaml(&place.url));
+            place.write("p.yaml", &format!("pipeline: q\n{source}\n{sinks}\n"));
+            let plan = place.ends_with(code, &["plan", "p.yaml"]);
+            let said = format!("{}{}", plan.stdout, plan.stderr);
+            assert!(words.iter().all(|word| said.contains(word)), "{rest}: {plan}");
+        }
     }
 }
 
@@ -88,7 +103,10 @@ fn a_refused_record_is_set_aside_and_the_rest_goes_on() {
 
             place.configure_to(sink, "on_error: dead_letter");
             place.ends_with(0, RUN);
-            let all = format!("SELECT COUNT(*), COUNT(DISTINCT id), MAX(value = 37) FROM {}", sink.table());
+            let all = format!(
+                "SELECT COUNT(*), COUNT(DISTINCT id), MAX(value = 37) FROM {}",
+                sink.table()
+            );
             let mut wanted = piton_testkit::Ledger::default();
             wanted.add(["4995", "4995", "0"]);
             assert_eq!(wanted.compare(&place.ledger(&all)).exactly_once(), Ok(()), "{sink:?}");

@@ -198,7 +198,9 @@ impl Cursor {
     pub(super) fn reach(&mut self) -> Result<Option<Vec<KeyPart>>, Failure> {
         let sql = self.keyset.reach(&self.at.key);
         let Some(row) = all_rows(self.conn()?, &sql)?.pop() else { return Ok(None) };
-        let part = |(column, form): (usize, &Form)| Some(key_part(&shown(value(&row, column)?, *form)?, *form));
+        let part = |(column, form): (usize, &Form)| {
+            Some(key_part(&shown(value(&row, column)?, *form)?, *form))
+        };
         let parts: Option<Vec<KeyPart>> = self.names.forms.iter().enumerate().map(part).collect();
         parts.map(Some).ok_or_else(|| self.broken("a row has NULL in its key"))
     }

@@ -35,7 +35,9 @@ impl Rows {
     /// Asks a query. The connection comes back when all rows were taken.
     pub(super) fn ask(conn: Conn, sql: String) -> Result<Self, Error> {
         let (sender, chunks) = sync_channel(WAITING);
-        thread::Builder::new().name("mysql rows".into()).spawn(move || fetch(conn, &sql, &sender))?;
+        thread::Builder::new()
+            .name("mysql rows".into())
+            .spawn(move || fetch(conn, &sql, &sender))?;
         Ok(Self { chunks, now: Vec::new().into_iter(), left: None, conn: None })
     }
 

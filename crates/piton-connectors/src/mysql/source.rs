@@ -127,11 +127,13 @@ impl MySqlSource {
 /// What does not fit together.
 fn check(settings: &SqlSettings) -> Result<(), String> {
     match (settings.poll, settings.settle) {
-        (Some(_), None) => Err("`poll` needs `settle` here: how long after a row was seen one with \
+        (Some(_), None) => {
+            Err("`poll` needs `settle` here: how long after a row was seen one with \
                                 a lower key may still be committed, for example `settle: 30s`, \
                                 longer than any transaction that adds rows. MySQL cannot tell who \
                                 may still add one"
-            .into()),
+                .into())
+        }
         (None, Some(_)) => Err("`settle` is for `poll`: leave it out".into()),
         _ if settings.partitions.is_some_and(|count| count.get() > 1) => {
             Err("`partitions` is for PostgreSQL: connections to MySQL cannot read one state of \

@@ -228,9 +228,8 @@ impl Table {
             }
         }
         let names = |column: &String| key.iter().any(|k| k.eq_ignore_ascii_case(column));
-        let is_unique = |index: &Unique| {
-            index.columns.iter().all(|column| column.as_ref().is_some_and(names))
-        };
+        let is_unique =
+            |index: &Unique| index.columns.iter().all(|column| column.as_ref().is_some_and(names));
         if self.unique.iter().any(is_unique) {
             return None;
         }

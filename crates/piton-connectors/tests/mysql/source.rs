@@ -102,8 +102,10 @@ fn rows_come_in_the_order_of_their_key_with_their_types() {
             let is_there = |row: &String| row.replace("1e300", "1e+300").contains(&wanted);
             assert!(rows.iter().any(is_there), "{wanted}\n{rows:#?}");
         }
-        let stamp = place.column("SELECT DATE_FORMAT(CONVERT_TZ(stamp, @@session.time_zone, '+00:00'),
-            '%Y-%m-%dT%H:%i:%s.500Z') FROM t WHERE region = 'b'");
+        let stamp = place.column(
+            "SELECT DATE_FORMAT(CONVERT_TZ(stamp, @@session.time_zone, '+00:00'),
+            '%Y-%m-%dT%H:%i:%s.500Z') FROM t WHERE region = 'b'",
+        );
         assert!(rows.iter().any(|row| row.contains(&format!("\"stamp\":\"{}\"", stamp[0]))));
     }
 }
@@ -121,7 +123,8 @@ fn reading_goes_on_after_any_record() {
                  '2024-02-29' + INTERVAL {n} * 1001 MICROSECOND, {n})"
             )]);
         }
-        let query = "query: 'SELECT * FROM t WHERE n > 3 AND \"x\" = \"x\"'\nkey: [a, b, d]\nbatch: 30";
+        let query =
+            "query: 'SELECT * FROM t WHERE n > 3 AND \"x\" = \"x\"'\nkey: [a, b, d]\nbatch: 30";
         for settings in ["table: t\nbatch: 30", query] {
             let source = place.source(settings);
             let all = read_all(&source, None, 1000);
@@ -279,7 +282,8 @@ fn what_cannot_be_read_in_order_is_refused() {
             let text = error.to_string();
             assert!(words.iter().all(|word| text.contains(word)), "{settings}: {text}");
         }
-        let of_null = place.source("query: SELECT * FROM plain\nkey: [id]").reader(&[]).err().unwrap();
+        let of_null =
+            place.source("query: SELECT * FROM plain\nkey: [id]").reader(&[]).err().unwrap();
         assert!(of_null.to_string().contains("NULL in its key"), "{of_null}");
         let twice = place.source("query: SELECT * FROM plain WHERE id = 1\nkey: [id]");
         let twice = twice.reader(&[]).unwrap().read(10).unwrap_err();
