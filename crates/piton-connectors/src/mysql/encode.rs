@@ -154,9 +154,9 @@ fn number(text: &str, kind: Kind, out: &mut String) -> Result<(), String> {
         refuse_fraction(text)?;
     }
     if kind == Kind::Bits {
-        out.push_str(text)
+        out.push_str(text);
     } else {
-        quoted(text, out)
+        quoted(text, out);
     }
     Ok(())
 }

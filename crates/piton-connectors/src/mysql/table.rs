@@ -34,6 +34,16 @@ struct Unique {
     columns: Vec<Option<String>>,
 }
 
+impl Unique {
+    /// Whether it is on exactly these columns.
+    fn is_on(&self, key: &[String]) -> bool {
+        let has = |name: &String| {
+            self.columns.iter().flatten().any(|column| column.eq_ignore_ascii_case(name))
+        };
+        self.columns.len() == key.len() && key.iter().all(has)
+    }
+}
+
 /// A target table as it is.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
@@ -133,7 +143,7 @@ impl Table {
                 ));
             }
         }
-        if key.is_empty() || self.unique.iter().any(|index| self.is_on(index, key)) {
+        if key.is_empty() || self.unique.iter().any(|index| index.is_on(key)) {
             return None;
         }
         Some(format!(
@@ -144,16 +154,9 @@ impl Table {
         ))
     }
 
-    fn is_on(&self, index: &Unique, key: &[String]) -> bool {
-        let has = |name: &String| {
-            index.columns.iter().flatten().any(|column| column.eq_ignore_ascii_case(name))
-        };
-        index.columns.len() == key.len() && key.iter().all(has)
-    }
-
     /// Whether a row may clash with another by something else than this key.
     pub(super) fn may_clash_beside(&self, key: &[String]) -> bool {
-        self.unique.iter().any(|index| !self.is_on(index, key))
+        self.unique.iter().any(|index| !index.is_on(key))
     }
 
     /// Finds why this user may not write it, without writing: the server says so to a statement
