@@ -54,7 +54,8 @@ pub(super) fn run() -> Result<Promise, Failure> {
 fn fill(url: &str) -> Result<(), Failure> {
     let input = data::flights(ROWS)?;
     execute(url, &format!("CREATE TABLE source ({})", columns("PRIMARY KEY")?))?;
-    let copy = format!("\\copy source from '{}' with (format csv, header)", input.display());
+    let copy =
+        format!("\\copy source from '{}' with (format csv, header, null 'NA')", input.display());
     measure::run(Command::new("psql").arg(url).args(["-X", "-q", "-c", &copy]))?;
     execute(url, "VACUUM ANALYZE source")
 }

@@ -41,7 +41,9 @@ pub(super) fn run() -> Result<Promise, Failure> {
         let name = format!("csv-postgres-{mode}");
         let sink = format!("postgres: {{url: '{url}', table: target, create: false, {sink}}}");
         let checkpoint = format!("checkpoint: {{records: {ROWS_PER_TRANSACTION}}}");
-        let piton = Pipeline::prepare(&name, &input, &sink, "none", &checkpoint)?;
+        let file = input.file_name().unwrap_or_default().to_string_lossy();
+        let source = format!("csv: {{path: {file}, \"null\": NA}}");
+        let piton = Pipeline::reading(&name, &source, &sink, "none", &checkpoint)?;
         let pairs = alternate(
             PAIRS,
             || database.copy(&script),
@@ -83,7 +85,7 @@ impl Database {
              DROP FUNCTION IF EXISTS piton_checkpoints_deleted, piton_checkpoints_updated;
              CREATE TABLE target ({}); CREATE TABLE position (upto bigint);
              INSERT INTO position VALUES (0); CHECKPOINT",
-            columns.join(", ")
+            columns
         );
         let mut client =
             Client::connect(&self.url, NoTls).map_err(|e| Failure::Found(e.to_string()))?;
@@ -143,7 +145,7 @@ fn script(input: &Path, mode: &str) -> Result<PathBuf, Failure> {
         let upto = (number + 1) * ROWS_PER_TRANSACTION;
         let _ = writeln!(
             script,
-            "BEGIN;\n\\copy target from '{}' with (format csv)\n\
+            "BEGIN;\n\\copy target from '{}' with (format csv, null 'NA')\n\
              UPDATE position SET upto = {upto};\nCOMMIT;",
             path.display()
         );

@@ -107,6 +107,7 @@ fn ten_kills_of_a_table_copied_in_ranges() {
 /// after its heir has read.
 #[test]
 fn a_sleeper_is_fenced_when_it_wakes() {
+    let mut fenced = 0;
     for sink in [Sink::Append, Sink::Upsert] {
         for point in ["sink.after", "commit.before"] {
             let Some(place) = Place::new(ROWS) else { return };
@@ -134,6 +135,8 @@ fn a_sleeper_is_fenced_when_it_wakes() {
             let woken = sleeper.wait(PATIENCE).unwrap();
             assert_eq!(woken.code, Some(4), "{sink:?} at {point}: {woken}");
             place.exactly_once(sink);
+            fenced += 1;
         }
     }
+    assert!(fenced > 0, "nobody took over in any of them");
 }

@@ -59,15 +59,15 @@ impl Running {
     pub(super) async fn are_there(&mut self, client: &Client) -> Result<bool, Error> {
         if !self.0.is_empty() {
             let Self(now) = Self::now(client).await?;
-            self.follow(now);
+            self.follow(&now);
         }
         Ok(!self.0.is_empty())
     }
 
     /// Keeps those that are still there. One that is gone may have been prepared: nobody can say
     /// which of the prepared ones it is, so all of them count.
-    fn follow(&mut self, now: BTreeSet<String>) {
-        let is_any_gone = !self.0.is_subset(&now);
+    fn follow(&mut self, now: &BTreeSet<String>) {
+        let is_any_gone = !self.0.is_subset(now);
         let counts = |id: &String| self.0.contains(id) || is_any_gone && id.starts_with(PREPARED);
         self.0 = now.iter().filter(|id| counts(id)).cloned().collect();
     }
@@ -100,7 +100,7 @@ mod tests {
             (&["3/1"], &["3/2"], &[]),
         ] {
             let mut running = Running(set(before));
-            running.follow(set(now));
+            running.follow(&set(now));
             assert_eq!(running.0, set(wanted), "{before:?}, then {now:?}");
         }
     }

@@ -103,35 +103,6 @@ impl PostgresSource {
         Ok(parts)
     }
 
-    /// Opens a part of it to go on from a position.
-    fn resume(&self, part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
-        let stored = at.stored();
-        let gap = |what: String| SourceError::Gap {
-            partition: part.partition.to_string(),
-            position: stored.json.clone(),
-            what: format!(
-                "{what}. Put it back as it was, or `piton reset` to read from the beginning"
-            ),
-        };
-        // What is known of the key: how far it was read, or where the part begins and ends.
-        let known = [&at.key, &part.range.after, &part.range.upto].map(Clone::clone);
-        let known = || known.iter().filter(|key| !key.is_empty());
-        let has_begun = !at.key.is_empty();
-        let cursor = Cursor::open(part, at).map_err(|failure| match failure {
-            Failure::Missing(what) if has_begun => gap(what),
-            failure => error(part, failure),
-        })?;
-        let fits = |(part, now): (&KeyPart, &super::keyset::Part)| {
-            matches!(part, KeyPart::Integer(_)) == now.is_integer
-        };
-        let now = &cursor.keyset.key;
-        if known().any(|key| key.len() != now.len() || !key.iter().zip(now).all(fits)) {
-            let names = cursor.key_names().join(", ");
-            return Err(gap(format!("its key is now ({names}), or of another type")));
-        }
-        Ok(cursor)
-    }
-
     /// About how many rows there are, by the server's own statistics.
     fn count(&self) -> Option<u64> {
         let name = self.sought.name.as_ref()?;
@@ -169,7 +140,7 @@ impl Source for PostgresSource {
     }
 
     fn partitions(&self) -> Result<Vec<String>, SourceError> {
-        let cursor = self.resume(&self.sought, PostgresPosition::default())?;
+        let cursor = resume(&self.sought, PostgresPosition::default())?;
         let count = self.settings.partitions.map_or(1, NonZeroUsize::get);
         let (Some(name), true) = (&self.sought.name, count > 1) else {
             return Ok(vec![self.sought.partition.to_string()]);
@@ -186,7 +157,7 @@ impl Source for PostgresSource {
         if parts.is_empty() {
             return self.partitions();
         }
-        let _ = self.resume(&self.sought, PostgresPosition::default())?;
+        let _ = resume(&self.sought, PostgresPosition::default())?;
         Ok(parts.iter().map(|part| part.partition.to_string()).collect())
     }
 
@@ -206,7 +177,7 @@ impl Source for PostgresSource {
                 ),
             });
         };
-        self.resume(&part, position(Some(start))?).map(|_| ())
+        resume(&part, position(Some(start))?).map(|_| ())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
@@ -218,7 +189,7 @@ impl Source for PostgresSource {
         let opened = parts.into_iter().map(|part| {
             let start = starts.iter().find(|start| *start.partition == *part.partition);
             let at = position(start)?;
-            let cursor = self.resume(&part, at)?;
+            let cursor = resume(&part, at)?;
             Ok((part, cursor))
         });
         let opened: Vec<(Sought, Cursor)> = opened.collect::<Result<_, SourceError>>()?;
@@ -263,7 +234,7 @@ impl Source for PostgresSource {
         };
         let fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(raw).map_err(|e| wrong(e.to_string()))?;
-        let mut cursor = self.resume(&self.sought, PostgresPosition::default())?;
+        let mut cursor = resume(&self.sought, PostgresPosition::default())?;
         let value = |name: &String| fields.get(name).cloned().unwrap_or_default();
         let key = cursor.key_names().iter().map(|name| serde_json::from_value(value(name)));
         let Ok(key) = key.collect::<Result<Vec<KeyPart>, _>>() else {
@@ -282,6 +253,33 @@ impl Source for PostgresSource {
             }
         }
     }
+}
+
+/// Opens a part of it to go on from a position.
+fn resume(part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
+    let stored = at.stored();
+    let gap = |what: String| SourceError::Gap {
+        partition: part.partition.to_string(),
+        position: stored.json.clone(),
+        what: format!("{what}. Put it back as it was, or `piton reset` to read from the beginning"),
+    };
+    // What is known of the key: how far it was read, or where the part begins and ends.
+    let known = [&at.key, &part.range.after, &part.range.upto].map(Clone::clone);
+    let known = || known.iter().filter(|key| !key.is_empty());
+    let has_begun = !at.key.is_empty();
+    let cursor = Cursor::open(part, at).map_err(|failure| match failure {
+        Failure::Missing(what) if has_begun => gap(what),
+        failure => error(part, failure),
+    })?;
+    let fits = |(part, now): (&KeyPart, &super::keyset::Part)| {
+        matches!(part, KeyPart::Integer(_)) == now.is_integer
+    };
+    let now = &cursor.keyset.key;
+    if known().any(|key| key.len() != now.len() || !key.iter().zip(now).all(fits)) {
+        let names = cursor.key_names().join(", ");
+        return Err(gap(format!("its key is now ({names}), or of another type")));
+    }
+    Ok(cursor)
 }
 
 /// What a failure means.

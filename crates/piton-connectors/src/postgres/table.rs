@@ -338,6 +338,7 @@ fn declared(batch: &Batch, rows: &[usize], column: usize) -> &'static str {
         ColumnType::Bytes => "bytea",
         ColumnType::Json => "jsonb",
         ColumnType::Timestamp => "timestamptz",
+        ColumnType::Named(name) => name,
         ColumnType::Unknown => {
             let kinds = rows.iter().filter_map(|row| match batch.get(*row, column) {
                 Value::Absent | Value::Null => None,
