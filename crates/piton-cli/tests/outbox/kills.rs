@@ -22,8 +22,7 @@ fn ten_kills_while_eight_append_skip_and_repeat_nothing() {
         return;
     };
     let place = Place::on(&server);
-    let (beside, elsewhere) =
-        (Target::at(&place.url), Target::at(&other.database().unwrap()));
+    let (beside, elsewhere) = (Target::at(&place.url), Target::at(&other.database().unwrap()));
     place.configure(
         "",
         &format!(

@@ -21,7 +21,8 @@ fn a_server_that_goes_and_comes_back_ten_times_is_waited_for() {
     };
     let place = Place::on(&server);
     let (beside, elsewhere) = (Target::at(&place.url), Target::at(&other.database().unwrap()));
-    let source = format!("{{postgres_outbox: {{url: \"{}\", batch: 500}}, rate: 4000/s}}", place.url);
+    let source =
+        format!("{{postgres_outbox: {{url: \"{}\", batch: 500}}, rate: 4000/s}}", place.url);
     let sinks = format!(
         "sinks:\n  beside: {}\n  elsewhere: {}\ncheckpoint: {{every: 100ms}}",
         beside.sink(),
@@ -71,6 +72,7 @@ fn a_connection_cut_at_random_bytes_between_outbox_and_table_changes_nothing() {
     place.fill(3000);
     let mut dice = Dice::new();
     let mut running = place.start();
+    running.until("its first rows", PATIENCE, |_| target.rows() > 0).unwrap();
     with_appenders(&place.url, || {
         for n in 1..=16 {
             match n % 4 {
