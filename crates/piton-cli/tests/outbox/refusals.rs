@@ -34,11 +34,34 @@ fn what_cannot_work_is_named_and_nothing_is_written() {
          VALUES ('99999999', 'x', 'T', '1')",
     );
     refused(&place, 3, "restored from a dump");
-    let place = Place::on(server);
-    place.configure_at(&place.url.replace("postgres@", "nobody:s3cret@"), "", SINKS);
-    let ended = place.ends_with(2, &["run", "p.yaml"]);
-    assert!(ended.stderr.contains("nobody") && !ended.stderr.contains("s3cret"), "{ended}");
-    place.nothing_was_written();
+}
+
+#[test]
+fn who_may_not_read_is_refused_and_no_password_is_told() {
+    let options = Postgres::options().password("right").line("fsync = off");
+    let Some(server) = service::needed(options.start()) else { return };
+    let place = Place::on(&server);
+    place.append(1..=3);
+    place.sql("CREATE ROLE reader LOGIN PASSWORD 's3cret'");
+    let (_, database) = place.url.rsplit_once('/').unwrap();
+    for (user, password, why) in [
+        ("reader", "wr0ng", "password authentication failed for user \"reader\""),
+        ("nobody", "s3cret", "nobody"),
+        ("reader", "s3cret", "GRANT SELECT ON \"outbox\" TO reader"),
+    ] {
+        let url = server.url_as(user, password);
+        let (base, _) = url.rsplit_once('/').unwrap();
+        place.configure_at(&format!("{base}/{database}"), "", SINKS);
+        for command in ["plan", "run"] {
+            let ended = place.ends_with(2, &[command, "p.yaml"]);
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(said.contains(why) && !said.contains(password), "{why}: {ended}");
+        }
+        place.nothing_was_written();
+    }
+    place.sql("GRANT SELECT ON outbox TO reader");
+    place.relay_all();
+    place.exactly_once_in_order();
 }
 
 #[test]

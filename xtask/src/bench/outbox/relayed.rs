@@ -144,10 +144,15 @@ impl Relay {
 
     /// Starts it from its beginning. It has no end.
     pub(super) fn start(&self) -> Result<Child, Failure> {
+        self.start_with(Stdio::null())
+    }
+
+    /// The same with what it writes to its standard output.
+    pub(super) fn start_with(&self, stdout: Stdio) -> Result<Child, Failure> {
         self.written.iter().try_for_each(|path| data::remove(path))?;
         let mut command = Command::new(&self.piton);
         command.arg("run").arg(&self.configuration).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdout(stdout).stderr(Stdio::null());
         command.spawn().map_err(|error| Failure::Start("piton".to_owned(), error))
     }
 }
