@@ -7,7 +7,7 @@ mod pulled;
 mod relayed;
 mod trickle;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use piton_connectors::{
     postgres::connect::describe,
@@ -18,7 +18,7 @@ use piton_testkit::service::{Postgres, ServiceError};
 use postgres::{Client, NoTls};
 
 use super::Promise;
-use crate::command::Failure;
+use crate::command::{Failure, cargo, piton_binary, run as run_to_end};
 
 const MESSAGES: usize = 500_000;
 /// Messages read at once, and in one transaction.
@@ -26,9 +26,13 @@ const AT_ONCE: usize = 1000;
 const PAIRS: usize = 5;
 
 pub(super) fn run() -> Result<Promise, Failure> {
+    // First, so that nothing is built between two measurements.
+    run_to_end(&mut cargo(["build", "--release", "--package", "piton-cli", "--bin", "piton"]))?;
+    let piton = piton_binary("release")?;
     let server = Postgres::options().line("max_wal_size = 8GB").start();
     let server = server.map_err(|error: ServiceError| found(&error))?;
-    let outbox = Outbox { url: server.database().map_err(|error| found(&error))? };
+    let url = server.database().map_err(|error| found(&error))?;
+    let outbox = Outbox { url, piton };
     outbox.make()?;
     let promises = [
         drained::run(&outbox)?,
@@ -50,6 +54,8 @@ fn refused(error: &postgres::Error) -> Failure {
 
 struct Outbox {
     url: String,
+    /// The program.
+    piton: PathBuf,
 }
 
 impl Outbox {

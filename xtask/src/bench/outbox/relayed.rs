@@ -16,7 +16,7 @@ use super::{
     },
     AT_ONCE, MESSAGES, Outbox, PAIRS, cpu_of, refused,
 };
-use crate::command::{Failure, cargo, piton_binary, run as run_to_end};
+use crate::command::Failure;
 
 /// The least share of the rate of the loop in the server.
 const SHARE: f64 = 0.6;
@@ -125,11 +125,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Builds `piton` and writes the configuration of the pipeline `outbox`. `sink` is a line of
+    /// Writes the configuration of the pipeline `outbox`. `sink` is a line of
     /// YAML, which may write to `outbox.out`, `more` any further lines.
     pub(super) fn prepare(outbox: &Outbox, sink: &str, more: &str) -> Result<Self, Failure> {
-        let build = ["build", "--release", "--package", "piton-cli", "--bin", "piton"];
-        run_to_end(&mut cargo(build))?;
         let folder = data::folder()?;
         let configuration = folder.join("outbox.yaml");
         let text = format!(
@@ -139,7 +137,7 @@ impl Relay {
         );
         std::fs::write(&configuration, text).map_err(Failure::at(&configuration))?;
         let written = ["outbox.db", "outbox.out"].map(|name| folder.join(name));
-        Ok(Self { piton: piton_binary("release")?, configuration, written })
+        Ok(Self { piton: outbox.piton.clone(), configuration, written })
     }
 
     /// Starts it from its beginning. It has no end.
