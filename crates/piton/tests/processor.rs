@@ -302,17 +302,17 @@ async fn a_second_instance_fails_or_stands_by_and_takes_over() {
     let (watch, end) = (database.connect().await.unwrap(), database.connect().await.unwrap());
     let first = Processor::new(&database, "mailer").run_until(send, async {
         until_sent(&watch, 2).await;
-        assert!(claimed(&fails.run(send).await.unwrap_err()));
+        assert!(claimed(&Box::pin(fails.run(send)).await.unwrap_err()));
     });
     let second = async {
         until_sent(&end, 2).await;
-        standby.run_until(send, until_sent(&end, 4)).await.unwrap();
+        Box::pin(standby.run_until(send, until_sent(&end, 4))).await.unwrap();
     };
     let third = async {
-        first.await.unwrap();
+        Box::pin(first).await.unwrap();
         append(&client, 2..4).await;
     };
-    tokio::join!(Box::pin(second), Box::pin(third));
+    tokio::join!(second, third);
     assert_eq!(sent(&client).await, [0, 1, 2, 3]);
 }
 

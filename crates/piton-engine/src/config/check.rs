@@ -133,18 +133,8 @@ impl Check<'_> {
             }
             return format!("sqlite:{}", resolve(dir, file).display());
         }
-        let at = self.root.place(&path);
-        if store == "memory:" {
-            return store.to_owned();
-        }
-        if ["postgres:", "postgresql:", "mysql:", "mariadb:"].iter().any(|s| store.starts_with(s)) {
-            let what = Condition::NotBuilt {
-                what: "stores on a database server are".to_owned(),
-                hint: "use sqlite:PATH or memory:".to_owned(),
-            };
-            self.problems.push(Problem { at, what });
-        } else {
-            self.wrong(&path, "is not an address of a store: write sqlite:PATH or memory:");
+        if let Err(error) = piton_stores::location(store, dir) {
+            self.wrong(&path, error.to_string());
         }
         store.to_owned()
     }

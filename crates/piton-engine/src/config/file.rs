@@ -24,10 +24,12 @@ pub(super) struct File {
     /// The pipeline's name: the identity of its checkpoints. Letters, digits, '.', '_' and '-'.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,100}$"))]
     pub(super) pipeline: String,
-    /// Where checkpoints are kept: `sqlite:PATH` or `memory:`. A relative path is resolved against
-    /// this file's folder.
+    /// Where checkpoints are kept: `sqlite:PATH`, `postgres://…` or `mysql://…` for several machines,
+    /// or `memory:`. A relative path is resolved against this file's folder.
     #[serde(default = "default_store")]
-    #[schemars(regex(pattern = r"^(sqlite:.+|memory:|.*\$\{.*)$"))]
+    #[schemars(regex(
+        pattern = r"^(sqlite:.+|(postgres|postgresql|mysql|mariadb)://.*|memory:|.*\$\{.*)$"
+    ))]
     pub(super) store: String,
     /// What is read.
     pub(super) source: SourceSettings,

@@ -22,6 +22,11 @@ use crate::{
     sql::{ServerSession, SqlStore},
 };
 
+/// Where the store is, as people are told.
+pub(crate) fn location(url: &str) -> Result<String, StoreError> {
+    Address::parse(url, &|name| std::env::var(name).ok()).map(|address| address.shown())
+}
+
 impl SqlStore {
     /// Opens the store on the MySQL or MariaDB server that a URL names:
     /// `mysql://USER:PASSWORD@HOST:PORT/DATABASE?ssl-mode=verify_identity`. The database is `piton`

@@ -51,6 +51,12 @@ pub async fn connect(url: &str) -> Result<tokio_postgres::Client, StoreError> {
     Ok(client)
 }
 
+/// Where the store is, as people are told.
+pub(crate) fn location(url: &str) -> Result<String, StoreError> {
+    let address = Address::parse(url, &|name| std::env::var(name).ok())?;
+    Ok(address.shown().to_owned())
+}
+
 impl SqlStore {
     /// Opens the store in the PostgreSQL database that a URL names:
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full`, as `psql` takes it.
