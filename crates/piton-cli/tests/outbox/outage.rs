@@ -67,7 +67,7 @@ fn a_connection_cut_at_random_bytes_between_outbox_and_table_changes_nothing() {
     let target = Target::at(&place.url);
     let cut = Cut::before(server.address()).unwrap();
     let url = cut.url(&place.url);
-    let sinks = format!("sinks:\n  out: {}\ncheckpoint: {{records: 200}}", target.sink_by(&url));
+    let sinks = format!("sinks:\n  out: {}\ncheckpoint: {{records: 200}}", Target::sink_at(&url));
     place.configure_at(&url, ", batch: 100", &sinks);
     place.fill(3000);
     let mut dice = Dice::new();

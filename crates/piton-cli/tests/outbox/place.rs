@@ -243,11 +243,11 @@ impl Target {
 
     /// The settings of a sink that writes to it.
     pub(crate) fn sink(&self) -> String {
-        self.sink_by(&self.url)
+        Self::sink_at(&self.url)
     }
 
-    /// The same by another way to the server.
-    pub(crate) fn sink_by(&self, url: &str) -> String {
+    /// The same by this way to the server.
+    pub(crate) fn sink_at(url: &str) -> String {
         format!("{{postgres: {{url: \"{url}\", table: kept, mode: append, create: false}}}}")
     }
 

@@ -124,6 +124,25 @@ fn a_message_that_cannot_be_taken_is_set_aside_before_the_rest_goes_on() {
     place.sql("ALTER TABLE kept DROP CONSTRAINT kept_message_id_check");
 }
 
+/// Each rebuild begins anew, and what it writes is there at its end.
+#[test]
+fn a_rebuild_that_is_run_twice_leaves_everything_there_once() {
+    let Some(place) = Place::new() else { return };
+    let target = Target::at(&place.url);
+    place.sql("ALTER TABLE kept ADD PRIMARY KEY (message_id)");
+    let by_key = target.sink().replace("mode: append", "key: [message_id]");
+    place.configure("", &format!("sinks:\n  out: {by_key}"));
+    place.fill(300);
+    for _ in 0..3 {
+        place.relay_until(|| target.rows() == 300 && place.status()["records"] == 300);
+        same("target", &target.messages(), &place.outbox());
+        place.ends_with(0, &["reset", "relay", "--keep", "--yes"]);
+    }
+    place.ends_with(0, &["reset", "relay", "--truncate", "--yes"]);
+    place.relay_until(|| target.rows() == 300 && place.status()["records"] == 300);
+    same("target", &target.messages(), &place.outbox());
+}
+
 /// Invariant 1: what is deleted has been relayed, whoever is killed.
 #[test]
 fn what_every_reader_has_passed_is_deleted_and_nothing_else() {
