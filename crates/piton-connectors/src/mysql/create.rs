@@ -129,8 +129,6 @@ fn declared(batch: &Batch, rows: &[usize], column: usize) -> Declared {
         ColumnType::Json => Declared::Json,
         ColumnType::Timestamp | ColumnType::Named("timestamp") => Declared::Time,
         ColumnType::Named("date") => Declared::Date,
-        ColumnType::Named("smallint" | "integer") => Declared::Integer,
-        ColumnType::Named("real") => Declared::Float,
         ColumnType::Named(name) if name == "json" || name.ends_with("[]") => Declared::Json,
         ColumnType::Named(_) => Declared::Text,
         ColumnType::Unknown => {
