@@ -76,6 +76,7 @@ enum Declared {
     Bytes,
     Json,
     Time,
+    Date,
 }
 
 impl Declared {
@@ -89,6 +90,7 @@ impl Declared {
             Self::Bytes => "LONGBLOB",
             Self::Json => "JSON",
             Self::Time => "DATETIME(6)",
+            Self::Date => "DATE",
         }
     }
 
@@ -125,7 +127,10 @@ fn declared(batch: &Batch, rows: &[usize], column: usize) -> Declared {
         ColumnType::Boolean => Declared::Boolean,
         ColumnType::Bytes => Declared::Bytes,
         ColumnType::Json => Declared::Json,
-        ColumnType::Timestamp => Declared::Time,
+        ColumnType::Timestamp | ColumnType::Named("timestamp") => Declared::Time,
+        ColumnType::Named("date") => Declared::Date,
+        ColumnType::Named(name) if name == "json" || name.ends_with("[]") => Declared::Json,
+        ColumnType::Named(_) => Declared::Text,
         ColumnType::Unknown => {
             let of = rows.iter().filter_map(|row| match batch.get(*row, column) {
                 Value::Absent | Value::Null => None,

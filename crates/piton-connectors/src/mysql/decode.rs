@@ -39,6 +39,8 @@ pub(super) enum Form {
     Moment,
     /// A time without a zone.
     Time,
+    /// A day.
+    Date,
 }
 
 impl Form {
@@ -60,6 +62,7 @@ impl Form {
             Type::MYSQL_TYPE_DECIMAL | Type::MYSQL_TYPE_NEWDECIMAL => Self::Number,
             Type::MYSQL_TYPE_TIMESTAMP | Type::MYSQL_TYPE_TIMESTAMP2 => Self::Moment,
             Type::MYSQL_TYPE_DATETIME | Type::MYSQL_TYPE_DATETIME2 => Self::Time,
+            Type::MYSQL_TYPE_DATE | Type::MYSQL_TYPE_NEWDATE => Self::Date,
             Type::MYSQL_TYPE_BIT if column.column_length() == 1 => Self::Bit,
             Type::MYSQL_TYPE_BIT => Self::Bits,
             Type::MYSQL_TYPE_JSON => Self::Json,
@@ -82,7 +85,9 @@ impl Form {
     /// What a column of it is to others.
     pub(super) fn column_type(self) -> ColumnType {
         match self {
-            Self::Text | Self::Time => ColumnType::Text,
+            Self::Text => ColumnType::Text,
+            Self::Time => ColumnType::Named("timestamp"),
+            Self::Date => ColumnType::Named("date"),
             Self::Integer | Self::Bits => ColumnType::Integer,
             Self::Float | Self::Single => ColumnType::Float,
             Self::Unsigned | Self::Number => ColumnType::Number,

@@ -1,8 +1,14 @@
 //! What a value is in the source is what it is in the table.
 
-use piton_connectors::batch::{
-    ColumnType::{self, Boolean, Bytes, Float, Integer, Json, Number, Text, Timestamp, Unknown},
-    Value,
+use piton_connectors::{
+    batch::{
+        ColumnType::{
+            self, Boolean, Bytes, Float, Integer, Json, Number, Text, Timestamp, Unknown,
+        },
+        Value,
+    },
+    mysql::MySqlSource,
+    source::{Read, Source as _},
 };
 
 use crate::place::{batch, both, deliver};
@@ -79,6 +85,41 @@ fn types_are_kept_in_a_table_that_is_created() {
                 "bigint", "double", "varchar"
             ]
         );
+    }
+}
+
+/// A table that is made for the rows of another has the same types, as far as they are told.
+#[test]
+fn a_table_read_and_written_is_the_same() {
+    for place in both() {
+        place.run(&[
+            "CREATE TABLE a (id BIGINT PRIMARY KEY, exact DECIMAL(20,5), x DOUBLE, ok BOOLEAN,
+             raw LONGBLOB, day DATE, at DATETIME(6), doc JSON, text LONGTEXT)",
+            "INSERT INTO a VALUES
+             (1, 1.5, 0.1, TRUE, x'00ff', '2024-02-29', '2024-02-29 10:00:00.000001', '[1]', 'it''s'),
+             (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+        ]);
+        let settings = format!("url: {}\ntable: a", place.url);
+        let settings = serde_saphyr::from_str(&settings).unwrap();
+        let source = MySqlSource::new(&settings, 1 << 20).unwrap();
+        let read = source.reader(&[]).unwrap().read(10).unwrap();
+        let Read::Batch(mut records) = read else { panic!("{read:?}") };
+        records.partition = "input".into();
+        records.end = piton_connectors::conformance::at(2);
+        deliver(&mut place.open("table: b\nkey: [id]"), &records, 2);
+        let types = |table: &str| {
+            place.column(&format!(
+                "SELECT CONCAT(column_name, ' ', data_type) FROM information_schema.columns \
+                 WHERE table_schema = DATABASE() AND table_name = '{table}' \
+                 ORDER BY ordinal_position"
+            ))
+        };
+        assert_eq!(types("a"), types("b"));
+        let same = "SELECT COUNT(*) FROM a JOIN b USING (id) WHERE a.exact <=> b.exact
+            AND a.x <=> b.x AND a.ok <=> b.ok AND a.raw <=> b.raw AND a.day <=> b.day
+            AND a.at <=> b.at AND a.text <=> b.text
+            AND JSON_EXTRACT(a.doc, '$[0]') <=> JSON_EXTRACT(b.doc, '$[0]')";
+        assert_eq!(place.column(same), ["2"]);
     }
 }
 
