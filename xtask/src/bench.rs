@@ -34,6 +34,8 @@ mod overhead;
 #[cfg(feature = "bench")]
 mod pipeline;
 #[cfg(feature = "bench")]
+mod processor;
+#[cfg(feature = "bench")]
 mod save;
 #[cfg(feature = "bench")]
 mod start;
@@ -86,6 +88,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("interval", "time, commits, and records replayed per crash", interval::run),
     ("save", "one save of 1,000 partitions in SQLite", save::run),
     ("outbox", "an outbox in PostgreSQL: drained, trickling, idle", outbox::run),
+    ("processor", "the library's processor of an outbox: drained, trickling, idle", processor::run),
     ("start", "the first record of a run and of a resumed run", start::run),
     ("memory", "peak memory on a small and on a large file", memory::run),
     ("tracker", "the tracker at 1 million records in flight", tracker::run),

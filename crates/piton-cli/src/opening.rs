@@ -45,6 +45,11 @@ pub(crate) fn store_of(config: &Config, mode: Mode) -> Result<Arc<dyn Store>, Fa
     open(&config.store, &config.dir, mode)
 }
 
+/// Where the store is that a configuration names, as people are told.
+pub(crate) fn location(config: &Config) -> String {
+    piton_stores::location(&config.store, &config.dir).unwrap_or_default()
+}
+
 /// Refuses a store that can never be created: a folder stands there, or its folder is not there.
 pub(crate) fn homeless(config: &Config) -> Result<(), Failure> {
     let path = config.store.strip_prefix("sqlite:").map(Path::new);

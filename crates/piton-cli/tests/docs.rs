@@ -35,7 +35,7 @@ const FLIGHTS: usize = 900;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Pages whose blocks are tested elsewhere: in the crate `piton`, as documentation tests.
-const ELSEWHERE: &[&str] = &["library.md"];
+const ELSEWHERE: &[&str] = &["library.md", "processor.md"];
 
 macro_rules! pages {
     ($($test:ident: $path:literal)*) => {
@@ -54,6 +54,8 @@ pages! {
     expressions: "docs/expressions.md"
     operating: "docs/operating.md"
     interval: "docs/interval.md"
+    outbox: "docs/outbox.md"
+    stores: "docs/stores.md"
 }
 
 #[test]
@@ -115,7 +117,7 @@ impl Page {
                 ("yaml", _) => self.yaml(&block),
                 ("sh", true) => self.sh(&block),
                 ("console", true) => self.console(&block),
-                ("sh" | "console" | "json" | "text" | "cel" | "csv", _) => {}
+                ("sh" | "console" | "json" | "text" | "cel" | "csv" | "sql", _) => {}
                 (other, _) => panic!("{}: a block of '{other}' is not tested", self.at(block.line)),
             }
         }

@@ -22,7 +22,7 @@ pub mod conformance;
 pub mod joined;
 mod memory;
 #[cfg(feature = "mysql")]
-mod mysql;
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod rules;
@@ -59,24 +59,56 @@ pub enum Mode {
 /// # Errors
 /// [`StoreError::Refused`] for a URL that names no store that is built; else why it cannot be used.
 pub fn open(url: &str, base: &Path, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
-    match url.split_once(':') {
-        Some(("memory", "")) if mode == Mode::Existing => {
+    match Kind::of(url)? {
+        Kind::Memory if mode == Mode::Existing => {
             Err(StoreError::Missing { path: PathBuf::from(url) })
         }
-        Some(("memory", "")) => Ok(Arc::new(MemoryStore::new())),
-        Some(("sqlite", path)) => {
-            let path = sqlite_path(url, path)?;
-            open_sqlite(&base.join(path), mode)
+        Kind::Memory => Ok(Arc::new(MemoryStore::new())),
+        Kind::Sqlite(path) => open_sqlite(&base.join(path), mode),
+        Kind::Postgres => open_postgres(url, mode),
+        Kind::MySql => open_mysql(url, mode),
+    }
+}
+
+/// Where the store is that a URL names, as people are told: without a password. Nothing is opened
+/// and nobody connected to.
+///
+/// # Errors
+/// [`StoreError::Refused`] for a URL that names no store, or that cannot be read.
+pub fn location(url: &str, base: &Path) -> Result<String, StoreError> {
+    Ok(match Kind::of(url)? {
+        Kind::Memory => url.to_owned(),
+        Kind::Sqlite(path) => base.join(path).display().to_string(),
+        Kind::Postgres => postgres_location(url)?,
+        Kind::MySql => mysql_location(url)?,
+    })
+}
+
+/// Which kind of store a URL names.
+enum Kind<'a> {
+    Memory,
+    Sqlite(&'a Path),
+    Postgres,
+    MySql,
+}
+
+impl<'a> Kind<'a> {
+    fn of(url: &'a str) -> Result<Self, StoreError> {
+        match url.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("sqlite", path)) => sqlite_path(url, path).map(Self::Sqlite),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres),
+            Some(("mysql" | "mariadb", _)) => Ok(Self::MySql),
+            // Whatever it is, there may be a password in it.
+            Some((scheme, _)) if url.contains("//") => refused(format!(
+                "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, mysql://…, or \
+                 memory:"
+            )),
+            _ => refused(format!(
+                "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), \
+                 postgres://…, mysql://…, or memory:"
+            )),
         }
-        Some(("postgres" | "postgresql", _)) => open_postgres(url, mode),
-        Some(("mysql" | "mariadb", _)) => open_mysql(url, mode),
-        // Whatever it is, there may be a password in it.
-        Some((scheme, _)) if url.contains("//") => refused(format!(
-            "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, mysql://…, or memory:"
-        )),
-        _ => refused(format!(
-            "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), or memory:"
-        )),
     }
 }
 
@@ -85,13 +117,28 @@ fn open_postgres(url: &str, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(SqlStore::postgres(url, mode)?))
 }
 
+#[cfg(feature = "postgres")]
+fn postgres_location(url: &str) -> Result<String, StoreError> {
+    postgres::location(url)
+}
+
 #[cfg(feature = "mysql")]
 fn open_mysql(url: &str, mode: Mode) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(SqlStore::mysql(url, mode)?))
 }
 
+#[cfg(feature = "mysql")]
+fn mysql_location(url: &str) -> Result<String, StoreError> {
+    mysql::location(url)
+}
+
 #[cfg(not(feature = "mysql"))]
-fn open_mysql(_: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+fn open_mysql(url: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    mysql_location(url).and_then(refused)
+}
+
+#[cfg(not(feature = "mysql"))]
+fn mysql_location(_: &str) -> Result<String, StoreError> {
     refused(
         "a store in MySQL cannot be opened: this program was built without the feature `mysql` \
          (cargo add piton --features mysql)"
@@ -100,7 +147,12 @@ fn open_mysql(_: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
 }
 
 #[cfg(not(feature = "postgres"))]
-fn open_postgres(_: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+fn open_postgres(url: &str, _: Mode) -> Result<Arc<dyn Store>, StoreError> {
+    postgres_location(url).and_then(refused)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_location(_: &str) -> Result<String, StoreError> {
     refused(
         "a store in PostgreSQL cannot be opened: this program was built without the feature \
          `postgres` (cargo add piton --features postgres)"

@@ -4,7 +4,13 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
@@ -401,4 +407,132 @@ fn the_script_may_be_run_again_and_what_is_no_processor_is_refused() {
         .unwrap();
     let refused = session.query_one("SELECT claim_processor('flights', 'a', '1 s')", &[]);
     assert_eq!(refused.unwrap_err().code(), Some(&SqlState::INVALID_PARAMETER_VALUE));
+}
+
+/// The published signature, and no form that could be meant as well: neither by the number of its
+/// arguments nor by defaults.
+#[test]
+fn four_arguments_need_no_types() {
+    let Some(place) = Place::new() else { return };
+    let mut session = place.session();
+    let call = |arguments: &str| format!("store_processor_checkpoint({arguments})");
+    for (arguments, wanted) in [
+        ("'mailer', 10, NULL, '7'", 1),
+        ("'mailer', '10', NULL, '7'", 0),
+        ("'mailer', '20', '10', '8'", 1),
+        ("'mailer', 30, 10, '9'", 2),
+        (
+            "processor_id => 'mailer', new_position => 30, expected_position => 20, \
+          transaction_id => '9'",
+            1,
+        ),
+        // With more arguments, names say which form is meant.
+        ("'mailer', 40, 30, '10', expected_transaction_id => '9'", 1),
+    ] {
+        assert_eq!(ask(&mut session, &call(arguments)), Some(wanted), "{arguments}");
+    }
+    let epoch = claim(&mut session, "a").unwrap();
+    let fenced = format!("'mailer', 50, 40, '11', epoch => '{epoch}'");
+    assert_eq!(ask(&mut session, &call(&fenced)), Some(1));
+    for arguments in
+        ["'mailer', NULL, NULL, NULL", "'mailer', NULL, 40, '11'", "NULL, 1, NULL, '1'"]
+    {
+        let answer = session.query_one(&format!("SELECT {}", call(arguments)), &[]);
+        let error = answer.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::NULL_VALUE_NOT_ALLOWED), "{arguments}: {error}");
+    }
+    let prepared = session.prepare(&format!("SELECT {}", call("$1, $2, $3, $4"))).unwrap();
+    let types: Vec<&str> = prepared.params().iter().map(postgres::types::Type::name).collect();
+    assert_eq!(types, ["text", "int8", "int8", "xid8"]);
+    let forms = "SELECT count(*) FROM pg_proc WHERE proname = 'store_processor_checkpoint'
+        AND (pronargdefaults > 0 OR (pronargs = 4
+        AND pg_get_function_identity_arguments(oid) <> 'processor_id text, new_position bigint, '
+        || 'expected_position bigint, transaction_id xid8'))";
+    assert_eq!(ask(&mut session, forms), Some(0));
+}
+
+/// All that a catalog knows of the schema, one line for each thing.
+const CATALOG: &str = "SELECT line FROM (
+    SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'piton'::regnamespace
+    UNION ALL SELECT format('%s.%s %s %s %s %s', attrelid::regclass, attname,
+        format_type(atttypid, atttypmod), attnotnull, attidentity, pg_get_expr(adbin, adrelid))
+      FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+      LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+      WHERE relnamespace = 'piton'::regnamespace AND relkind IN ('r', 'v') AND attnum > 0
+    UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class c ON c.oid = indrelid
+      WHERE relnamespace = 'piton'::regnamespace
+    UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint
+      WHERE connamespace = 'piton'::regnamespace
+    UNION ALL SELECT pg_get_triggerdef(t.oid) || tgenabled::text FROM pg_trigger t
+      JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = 'piton'::regnamespace
+    UNION ALL SELECT pg_get_viewdef(oid) FROM pg_class
+      WHERE relnamespace = 'piton'::regnamespace AND relkind = 'v'
+    UNION ALL SELECT 'format ' || format FROM piton.meta) AS u (line) ORDER BY line";
+
+fn catalog(url: &str) -> Vec<String> {
+    let mut session = Client::connect(url, NoTls).unwrap();
+    session.query(CATALOG, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// By `psql`, as a person runs it; the store then opens it, and the functions work.
+#[test]
+fn the_script_makes_what_a_store_makes() {
+    let Some(server) = service::needed(Postgres::shared()) else { return };
+    let (by_store, by_script) = (server.database().unwrap(), server.database().unwrap());
+    drop(SqlStore::postgres(&by_store, Mode::Create).unwrap());
+    let psql = Command::new("psql")
+        .args([&by_script, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn();
+    match psql {
+        Ok(mut psql) => {
+            psql.stdin.take().unwrap().write_all(schema_script().as_bytes()).unwrap();
+            assert!(psql.wait().unwrap().success());
+        }
+        Err(error) => {
+            eprintln!("SKIPPED running the script by psql: {error}");
+            let mut session = Client::connect(&by_script, NoTls).unwrap();
+            session.batch_execute(&schema_script()).unwrap();
+        }
+    }
+    let (wanted, found) = (catalog(&by_store), catalog(&by_script));
+    assert!(wanted.len() > 100, "{} things", wanted.len());
+    assert_eq!(wanted, found);
+    let place = Place { url: by_script };
+    let mut session = place.session();
+    assert_eq!(ask(&mut session, &save(10, "NULL", 10)), Some(1));
+    let store = place.store();
+    assert_eq!(block_on(store.load(NAME)).unwrap().len(), 1);
+    assert_eq!(granted(rust_claim(&*store, false)).epoch, Epoch(1));
+}
+
+/// Programs in other languages have no `--again`.
+#[test]
+fn a_pause_and_a_cancel_are_lifted_by_the_function() {
+    let Some(place) = Place::new() else { return };
+    let (mut session, store) = (place.session(), place.store());
+    let event = Event {
+        id: 0,
+        pipeline: NAME.to_owned(),
+        at: Timestamp::now(),
+        who: "me".to_owned(),
+        what: "stops".to_owned(),
+        detail: String::new(),
+    };
+    let resume = format!("resume_processor('{NAME}')");
+    assert!(!is_true(&mut session, &resume), "there is none");
+    let epoch = claim(&mut session, "a").unwrap();
+    assert!(!is_true(&mut session, &resume), "it runs");
+    assert!(is_true(&mut session, &format!("release_processor('{NAME}', {epoch})")));
+    for control in [Control::Pause, Control::Cancel] {
+        block_on(store.set_control(NAME, control, event.clone())).unwrap();
+        assert_eq!(claim(&mut session, "a"), None, "{control:?}");
+        assert!(is_true(&mut session, &resume));
+        let epoch = claim(&mut session, "a").unwrap();
+        assert!(is_true(&mut session, &format!("release_processor('{NAME}', {epoch})")));
+    }
+    assert_eq!(block_on(store.pipelines()).unwrap()[0].control, Control::Run);
+    let lifted = block_on(store.events(NAME, 10)).unwrap();
+    assert_eq!(lifted.iter().filter(|event| event.what == "resume").count(), 2);
+    block_on(store.snapshot()).unwrap();
 }

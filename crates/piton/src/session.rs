@@ -1,7 +1,7 @@
 //! What every cursor is, wherever its checkpoint is kept: a claimed, registered job with a run in
 //! the store's history.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_timer::Delay;
 use jiff::Timestamp;
@@ -50,6 +50,21 @@ impl Session {
         options: &Options,
         at_least: Epoch,
     ) -> Result<Self, CursorError> {
+        let sleep = |time| async move {
+            Delay::new(time).await;
+            true
+        };
+        Self::claim_while(store, job, options, at_least, sleep).await
+    }
+
+    /// Claims a job; while it is held, `sleep` lets the time pass and answers whether to go on.
+    pub(crate) async fn claim_while<S: Future<Output = bool>>(
+        store: &Arc<dyn Store>,
+        job: &str,
+        options: &Options,
+        at_least: Epoch,
+        sleep: impl FnMut(Duration) -> S,
+    ) -> Result<Self, CursorError> {
         if job.is_empty() {
             let what = "a job needs a name, by which its checkpoint is found again".to_owned();
             return Err(CursorError::Mismatch { job: String::new(), what });
@@ -62,10 +77,6 @@ impl Session {
             at_least,
             silent: None,
             now: Timestamp::now(),
-        };
-        let sleep = |time| async move {
-            Delay::new(time).await;
-            true
         };
         match obtain(&**store, request, options.when_held, |_| {}, sleep).await? {
             Obtained::Held(holder) => Err(CursorError::Held { job: job.to_owned(), holder }),

@@ -362,7 +362,7 @@ fn a_store_that_cannot_be_opened_says_what_to_do() {
         Ok(_) => panic!("{url} was opened"),
     };
     assert!(refusal("piton.db").contains("sqlite:PATH"));
-    assert!(refusal("postgres://x").contains("not built yet"));
+    assert!(refusal("redis://x").contains("names no store"));
 }
 
 /// The history of runs is what the interval learns from: it must say how they ended.

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
                 |error| {
                     // A mistake in the file has nothing to do with the store that it names.
                     if error.exit_code() != USAGE {
-                        teller.started(config.store.trim_start_matches("sqlite:"));
+                        teller.started(&opening::location(&config));
                     }
                 },
             )?;

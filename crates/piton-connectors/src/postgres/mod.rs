@@ -2,7 +2,8 @@
 //!
 //! - [`connect`]: from a URL to a connection; `tls`: who is at the other end of it; `wire`: one
 //!   that is used from one thread;
-//! - [`settings`]: what a user types; `name`: names of tables, which a record may choose;
+//! - [`settings`]: what a user types; names of tables, which a record may choose, are read by the
+//!   crate's `table_name`;
 //! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit; `holder`: who is in the
 //!   way;
 //! - `table`: a target as it is, and creating it; `plan`: the statements for its records; `encode`:
@@ -20,7 +21,6 @@ mod errors;
 mod holder;
 mod horizon;
 mod keyset;
-mod name;
 mod plan;
 pub mod position;
 mod ranges;
@@ -33,6 +33,8 @@ mod tls;
 mod transaction;
 mod wire;
 mod writer;
+
+use crate::table_name as name;
 
 pub use connect::{ConnectError, Server};
 pub use position::PostgresPosition;

@@ -18,14 +18,12 @@ use super::{
 use crate::{
     batch::{Batch, Cell, ColumnType, Schema, Value},
     settings::Deletes,
+    shown::shown,
     sink::SinkError,
 };
 
 /// How many shapes of one plan are remembered.
 pub(super) const SHAPES_MAX: usize = 64;
-
-/// Longest part of a value that is shown to people, in characters.
-const SHOWN_MAX: usize = 80;
 
 /// How records of one schema go into one table.
 pub(super) struct Plan {
@@ -364,22 +362,4 @@ fn is_present(cells: &[Cell], column: usize) -> bool {
 /// A row that cannot be written.
 pub(super) fn bad(row: usize, reason: impl Into<String>) -> SinkError {
     SinkError::BadRow { row, reason: reason.into() }
-}
-
-/// A value for people.
-fn shown(value: Value<'_>) -> String {
-    let short = |text: &str| match text.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    };
-    match value {
-        Value::Absent => "nothing".into(),
-        Value::Null => "NULL".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Float(x) => x.to_string(),
-        Value::Number(text) | Value::Json(text) => short(text),
-        Value::Text(text) => format!("'{}'", short(text)),
-        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
-    }
 }

@@ -5,7 +5,11 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{connect::Server, name::Pattern, table::Rights};
+use super::{
+    connect::Server,
+    name::{POSTGRES, Pattern},
+    table::Rights,
+};
 use crate::settings::{Deletes, Mode};
 
 /// Writes into tables of a PostgreSQL database, exactly once.
@@ -76,11 +80,11 @@ impl PostgresSettings {
     /// Finds what cannot work, whatever the database holds.
     pub(super) fn check(&self) -> Result<Target, String> {
         let server = Server::parse(&self.url).map_err(|e| e.to_string())?;
-        let table = Pattern::parse(&self.table)?;
+        let table = Pattern::parse(&self.table, POSTGRES)?;
         let mode = self.mode()?;
         self.delete.check(mode)?;
         for (i, name) in self.key.iter().enumerate() {
-            super::name::check(name).map_err(|why| format!("`key`: {why}"))?;
+            super::name::check(name, POSTGRES).map_err(|why| format!("`key`: {why}"))?;
             if self.key[..i].contains(name) {
                 return Err(format!("`key` names '{name}' twice"));
             }

@@ -21,7 +21,7 @@ use tokio_postgres::types::Type;
 use super::{
     connect::Server,
     cursor::{Cursor, Failure, Sought},
-    name::Pattern,
+    name::{POSTGRES, Pattern},
     position::{KeyPart, PostgresPosition},
     ranges::Range,
     reader::{PostgresReader, Trouble},
@@ -59,7 +59,7 @@ impl PostgresSource {
         let (partition, name) = match &input {
             Input::Query(_) => ("query", None),
             Input::Table(table) => {
-                let name = Pattern::parse(table).map_err(wrong)?.fixed();
+                let name = Pattern::parse(table, POSTGRES).map_err(wrong)?.fixed();
                 let name = name.ok_or_else(|| {
                     wrong(format!("`table: {table}` must be the name of one table"))
                 })?;

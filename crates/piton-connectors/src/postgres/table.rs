@@ -275,7 +275,7 @@ pub(super) async fn is_ours(client: &Client, name: &str) -> Result<bool, Error> 
 
 /// Whether any of some rows has a column that can be one of a table.
 pub(super) fn is_in_any(batch: &Batch, rows: &[usize], column: usize) -> bool {
-    name::check(&batch.schema.columns[column].name).is_ok()
+    name::check(&batch.schema.columns[column].name, name::POSTGRES).is_ok()
         && rows.iter().any(|row| batch.get(*row, column) != Value::Absent)
 }
 

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::{MySqlSink, MySqlSource};
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -133,18 +135,8 @@ impl Check<'_> {
             }
             return format!("sqlite:{}", resolve(dir, file).display());
         }
-        let at = self.root.place(&path);
-        if store == "memory:" {
-            return store.to_owned();
-        }
-        if ["postgres:", "postgresql:", "mysql:", "mariadb:"].iter().any(|s| store.starts_with(s)) {
-            let what = Condition::NotBuilt {
-                what: "stores on a database server are".to_owned(),
-                hint: "use sqlite:PATH or memory:".to_owned(),
-            };
-            self.problems.push(Problem { at, what });
-        } else {
-            self.wrong(&path, "is not an address of a store: write sqlite:PATH or memory:");
+        if let Err(error) = piton_stores::location(store, dir) {
+            self.wrong(&path, error.to_string());
         }
         store.to_owned()
     }
@@ -314,6 +306,10 @@ impl Check<'_> {
             SourceSettings::Sql(sql) if sql.is_for_postgres() => {
                 PostgresSource::new(&sql, record as usize).map(drop)
             }
+            #[cfg(feature = "mysql")]
+            SourceSettings::Sql(sql) if sql.is_for_mysql() => {
+                MySqlSource::new(&sql, record as usize).map(drop)
+            }
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
             #[cfg(feature = "postgres")]
             SourceSettings::PostgresOutbox(outbox) => {
@@ -332,6 +328,8 @@ impl Check<'_> {
                 SinkSettings::Postgres(postgres) => {
                     PostgresSink::new(postgres, Duration::ZERO).map(drop)
                 }
+                #[cfg(feature = "mysql")]
+                SinkSettings::Mysql(mysql) => MySqlSink::new(mysql, Duration::ZERO).map(drop),
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),
                 SinkSettings::Http(http) => HttpSink::new(http, "", &sink.name).map(drop),

@@ -7,6 +7,8 @@ use piton_connectors::settings::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
+#[cfg(feature = "mysql")]
+use super::connectors::MySqlSink;
 #[cfg(feature = "postgres")]
 use super::connectors::{OutboxSource, PostgresSink};
 use super::{
@@ -24,10 +26,12 @@ pub(super) struct File {
     /// The pipeline's name: the identity of its checkpoints. Letters, digits, '.', '_' and '-'.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,100}$"))]
     pub(super) pipeline: String,
-    /// Where checkpoints are kept: `sqlite:PATH` or `memory:`. A relative path is resolved against
-    /// this file's folder.
+    /// Where checkpoints are kept: `sqlite:PATH`, `postgres://…` or `mysql://…` for several machines,
+    /// or `memory:`. A relative path is resolved against this file's folder.
     #[serde(default = "default_store")]
-    #[schemars(regex(pattern = r"^(sqlite:.+|memory:|.*\$\{.*)$"))]
+    #[schemars(regex(
+        pattern = r"^(sqlite:.+|(postgres|postgresql|mysql|mariadb)://.*|memory:|.*\$\{.*)$"
+    ))]
     pub(super) store: String,
     /// What is read.
     pub(super) source: SourceSettings,
@@ -107,6 +111,9 @@ pub enum SinkSettings {
     /// Tables of a PostgreSQL database.
     #[cfg(feature = "postgres")]
     Postgres(PostgresSink),
+    /// Tables of a MySQL or MariaDB database.
+    #[cfg(feature = "mysql")]
+    Mysql(MySqlSink),
     /// A file with one JSON object in each line.
     Jsonl(JsonlSink),
     /// A CSV file.
@@ -124,6 +131,8 @@ impl SinkSettings {
             Self::Sqlite(_) => "sqlite",
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => "postgres",
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => "mysql",
             Self::Jsonl(_) => "jsonl",
             Self::Csv(_) => "csv",
             Self::Stdout(_) => "stdout",
@@ -137,6 +146,8 @@ pub(super) const SINKS: &[&str] = &[
     "sqlite",
     #[cfg(feature = "postgres")]
     "postgres",
+    #[cfg(feature = "mysql")]
+    "mysql",
     "jsonl",
     "csv",
     "stdout",
@@ -160,6 +171,10 @@ pub(super) struct SinkFile {
     #[cfg(feature = "postgres")]
     #[serde(default)]
     postgres: Option<PostgresSink>,
+    /// Tables of a MySQL or MariaDB database: exactly once.
+    #[cfg(feature = "mysql")]
+    #[serde(default)]
+    mysql: Option<MySqlSink>,
     /// A file with one JSON object in each line.
     #[serde(default)]
     jsonl: Option<JsonlSink>,
@@ -184,6 +199,8 @@ impl SinkFile {
             self.sqlite.map(SinkSettings::Sqlite),
             #[cfg(feature = "postgres")]
             self.postgres.map(SinkSettings::Postgres),
+            #[cfg(feature = "mysql")]
+            self.mysql.map(SinkSettings::Mysql),
             self.jsonl.map(SinkSettings::Jsonl),
             self.csv.map(SinkSettings::Csv),
             self.stdout.map(SinkSettings::Stdout),

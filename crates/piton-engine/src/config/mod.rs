@@ -36,6 +36,8 @@ pub use piton_connectors::settings::Period;
 use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
+#[cfg(feature = "mysql")]
+pub use self::connectors::MySqlSink;
 #[cfg(feature = "postgres")]
 pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;
@@ -61,7 +63,8 @@ const LARGEST_FILE: u64 = 1 << 20;
 pub struct Config {
     /// Its name: the identity of its checkpoints.
     pub pipeline: String,
-    /// Where checkpoints are kept: `memory:`, or `sqlite:` and an absolute path.
+    /// Where checkpoints are kept: `memory:`, `sqlite:` and an absolute path, or the address of a server,
+    /// which may have a password in it.
     pub store: String,
     /// Where in the file the store is named; the file's beginning if it is not.
     pub store_at: Place,

@@ -113,7 +113,35 @@ pub fn run(
     signal: &Signal,
     figures: &Figures,
 ) -> Result<Summary, RunError> {
-    let store = &**store;
+    let mut began_again = false;
+    loop {
+        match run_once(pipeline, &**store, options, signal, figures) {
+            Err(RunError::InDoubt(_)) if signal.begin_again() => {
+                began_again = true;
+                figures.begin_again();
+                (options.on_notice)(
+                    "the connection to the store was lost while something was committed: claiming \
+                     anew, which fences what may still come, and reading what the store holds",
+                );
+            }
+            Ok(summary) => {
+                return Ok(Summary {
+                    was_finished: summary.was_finished && !began_again,
+                    ..summary
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn run_once(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    options: &RunOptions,
+    signal: &Signal,
+    figures: &Figures,
+) -> Result<Summary, RunError> {
     let mut sinks = make_all(pipeline)?;
     let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     let (claim, died) = claiming::obtain(pipeline, store, options, signal, needed)?;

@@ -9,18 +9,24 @@
 //! Named locks are one server's: in a cluster of several servers that all write (Galera, Group
 //! Replication with several primaries), every program has to use the same one.
 
-mod address;
+pub mod address;
 mod connection;
 mod errors;
 mod schema;
 
 use piton_core::StoreError;
 
-use self::{address::Address, connection::MySql};
+pub use self::address::Address;
+use self::connection::MySql;
 use crate::{
     Mode,
     sql::{ServerSession, SqlStore},
 };
+
+/// Where the store is, as people are told.
+pub(crate) fn location(url: &str) -> Result<String, StoreError> {
+    Address::parse(url, &|name| std::env::var(name).ok()).map(|address| address.shown())
+}
 
 impl SqlStore {
     /// Opens the store on the MySQL or MariaDB server that a URL names:

@@ -15,12 +15,15 @@ mod errors;
 mod schema;
 mod tls;
 
+use std::future::poll_fn;
+
 use piton_core::StoreError;
+use tokio_postgres::{AsyncMessage, Notification};
 
 use self::{address::Address, connection::Postgres};
 use crate::{
     Mode,
-    sql::{ServerSession, SqlStore, Trouble},
+    sql::{ServerSession, Setback, SqlStore, Trouble},
 };
 
 /// The SQL that makes the store in a PostgreSQL database, for `psql`: what [`SqlStore::postgres`]
@@ -39,16 +42,46 @@ pub fn schema_script() -> String {
 /// [`StoreError::Refused`] for a URL that cannot be used; [`StoreError::Unusable`], which names
 /// what the server said.
 pub async fn connect(url: &str) -> Result<tokio_postgres::Client, StoreError> {
+    connect_and_hear(url, |_| {}).await
+}
+
+/// As [`connect`], and calls `heard` for each notification that comes by `LISTEN`. It is called
+/// where the connection is driven: it must not block.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_and_hear(
+    url: &str,
+    mut heard: impl FnMut(&Notification) + Send + 'static,
+) -> Result<tokio_postgres::Client, StoreError> {
     let address = Address::parse(url, &|name| std::env::var(name).ok())?;
     let at = address.shown().to_owned();
     let connector = address.tls.connector();
     let connector =
         connector.map_err(|what| StoreError::Refused { what: format!("{at}: {what}") })?;
     let connected = address.config.connect(connector).await;
-    let (client, connection) =
+    let (client, mut connection) =
         connected.map_err(|error| Trouble::from(errors::of(&error, false)).at(&at))?;
-    tokio::spawn(connection);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                heard(&notification);
+            }
+        }
+    });
     Ok(client)
+}
+
+/// Whether an error means that the connection is gone, and with it what is known of the statement
+/// that was under way.
+pub fn is_lost(error: &tokio_postgres::Error) -> bool {
+    matches!(errors::of(error, true), Setback::Lost(_))
+}
+
+/// Where the store is, as people are told.
+pub(crate) fn location(url: &str) -> Result<String, StoreError> {
+    let address = Address::parse(url, &|name| std::env::var(name).ok())?;
+    Ok(address.shown().to_owned())
 }
 
 impl SqlStore {

@@ -108,11 +108,12 @@ DELETE FROM history USING past WHERE history.id = past.id AND past.position IS N
 $$;
 
 -- Moves a checkpoint. `mine`: the epoch of a claim, or NULL for a caller that has none.
+-- `fingerprint`: what was seen of the server at the new position, as JSON; NULL: nothing.
 -- outcome: 0 already there, 1 stored, 2 the stored one is further, 3 another mismatch, 4 fenced,
 -- 5 the new position is below the stored one, and the caller may not go back.
 CREATE FUNCTION move_processor(named text, part text, ver int, new_transaction xid8,
   new_position bigint, expected_transaction xid8, expected_position bigint, by_pair boolean,
-  mine bigint, may_go_back boolean, handled bigint,
+  mine bigint, may_go_back boolean, handled bigint, fingerprint text,
   OUT outcome int, OUT stored text, OUT stored_version bigint, OUT fence bigint)
 LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
 DECLARE
@@ -183,7 +184,8 @@ BEGIN
       - (SELECT updated_at::timestamptz FROM history WHERE pipeline = named
         ORDER BY id DESC LIMIT 1) >= interval '1 second', true) INTO due;
   END IF;
-  stored := format('{"transaction_id":"%s","position":%s}', new_transaction, new_position);
+  stored := format('{"transaction_id":"%s","position":%s%s}', new_transaction, new_position,
+    ',"fingerprint":' || fingerprint);
   stored_version := stored_version + 1;
   old.records := coalesce(old.records, 0) + handled;
   old.epoch := coalesce(mine, old.epoch, 0);
@@ -308,26 +310,46 @@ BEGIN
   RETURN true;
 END $$;
 
+-- Lets a processor that was paused or cancelled run again. False: there is nothing to lift.
+CREATE FUNCTION resume_processor(processor_id text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+DECLARE
+  old pipelines;
+  sum bigint;
+BEGIN
+  PERFORM lock_pipeline(processor_id);
+  SELECT * INTO old FROM pipelines WHERE pipeline = processor_id AND source = '"processor"';
+  IF coalesce(old.control, 'run') = 'run' THEN
+    RETURN false;
+  END IF;
+  sum := sealed(processor_id, old.source, old.transforms, old.sinks, 'run', old.file);
+  UPDATE pipelines SET control = 'run', checksum = sum WHERE pipeline = processor_id;
+  PERFORM change_manifest(processor_id, 'definition', 0, old.checksum # sum);
+  INSERT INTO events (pipeline, at, who, what, detail) VALUES (processor_id,
+    moment(clock_timestamp()), session_user || ' (sql)', 'resume', 'goes on');
+  RETURN true;
+END $$;
+
 -- What programs call: 1 stored, 0 already there, 2 the stored one is further, 3 another mismatch,
 -- 4 fenced by a newer claim. Only after 1 may the caller commit.
 
 CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigint,
   expected_position bigint, transaction_id xid8) RETURNS int
 LANGUAGE sql AS $$ SELECT (piton.move_processor(processor_id, 'outbox', 1, transaction_id,
-  new_position, NULL, expected_position, false, NULL, true, 0)).outcome $$;
+  new_position, NULL, expected_position, false, NULL, true, 0, NULL)).outcome $$;
 
 CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigint,
   expected_position bigint, transaction_id xid8, epoch bigint) RETURNS int
 LANGUAGE plpgsql AS $$ BEGIN
   PERFORM piton.need_epoch(epoch);
   RETURN (piton.move_processor(processor_id, 'outbox', 1, transaction_id,
-    new_position, NULL, expected_position, false, epoch, true, 0)).outcome;
+    new_position, NULL, expected_position, false, epoch, true, 0, NULL)).outcome;
 END $$;
 
 CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigint,
   expected_position bigint, transaction_id xid8, expected_transaction_id xid8) RETURNS int
 LANGUAGE sql AS $$ SELECT (piton.move_processor(processor_id, 'outbox', 1, transaction_id,
-  new_position, expected_transaction_id, expected_position, true, NULL, true, 0)).outcome $$;
+  new_position, expected_transaction_id, expected_position, true, NULL, true, 0, NULL)).outcome $$;
 
 CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigint,
   expected_position bigint, transaction_id xid8, expected_transaction_id xid8, epoch bigint)
@@ -335,7 +357,7 @@ CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigin
 LANGUAGE plpgsql AS $$ BEGIN
   PERFORM piton.need_epoch(epoch);
   RETURN (piton.move_processor(processor_id, 'outbox', 1, transaction_id,
-    new_position, expected_transaction_id, expected_position, true, epoch, true, 0)).outcome;
+    new_position, expected_transaction_id, expected_position, true, epoch, true, 0, NULL)).outcome;
 END $$;
 
 CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigint,
@@ -344,7 +366,7 @@ CREATE FUNCTION store_processor_checkpoint(processor_id text, new_position bigin
 LANGUAGE plpgsql AS $$ BEGIN
   PERFORM piton.need_epoch(epoch);
   RETURN (piton.move_processor(processor_id, partition, version, transaction_id,
-    new_position, expected_transaction_id, expected_position, true, epoch, true, 0)).outcome;
+    new_position, expected_transaction_id, expected_position, true, epoch, true, 0, NULL)).outcome;
 END $$;
 
 CREATE FUNCTION need_epoch(epoch bigint) RETURNS void

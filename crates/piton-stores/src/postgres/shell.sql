@@ -45,3 +45,6 @@ LANGUAGE sql AS $$ SELECT piton.renew_processor(processor_id, epoch) $$;
 
 CREATE OR REPLACE FUNCTION release_processor(processor_id text, epoch bigint) RETURNS boolean
 LANGUAGE sql AS $$ SELECT piton.release_processor(processor_id, epoch) $$;
+
+CREATE OR REPLACE FUNCTION resume_processor(processor_id text) RETURNS boolean
+LANGUAGE sql AS $$ SELECT piton.resume_processor(processor_id) $$;

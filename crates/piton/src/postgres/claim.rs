@@ -1,8 +1,16 @@
 //! A processor's claim, and the checkpoint that it moves in its owner's transactions.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use piton_core::{Epoch, RunEnd, Saved, Store, StoredPosition};
+use futures_timer::Delay;
+use jiff::Timestamp;
+use piton_core::{Control, Epoch, Event, RunEnd, Saved, Store, StoredPosition};
 
 use super::{
     OutboxPosition, ProcessorError,
@@ -40,7 +48,24 @@ impl Claim {
         version: u32,
         options: &Options,
     ) -> Result<Self, ProcessorError> {
-        let session = Session::claim(store, processor, options, Epoch(0)).await?;
+        let stop = AtomicBool::new(false);
+        Self::open_unless(&stop, store, client, processor, version, options).await
+    }
+
+    /// As [`open`](Self::open), and waits no longer for another owner once `stop` is set.
+    pub(super) async fn open_unless(
+        stop: &AtomicBool,
+        store: &Arc<dyn Store>,
+        client: &tokio_postgres::Client,
+        processor: &str,
+        version: u32,
+        options: &Options,
+    ) -> Result<Self, ProcessorError> {
+        let sleep = |time: Duration| async move {
+            Delay::new(time).await;
+            !stop.load(Ordering::Relaxed)
+        };
+        let session = Session::claim_while(store, processor, options, Epoch(0), sleep).await?;
         let claim = session.claim.clone();
         let opened = Self::read(session, client, version).await;
         if opened.is_err() {
@@ -108,6 +133,7 @@ impl Claim {
             expected_position: expected.map(|at| at.position),
             epoch: self.epoch() as i64,
             handled: handled as i64,
+            fingerprint: position.fingerprint.as_ref().and_then(|f| serde_json::to_string(f).ok()),
         };
         let saved = outcome(tx.move_checkpoint(&to).await?);
         if matches!(saved, Saved::Stored { .. } | Saved::Ignored) {
@@ -138,17 +164,49 @@ impl Claim {
         }
     }
 
+    /// What an operator wants of the processor: to go on, to pause, or to end.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub async fn control(&self) -> Result<Control, ProcessorError> {
+        Ok(self.session.store.control(self.session.job()).await?)
+    }
+
     /// Gives the claim up.
     ///
     /// # Errors
     /// What the store fails with.
     pub async fn close(self) -> Result<(), ProcessorError> {
-        Ok(self.session.end(RunEnd::Stopped, self.handled).await?)
+        self.end(RunEnd::Stopped).await
     }
 
-    pub(super) async fn fail(self) -> Result<(), ProcessorError> {
-        Ok(self.session.end(RunEnd::Failed, self.handled).await?)
+    pub(super) async fn end(self, end: RunEnd) -> Result<(), ProcessorError> {
+        Ok(self.session.end(end, self.handled).await?)
     }
+}
+
+/// Heeds what an operator wants before a claim is asked for: one who has cancelled wants it to be
+/// started by somebody who knows.
+pub(super) async fn heed(
+    store: &dyn Store,
+    processor: &str,
+    again: bool,
+) -> Result<(), ProcessorError> {
+    if store.control(processor).await? != Control::Cancel {
+        return Ok(());
+    }
+    if !again {
+        return Err(ProcessorError::Cancelled { processor: processor.to_owned() });
+    }
+    let event = Event {
+        id: 0,
+        pipeline: processor.to_owned(),
+        at: Timestamp::now(),
+        who: piton_stores::this_process().to_string(),
+        what: "again".to_owned(),
+        detail: "runs again after it was cancelled".to_owned(),
+    };
+    Ok(store.set_control(processor, Control::Run, event).await?)
 }
 
 fn outcome(moved: Moved) -> Saved {

@@ -2,6 +2,7 @@
 
 use piton_core::{Saved, StoreError};
 
+use super::OutboxPosition;
 use crate::error::{CursorError, EffectsError};
 
 /// Why a processor could not go on, named by what the caller can do.
@@ -11,12 +12,17 @@ pub enum ProcessorError {
     /// The handler failed, as often as it was tried. Nothing of the batch was kept, and the
     /// checkpoint is before it: mend the cause and run again.
     #[error(
-        "'{processor}': the handler failed {attempts} times at one batch: {error}. Nothing of it \
-         was kept, and the checkpoint is before it"
+        "'{processor}': the handler failed {attempts} times at the batch from {from} to {to}: \
+         {error}. Nothing of it was kept, and the checkpoint is before it: mend the cause and run \
+         again"
     )]
     Handler {
         /// The processor.
         processor: String,
+        /// The first message of the batch.
+        from: Box<OutboxPosition>,
+        /// The last one.
+        to: Box<OutboxPosition>,
         /// How often it was tried.
         attempts: u32,
         /// What it failed with last.
@@ -56,6 +62,15 @@ pub enum ProcessorError {
         processor: String,
         /// What was found, and the choices.
         what: String,
+    },
+    /// An operator has cancelled it: what was at hand was finished, and the checkpoint stays.
+    #[error(
+        "'{processor}' was cancelled by an operator (see `piton history {processor}`): run it with \
+         `Processor::again` to go on from its checkpoint"
+    )]
+    Cancelled {
+        /// The processor.
+        processor: String,
     },
     /// The claim could not be had, or what is stored cannot be read.
     #[error(transparent)]

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use tokio_postgres::types::Type;
+
 /// What the function of the database is asked.
 #[derive(Debug)]
 pub struct Move<'a> {
@@ -14,6 +16,7 @@ pub struct Move<'a> {
     pub(super) expected_position: Option<i64>,
     pub(super) epoch: i64,
     pub(super) handled: i64,
+    pub(super) fingerprint: Option<String>,
 }
 
 /// What it answers.
@@ -26,7 +29,7 @@ pub struct Moved {
 }
 
 const SQL: &str = "SELECT outcome, stored, stored_version, fence FROM piton.move_processor(
-    $1, $2, $3, $4::text::xid8, $5, $6::text::xid8, $7, true, $8, false, $9)";
+    $1, $2, $3, $4::text::xid8, $5, $6::text::xid8, $7, true, $8, false, $9, $10)";
 
 mod sealed {
     pub trait Sealed {}
@@ -51,22 +54,28 @@ impl InTransaction for tokio_postgres::Transaction<'_> {
     type Error = tokio_postgres::Error;
 
     async fn move_checkpoint(&mut self, to: &Move<'_>) -> Result<Moved, Self::Error> {
+        // With their types, so that it is one journey to the server.
         let row = self
-            .query_one(
+            .query_typed(
                 SQL,
                 &[
-                    &to.processor,
-                    &to.partition,
-                    &to.version,
-                    &to.transaction_id,
-                    &to.position,
-                    &to.expected_transaction_id,
-                    &to.expected_position,
-                    &to.epoch,
-                    &to.handled,
+                    (&to.processor, Type::TEXT),
+                    (&to.partition, Type::TEXT),
+                    (&to.version, Type::INT4),
+                    (&to.transaction_id, Type::TEXT),
+                    (&to.position, Type::INT8),
+                    (&to.expected_transaction_id, Type::TEXT),
+                    (&to.expected_position, Type::INT8),
+                    (&to.epoch, Type::INT8),
+                    (&to.handled, Type::INT8),
+                    (&to.fingerprint, Type::TEXT),
                 ],
             )
             .await?;
+        let Some(row) = row.first() else {
+            // A function that returns a record returns one.
+            return Ok(Moved { outcome: 3, stored: None, version: 0, fence: 0 });
+        };
         Ok(Moved {
             outcome: row.try_get(0)?,
             stored: row.try_get(1)?,
@@ -101,6 +110,7 @@ mod of_sqlx {
                 .bind(to.expected_position)
                 .bind(to.epoch)
                 .bind(to.handled)
+                .bind(&to.fingerprint)
                 .fetch_one(&mut **self)
                 .await?;
             Ok(Moved { outcome, stored, version, fence })

@@ -5,7 +5,18 @@
 //! it right, [`Claim::save_in`] the piece for a loop of one's own. What moves the checkpoint is a
 //! function of the database, the one that programs in other languages call, too.
 //!
-//! A source without a comparable order cannot be read by position:
+//! A source without a comparable order cannot be read by position. This is one that has it:
+//!
+//! ```
+//! #[derive(Clone, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
+//! struct Offset(u64);
+//!
+//! impl piton::Position for Offset {
+//!     const KIND: &'static str = "offset";
+//! }
+//! ```
+//!
+//! and this one does not, and does not compile:
 //!
 //! ```compile_fail
 //! #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -18,20 +29,26 @@
 
 mod claim;
 mod error;
+mod guard;
 mod joins;
 mod position;
 mod processor;
+mod pulse;
 mod reader;
+mod running;
+mod work;
 
 use std::{path::Path, sync::Arc};
 
 use piton_core::{Store, StoreError};
+use piton_stores::postgres::is_lost;
+use tokio_postgres::Notification;
 
 pub use self::{
     claim::Claim,
     error::ProcessorError,
     joins::{InTransaction, Move, Moved},
-    position::OutboxPosition,
+    position::{Fingerprint, OutboxPosition},
     processor::{CheckpointOrder, Processor},
     reader::{Message, Start},
 };
@@ -65,5 +82,14 @@ impl Database {
     /// What the server said.
     pub async fn connect(&self) -> Result<tokio_postgres::Client, StoreError> {
         piton_stores::postgres::connect(&self.url).await
+    }
+
+    /// A connection that calls `heard` with the channel and the words of each notification.
+    async fn connect_and_hear(
+        &self,
+        mut heard: impl FnMut(&str, &str) + Send + 'static,
+    ) -> Result<tokio_postgres::Client, StoreError> {
+        let heard = move |word: &Notification| heard(word.channel(), word.payload());
+        piton_stores::postgres::connect_and_hear(&self.url, heard).await
     }
 }

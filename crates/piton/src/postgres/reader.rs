@@ -3,10 +3,34 @@
 //! Nothing at or above the oldest transaction in flight is read, because a message of that
 //! transaction may still come before it. Both bounds are conditions of the index, so a page costs
 //! the same however deep the backlog is.
+//!
+//! It reads on a connection of its own: the next page comes while the handler is busy with the
+//! one before, and what is set for reading is not set for the handler.
 
-use tokio_postgres::{Client, Error, Row};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use futures_core::Stream;
+use tokio_postgres::{
+    Client, Error, Row, Statement,
+    types::{FromSql, ToSql, Type},
+};
 
 use super::OutboxPosition;
+
+/// The channel on which the trigger that `piton sql postgres-outbox` prints wakes readers.
+pub(super) const WAKE_CHANNEL: &str = "piton_outbox";
+
+/// The planner knows neither how many rows are behind a parameter nor how the table will have grown
+/// when it uses a plan again, and one plan is always right here: the index, in its order.
+const SESSION: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
+    SET enable_sort = off; SET jit = off; SET default_transaction_isolation = 'read committed'";
+
+/// A page ends when it has this many bytes, whatever was asked for.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Where a processor begins that has no checkpoint. A checkpoint always wins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,95 +57,181 @@ pub struct Message {
     pub data: String,
 }
 
-/// The statements that are asked of one outbox.
+/// One outbox: its table, quoted.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
-    page: String,
-    newest: String,
+    table: String,
+}
+
+/// An outbox on a connection that reads it.
+pub(super) struct Pages<'c> {
+    client: &'c Client,
+    page: Statement,
+    behind: Statement,
+    /// How many messages are expected to fit into a page.
+    fitting: AtomicU64,
 }
 
 impl Reader {
     pub(super) fn of(table: &str) -> Self {
-        let table: Vec<String> =
-            table.split('.').map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-        let table = table.join(".");
-        Self {
-            page: format!(
-                "SELECT transaction_id::text, position, message_id, message_type, data::text
-                FROM {table} WHERE (transaction_id, position) > ($1::text::xid8, $2)
-                AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
-                ORDER BY transaction_id, position LIMIT $3"
-            ),
-            newest: format!(
-                "SELECT (SELECT transaction_id::text FROM {table}
-                    ORDER BY transaction_id DESC, position DESC LIMIT 1),
-                pg_snapshot_xmin(pg_current_snapshot())::text,
-                pg_snapshot_xmax(pg_current_snapshot())::text"
-            ),
-        }
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        Self { table: table.split('.').map(quoted).collect::<Vec<_>>().join(".") }
     }
 
-    /// The next messages, at most `limit`.
-    pub(super) async fn page(
+    /// The transaction of the last message, and the first that the server has not come to yet.
+    pub(super) fn newest(&self) -> String {
+        format!(
+            "SELECT (SELECT transaction_id FROM {} ORDER BY transaction_id DESC, position DESC
+             LIMIT 1), pg_snapshot_xmax(pg_current_snapshot())",
+            self.table
+        )
+    }
+
+    /// Gives what is not handled to a transaction of this server, for a person to type.
+    pub(super) fn renumber(&self) -> String {
+        format!("UPDATE {} SET transaction_id = pg_current_xact_id() WHERE …", self.table)
+    }
+
+    /// The id of the message at a position, if it is there.
+    pub(super) async fn message_id(
         &self,
         client: &Client,
-        after: Option<&OutboxPosition>,
-        limit: i64,
-    ) -> Result<Vec<Message>, Error> {
-        let (transaction, position) =
-            after.map_or((0, i64::MIN), |at| (at.transaction_id, at.position));
-        let rows = client.query(&self.page, &[&transaction.to_string(), &position, &limit]).await?;
-        rows.iter().map(message).collect()
-    }
-
-    /// Where `Start::End` is: below every transaction that is still in flight.
-    pub(super) async fn end(&self, client: &Client) -> Result<OutboxPosition, Error> {
-        let horizon = self.look(client).await?.1;
-        Ok(OutboxPosition::new(horizon.saturating_sub(1), i64::MAX))
-    }
-
-    /// Why reading cannot go on after a position: transaction ids are those of one server, and a
-    /// dump that was restored brings rows that it has yet to come to.
-    pub(super) async fn objection(
-        &self,
-        client: &Client,
-        after: Option<&OutboxPosition>,
+        at: &OutboxPosition,
     ) -> Result<Option<String>, Error> {
-        let (newest, _, next) = self.look(client).await?;
-        if let Some(newest) = newest.filter(|newest| *newest >= next) {
-            return Ok(Some(format!(
-                "the outbox has messages of transaction {newest}, and this server has only come \
-                 to {next}: it was restored from a dump, and what is appended now would come \
-                 before them. Give those that were not handled to a transaction of this server \
-                 (UPDATE … SET transaction_id = pg_current_xact_id()), and reset the processor"
-            )));
-        }
-        Ok(after.filter(|at| at.transaction_id >= next).map(|at| {
-            format!(
-                "its checkpoint is at transaction {}, and this server has only come to {next}: it \
-                 is another server, or an older state of it. Connect to the right one, or rewind \
-                 or reset the processor",
-                at.transaction_id
-            )
-        }))
+        let sql = format!(
+            "SELECT message_id FROM {} WHERE (transaction_id, position) = ($1::text::xid8, $2)",
+            self.table
+        );
+        let found = client.query_opt(&sql, &[&at.transaction_id.to_string(), &at.position]).await?;
+        found.map(|row| row.try_get(0)).transpose()
     }
 
-    /// The newest message's transaction, the horizon, and the first transaction yet to come.
-    async fn look(&self, client: &Client) -> Result<(Option<u64>, u64, u64), Error> {
-        let row = client.query_one(&self.newest, &[]).await?;
-        let number = |text: String| text.parse().unwrap_or(0);
-        let newest: Option<String> = row.try_get(0)?;
-        Ok((newest.map(number), number(row.try_get(1)?), number(row.try_get(2)?)))
+    /// The table's number in the server, by which a notification names it.
+    pub(super) async fn oid(&self, client: &Client) -> Result<String, Error> {
+        let sql = "SELECT $1::text::regclass::oid::text";
+        client.query_one(sql, &[&self.table]).await?.try_get(0)
+    }
+
+    /// Prepares a connection to read.
+    pub(super) async fn pages<'c>(&self, client: &'c Client) -> Result<Pages<'c>, Error> {
+        client.batch_execute(SESSION).await?;
+        let page = client
+            .prepare(&format!(
+                "SELECT transaction_id, position, message_id, message_type, data::text
+                FROM {} WHERE (transaction_id, position) > ($1::text::xid8, $2)
+                AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+                ORDER BY transaction_id, position LIMIT $3",
+                self.table
+            ))
+            .await?;
+        let behind = client
+            .prepare(&format!(
+                "SELECT EXISTS (SELECT FROM {}
+                WHERE (transaction_id, position) > ($1::text::xid8, $2))",
+                self.table
+            ))
+            .await?;
+        client.batch_execute(&format!("LISTEN {WAKE_CHANNEL}")).await?;
+        Ok(Pages { client, page, behind, fitting: AtomicU64::new(u64::MAX) })
     }
 }
 
+/// Messages that were read at once.
+pub(super) struct Page {
+    pub(super) messages: Vec<Message>,
+    /// Whether there may be more.
+    pub(super) is_full: bool,
+}
+
+impl Page {
+    /// Leaves messages for a later page.
+    pub(super) fn cut_to(&mut self, messages: u64) {
+        if self.messages.len() as u64 > messages {
+            self.messages.truncate(messages as usize);
+            self.is_full = true;
+        }
+    }
+}
+
+impl Pages<'_> {
+    /// The next messages, at most `limit`, and no more than fit.
+    pub(super) async fn page(
+        &self,
+        after: Option<&OutboxPosition>,
+        limit: u64,
+    ) -> Result<Page, Error> {
+        let (transaction, position) = pair(after);
+        let limit = limit.min(self.fitting.load(Ordering::Relaxed)).max(1);
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 3] = [&transaction, &position, &most];
+        let mut rows = pin!(self.client.query_raw(&self.page, parameters).await?);
+        let (mut messages, mut bytes, mut is_cut) = (Vec::new(), 0, false);
+        while let Some(row) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
+            let row = row?;
+            bytes += row.raw_size_bytes();
+            messages.push(message(&row)?);
+            if bytes >= PAGE_BYTES && (messages.len() as u64) < limit {
+                is_cut = true;
+                break;
+            }
+        }
+        self.size_up(messages.len() as u64, limit, is_cut);
+        let is_full = is_cut || messages.len() as u64 >= limit;
+        Ok(Page { messages, is_full })
+    }
+
+    /// Asks for fewer messages where a page was too large to be taken whole, and for more again
+    /// as long as pages are taken whole: what is asked for and not taken is sent in vain.
+    fn size_up(&self, got: u64, limit: u64, is_cut: bool) {
+        let fitting = self.fitting.load(Ordering::Relaxed);
+        if is_cut {
+            self.fitting.store((got / 2).max(1), Ordering::Relaxed);
+        } else if got == limit {
+            let more = fitting.saturating_add(fitting / 4).saturating_add(1);
+            self.fitting.store(more, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any message is there, readable or not.
+    pub(super) async fn is_behind(&self, after: Option<&OutboxPosition>) -> Result<bool, Error> {
+        let (transaction, position) = pair(after);
+        self.client.query_one(&self.behind, &[&transaction, &position]).await?.try_get(0)
+    }
+
+    /// Where [`Start::End`] is: below every transaction that is still in flight.
+    pub(super) async fn end(&self) -> Result<OutboxPosition, Error> {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())";
+        let Xid(horizon) = self.client.query_one(sql, &[]).await?.try_get(0)?;
+        Ok(OutboxPosition::new(horizon.saturating_sub(1), i64::MAX))
+    }
+}
+
+fn pair(after: Option<&OutboxPosition>) -> (String, i64) {
+    after.map_or_else(
+        || ("0".to_owned(), i64::MIN),
+        |at| (at.transaction_id.to_string(), at.position),
+    )
+}
+
 fn message(row: &Row) -> Result<Message, Error> {
-    let transaction: String = row.try_get(0)?;
+    let Xid(transaction) = row.try_get(0)?;
     Ok(Message {
-        // It is a number by its type in the database.
-        at: OutboxPosition::new(transaction.parse().unwrap_or(0), row.try_get(1)?),
+        at: OutboxPosition::new(transaction, row.try_get(1)?),
         id: row.try_get(2)?,
         kind: row.try_get(3)?,
         data: row.try_get(4)?,
     })
+}
+
+/// A transaction id of 64 bits, which does not wrap. Bound as text (`$1::text::xid8`).
+pub(super) struct Xid(pub(super) u64);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::XID8
+    }
 }
