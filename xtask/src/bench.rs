@@ -10,6 +10,8 @@ mod baseline_csv_jsonl;
 #[cfg(feature = "bench")]
 mod baseline_csv_sqlite;
 #[cfg(feature = "bench")]
+mod copy_postgres;
+#[cfg(feature = "bench")]
 mod csv_jsonl;
 #[cfg(feature = "bench")]
 mod csv_postgres;
@@ -77,6 +79,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "CSV to PostgreSQL, exactly once, against psql with the same transactions",
         csv_postgres::run,
     ),
+    (
+        "copy-postgres",
+        "a PostgreSQL table into another, exactly once, against COPY piped into COPY",
+        copy_postgres::run,
+    ),
     ("overhead", "what checkpointing costs at the default interval", overhead::run),
     ("interval", "time, commits, and records replayed per crash", interval::run),
     ("save", "one save of 1,000 partitions in SQLite", save::run),
@@ -93,7 +100,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     match words.as_slice() {
         ["list"] => {
             for (name, about, _) in BENCHES {
-                println!("{name:<12} {about}");
+                println!("{name:<14} {about}");
             }
             return Ok(());
         }

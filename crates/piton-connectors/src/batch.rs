@@ -85,6 +85,9 @@ pub enum ColumnType {
     Json,
     /// Points in time, as text that says their zone.
     Timestamp,
+    /// A type that SQL has a name for, so that a table can be made with it: `uuid`, `date`,
+    /// `integer[]`. Its values are text, those of arrays JSON.
+    Named(&'static str),
 }
 
 /// A column of a schema.

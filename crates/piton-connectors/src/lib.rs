@@ -11,13 +11,20 @@ pub mod conformance;
 pub mod file;
 pub mod http;
 mod kept;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod key_part;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 mod orders;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "postgres")]
 pub mod postgres_outbox;
 pub mod settings;
+mod shown;
 pub mod sink;
 pub mod source;
 pub mod sqlite;
 pub mod stdout;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod table_name;

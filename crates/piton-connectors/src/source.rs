@@ -27,6 +27,22 @@ pub trait Source: Send + Sync {
     /// [`SourceError::Missing`] when there is nothing to read at all.
     fn partitions(&self) -> Result<Vec<String>, SourceError>;
 
+    /// The same, where some are known from before. A source that chooses itself how it is cut into
+    /// partitions keeps to what it chose.
+    ///
+    /// # Errors
+    /// As [`partitions`](Self::partitions); [`SourceError::Gap`] when those that are known do not
+    /// belong together.
+    fn partitions_after(&self, known: &[String]) -> Result<Vec<String>, SourceError> {
+        let _ = known;
+        self.partitions()
+    }
+
+    /// What a person should know before it is read, in sentences: what it does not see.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether reading can go on from a position: the source is the one it was, and what was
     /// consumed has not been changed. `thorough` checks all of what was consumed.
     ///

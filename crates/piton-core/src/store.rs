@@ -190,6 +190,9 @@ pub enum StoreError {
         at: String,
         /// What failed.
         what: String,
+        /// The connection to a server was lost, and nothing else is wrong: a new claim fences what
+        /// may still be under way, and what is read then holds.
+        lost: bool,
     },
     /// A position could not be read or written.
     #[error(transparent)]

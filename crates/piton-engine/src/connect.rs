@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::{History as MySqlHistory, MySqlPosition, MySqlSink, MySqlSource};
 use piton_connectors::{
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
@@ -44,6 +46,8 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         OutboxPosition::KIND => Some(order_of::<OutboxPosition>),
         #[cfg(feature = "postgres")]
         PostgresPosition::KIND => Some(order_of::<PostgresPosition>),
+        #[cfg(feature = "mysql")]
+        MySqlPosition::KIND => Some(order_of::<MySqlPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -58,6 +62,8 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
         OutboxPosition::KIND => readable::<OutboxPosition>(kind, json),
         #[cfg(feature = "postgres")]
         PostgresPosition::KIND => readable::<PostgresPosition>(kind, json),
+        #[cfg(feature = "mysql")]
+        MySqlPosition::KIND => readable::<MySqlPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -159,6 +165,10 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
         SourceSettings::Sql(sql) if sql.is_for_postgres() => {
             Arc::new(PostgresSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
+        #[cfg(feature = "mysql")]
+        SourceSettings::Sql(sql) if sql.is_for_mysql() => {
+            Arc::new(MySqlSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
+        }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
@@ -192,6 +202,8 @@ fn sink_spec(
     let settings = sink.settings.clone();
     #[cfg(feature = "postgres")]
     let history = Arc::<History>::default();
+    #[cfg(feature = "mysql")]
+    let of_mysql = Arc::<MySqlHistory>::default();
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
@@ -204,6 +216,11 @@ fn sink_spec(
             #[cfg(feature = "postgres")]
             SinkSettings::Postgres(postgres) => {
                 let sink = PostgresSink::new(postgres, lease)?.after(Arc::clone(&history));
+                Sink::Transactional(Box::new(sink))
+            }
+            #[cfg(feature = "mysql")]
+            SinkSettings::Mysql(mysql) => {
+                let sink = MySqlSink::new(mysql, lease)?.after(Arc::clone(&of_mysql));
                 Sink::Transactional(Box::new(sink))
             }
             SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
@@ -224,6 +241,8 @@ fn sink_spec(
         SinkSettings::Sqlite(sqlite) => sqlite.key.clone(),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(postgres) => postgres.key.clone(),
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => mysql.key.clone(),
         _ => Vec::new(),
     };
     Ok(SinkSpec {
@@ -250,6 +269,12 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
             let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
             (postgres.location(), replay)
         }
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => {
+            let appends = mysql.mode().is_ok_and(|mode| mode == Mode::Append);
+            let replay = if appends { Replay::Repeats } else { Replay::Overwrites };
+            (mysql.location(), replay)
+        }
         SinkSettings::Jsonl(jsonl) => (at(&jsonl.path), Replay::CutOrRepeat),
         SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
@@ -259,6 +284,8 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(postgres) => Some(postgres.table.clone()),
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(mysql) => Some(mysql.table.clone()),
         _ => None,
     };
     let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());

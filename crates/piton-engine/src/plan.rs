@@ -22,6 +22,8 @@ pub struct Plan {
     pub pipeline: String,
     /// What identifies the source.
     pub source: Value,
+    /// What a person should know of the source: what it does not see.
+    pub remarks: Vec<String>,
     /// Where the store is; `None` if it is not there yet.
     pub store: Option<String>,
     /// One for each sink.
@@ -91,6 +93,7 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
     Ok(Plan {
         pipeline: pipeline.name.clone(),
         source: pipeline.source.identity(),
+        remarks: pipeline.source.remarks(),
         store: store.map(Store::location),
         sinks,
         changes,

@@ -22,7 +22,7 @@ pub mod conformance;
 pub mod joined;
 mod memory;
 #[cfg(feature = "mysql")]
-mod mysql;
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod rules;

@@ -41,7 +41,9 @@ pub(super) fn run() -> Result<Promise, Failure> {
         let name = format!("csv-postgres-{mode}");
         let sink = format!("postgres: {{url: '{url}', table: target, create: false, {sink}}}");
         let checkpoint = format!("checkpoint: {{records: {ROWS_PER_TRANSACTION}}}");
-        let piton = Pipeline::prepare(&name, &input, &sink, "none", &checkpoint)?;
+        let file = input.file_name().unwrap_or_default().to_string_lossy();
+        let source = format!("csv: {{path: {file}, \"null\": NA}}");
+        let piton = Pipeline::reading(&name, &source, &sink, "none", &checkpoint)?;
         let pairs = alternate(
             PAIRS,
             || database.copy(&script),
@@ -60,7 +62,7 @@ pub(super) fn run() -> Result<Promise, Failure> {
 }
 
 /// A durable server with room for its log, and a database on it.
-fn server() -> Result<(Server, String), Failure> {
+pub(super) fn server() -> Result<(Server, String), Failure> {
     let options: Options = Postgres::options().line("max_wal_size = 8GB");
     let server = options.start().map_err(|e| Failure::Found(e.to_string()))?;
     let url = server.database().map_err(|e| Failure::Found(e.to_string()))?;
@@ -68,27 +70,22 @@ fn server() -> Result<(Server, String), Failure> {
 }
 
 /// The tables of one side after the other.
-struct Database {
-    url: String,
+pub(super) struct Database {
+    pub(super) url: String,
     /// What the key column is.
-    constraint: &'static str,
+    pub(super) constraint: &'static str,
 }
 
 impl Database {
     /// Empty tables, and nothing left to write for the server.
-    fn empty(&self) -> Result<(), Failure> {
-        let columns = data::header()?;
-        let columns = columns.split(',').map(|column| match column {
-            "id" => format!("\"id\" bigint {}", self.constraint),
-            column => format!("\"{column}\" {}", type_of(column)),
-        });
-        let columns: Vec<String> = columns.collect();
+    pub(super) fn empty(&self) -> Result<(), Failure> {
+        let columns = columns(self.constraint)?;
         let sql = format!(
             "DROP TABLE IF EXISTS target, position, piton_checkpoints, piton_manifest;
              DROP FUNCTION IF EXISTS piton_checkpoints_deleted, piton_checkpoints_updated;
              CREATE TABLE target ({}); CREATE TABLE position (upto bigint);
              INSERT INTO position VALUES (0); CHECKPOINT",
-            columns.join(", ")
+            columns
         );
         let mut client =
             Client::connect(&self.url, NoTls).map_err(|e| Failure::Found(e.to_string()))?;
@@ -106,6 +103,23 @@ impl Database {
             psql.arg(&self.url).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script),
         )
     }
+}
+
+/// Runs statements, each by itself.
+pub(super) fn execute(url: &str, sql: &str) -> Result<(), Failure> {
+    let found = |e: postgres::Error| Failure::Found(e.to_string());
+    let mut client = Client::connect(url, NoTls).map_err(found)?;
+    sql.split(';').try_for_each(|statement| client.batch_execute(statement)).map_err(found)
+}
+
+/// The columns of the flights, as a table is made with them.
+pub(super) fn columns(constraint: &str) -> Result<String, Failure> {
+    let columns = data::header()?;
+    let columns = columns.split(',').map(|column| match column {
+        "id" => format!("\"id\" bigint {constraint}"),
+        column => format!("\"{column}\" {}", type_of(column)),
+    });
+    Ok(columns.collect::<Vec<_>>().join(", "))
 }
 
 /// The type of a column of the flights.
@@ -131,7 +145,7 @@ fn script(input: &Path, mode: &str) -> Result<PathBuf, Failure> {
         let upto = (number + 1) * ROWS_PER_TRANSACTION;
         let _ = writeln!(
             script,
-            "BEGIN;\n\\copy target from '{}' with (format csv)\n\
+            "BEGIN;\n\\copy target from '{}' with (format csv, null 'NA')\n\
              UPDATE position SET upto = {upto};\nCOMMIT;",
             path.display()
         );

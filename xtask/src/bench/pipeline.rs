@@ -41,13 +41,24 @@ impl Pipeline {
         output: &str,
         more: &str,
     ) -> Result<Self, Failure> {
+        let input = input.file_name().unwrap_or_default().to_string_lossy();
+        Self::reading(name, &format!("csv: {{path: {input}}}"), sink, output, more)
+    }
+
+    /// The same with another source: `source` is its YAML.
+    pub(super) fn reading(
+        name: &str,
+        source: &str,
+        sink: &str,
+        output: &str,
+        more: &str,
+    ) -> Result<Self, Failure> {
         let piton = build()?;
         let folder = data::folder()?;
         let configuration = folder.join(format!("{name}.yaml"));
         let store = format!("{name}.piton.db");
-        let input = input.file_name().unwrap_or_default().to_string_lossy();
         let text = format!(
-            "pipeline: {name}\nstore: sqlite:{store}\nsource:\n  csv: {{path: {input}}}\n\
+            "pipeline: {name}\nstore: sqlite:{store}\nsource:\n  {source}\n\
              sinks:\n  target:\n    {sink}\n{more}\n"
         );
         std::fs::write(&configuration, text).map_err(Failure::at(&configuration))?;

@@ -58,6 +58,9 @@ fn rehearsed(mut plan: engine::Plan, found: Result<(), RunError>) -> engine::Pla
 fn described(plan: &engine::Plan) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}: reads {}", plan.pipeline, engine::brief_source(&plan.source));
+    for remark in &plan.remarks {
+        let _ = writeln!(text, "  {remark}");
+    }
     let _ = match &plan.store {
         Some(store) if store == IN_MEMORY => writeln!(
             text,

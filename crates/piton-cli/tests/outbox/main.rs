@@ -10,6 +10,8 @@
 
 mod beginning;
 mod kills;
+mod outage;
 mod place;
 mod refusals;
 mod telling;
+mod traps;

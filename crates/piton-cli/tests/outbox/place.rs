@@ -62,17 +62,22 @@ impl Place {
     }
 
     pub(crate) fn configure_at(&self, url: &str, settings: &str, rest: &str) {
-        let source = format!("{{postgres_outbox: {{url: \"{url}\"{settings}}}}}");
+        self.write("p.yaml", &format!("{{postgres_outbox: {{url: \"{url}\"{settings}}}}}"), rest);
+    }
+
+    /// Writes a pipeline with such a source.
+    pub(crate) fn write(&self, file: &str, source: &str, rest: &str) {
         let text = format!("pipeline: relay\nsource: {source}\n{rest}\n");
-        fs::write(self.path("p.yaml"), text).unwrap();
+        fs::write(self.path(file), text).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// A connection; a server that is just starting is waited for.
     pub(crate) fn client(&self) -> Client {
-        Client::connect(&self.url, NoTls).unwrap()
+        client(&self.url)
     }
 
     pub(crate) fn sql(&self, statements: &str) {
@@ -108,14 +113,16 @@ impl Place {
     /// Runs until the sinks hold all that the outbox does, then asks it to stop.
     #[track_caller]
     pub(crate) fn relay_all(&self) -> Ended {
-        let mut running = self.start();
         let wanted = self.outbox().len();
-        let has_all = |_: &Running| self.file().len() >= wanted && self.rows() >= wanted as u64;
-        running.until("all messages", PATIENCE, has_all).unwrap_or_else(|e| panic!("{e}"));
-        running.terminate().unwrap();
-        let ended = running.wait(PATIENCE).unwrap();
-        assert_eq!(ended.code, Some(0), "{ended}");
-        ended
+        self.relay_until(|| self.file().len() >= wanted && self.rows() >= wanted as u64)
+    }
+
+    /// Runs until something is so, then asks it to stop.
+    #[track_caller]
+    pub(crate) fn relay_until(&self, has_all: impl Fn() -> bool) -> Ended {
+        let mut running = self.start();
+        running.until("all messages", PATIENCE, |_| has_all()).unwrap_or_else(|e| panic!("{e}"));
+        stop(running)
     }
 
     /// What the outbox holds, in its order.
@@ -172,6 +179,16 @@ impl Place {
     }
 }
 
+/// Asks a relay to stop, and demands that it does.
+#[track_caller]
+pub(crate) fn stop(running: Running) -> Ended {
+    running.terminate().unwrap();
+    // Counted from its start, which may be long ago.
+    let ended = running.wait(PATIENCE * 3).unwrap();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    ended
+}
+
 /// Demands that messages are these, in this order.
 #[track_caller]
 pub(crate) fn same(what: &str, found: &[Message], wanted: &[Message]) {
@@ -198,10 +215,62 @@ fn message(line: &str) -> Message {
     (number("transaction_id"), number("position"), id)
 }
 
+fn client(url: &str) -> Client {
+    for _ in 0..200 {
+        if let Ok(client) = Client::connect(url, NoTls) {
+            return client;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Client::connect(url, NoTls).unwrap()
+}
+
+/// A table in PostgreSQL to which a relay appends, and in which the order of arrival can be seen.
+pub(crate) struct Target {
+    url: String,
+}
+
+impl Target {
+    pub(crate) fn at(url: &str) -> Self {
+        let columns = "transaction_id bigint, position bigint, message_id text, \
+                       message_type text, data jsonb, scheduled timestamptz, came bigserial";
+        client(url).batch_execute(&format!("CREATE TABLE kept ({columns})")).unwrap();
+        Self { url: url.to_owned() }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        client(&self.url)
+    }
+
+    /// The settings of a sink that writes to it.
+    pub(crate) fn sink(&self) -> String {
+        Self::sink_at(&self.url)
+    }
+
+    /// The same by this way to the server.
+    pub(crate) fn sink_at(url: &str) -> String {
+        format!("{{postgres: {{url: \"{url}\", table: kept, mode: append, create: false}}}}")
+    }
+
+    /// How many messages are in it now; 0 while the server does not answer.
+    pub(crate) fn rows(&self) -> u64 {
+        let Ok(mut client) = Client::connect(&self.url, NoTls) else { return 0 };
+        let count = client.query_one("SELECT count(*) FROM kept", &[]);
+        count.map_or(0, |row| row.get::<_, i64>(0) as u64)
+    }
+
+    /// What it holds, as it came.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        let kept = "SELECT transaction_id, position, message_id FROM kept ORDER BY came";
+        messages(&mut self.client(), kept)
+    }
+}
+
+const INSERT: &str =
+    "INSERT INTO outbox (message_id, message_type, data) VALUES ($1, 'T', '{\"n\":1}')";
+
 pub(crate) fn append(client: &mut impl postgres::GenericClient, id: &str) {
-    let insert =
-        "INSERT INTO outbox (message_id, message_type, data) VALUES ($1, 'T', '{\"n\":1}')";
-    client.execute(insert, &[&id]).unwrap();
+    client.execute(INSERT, &[&id]).unwrap();
 }
 
 /// Eight at once append at random until they are told to stop: with pauses inside transactions, so
@@ -220,22 +289,43 @@ pub(crate) fn with_appenders<T>(url: &str, work: impl FnOnce() -> T) -> T {
     })
 }
 
+/// A server that is away is waited for, and what was under way is left as it is: the outbox alone
+/// says what was committed.
 fn append_at_random(url: &str, appender: u32, over: &AtomicBool) {
     let mut dice = Dice::new();
-    let mut client = Client::connect(url, NoTls).unwrap();
     let mut n = 0;
     while !over.load(Ordering::Relaxed) {
-        let mut transaction = client.transaction().unwrap();
-        for _ in 0..dice.between(1, 4) {
-            n += 1;
-            append(&mut transaction, &format!("{appender}.{n}"));
-            thread::sleep(Duration::from_millis(dice.between(0, 6)));
+        let appended = Client::connect(url, NoTls).and_then(|mut client| {
+            while !over.load(Ordering::Relaxed) {
+                append_some(&mut client, &mut dice, || {
+                    n += 1;
+                    format!("{appender}.{n}")
+                })?;
+            }
+            Ok(())
+        });
+        if appended.is_err() {
+            thread::sleep(Duration::from_millis(20));
         }
-        if dice.between(0, 9) == 0 {
-            transaction.rollback().unwrap();
-        } else {
-            transaction.commit().unwrap();
-        }
-        thread::sleep(Duration::from_millis(dice.between(0, 10)));
     }
+}
+
+/// Appends a few messages in a transaction that may be rolled back.
+fn append_some(
+    client: &mut Client,
+    dice: &mut Dice,
+    mut next_id: impl FnMut() -> String,
+) -> Result<(), postgres::Error> {
+    let mut transaction = client.transaction()?;
+    for _ in 0..dice.between(1, 4) {
+        transaction.execute(INSERT, &[&next_id()])?;
+        thread::sleep(Duration::from_millis(dice.between(0, 6)));
+    }
+    if dice.between(0, 9) == 0 {
+        transaction.rollback()?;
+    } else {
+        transaction.commit()?;
+    }
+    thread::sleep(Duration::from_millis(dice.between(0, 10)));
+    Ok(())
 }

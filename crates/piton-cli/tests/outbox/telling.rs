@@ -5,7 +5,7 @@ use piton_testkit::{
     service::{self, Postgres},
 };
 
-use crate::place::{Place, SINKS};
+use crate::place::{Place, SINKS, stop};
 
 #[test]
 fn who_holds_messages_back_is_told_by_run_and_status() {
@@ -28,7 +28,42 @@ fn who_holds_messages_back_is_told_by_run_and_status() {
     running.until("it to go on", PATIENCE, |r| r.stderr().contains("the source goes on")).unwrap();
     running.until("the messages", PATIENCE, |_| place.file().len() == 3).unwrap();
     place.ends_with(0, &["status", "relay", "--check"]);
-    running.terminate().unwrap();
-    assert_eq!(running.wait(PATIENCE).unwrap().code, Some(0));
+    stop(running);
     place.exactly_once_in_order();
+}
+
+/// Whoever holds them back: a session next door, or nobody's session at all.
+#[test]
+fn status_names_a_session_of_another_database_and_a_prepared_transaction() {
+    let options = Postgres::options().line("fsync = off");
+    let Some(server) = service::needed(options.start()) else { return };
+    let place = Place::on(&server);
+    place.configure("", SINKS);
+    let next_door = server.database().unwrap();
+    let (_, database) = next_door.rsplit_once('/').unwrap();
+    let mut holder = postgres::Client::connect(&next_door, postgres::NoTls).unwrap();
+    holder.batch_execute("SET application_name = 'migration'; CREATE TABLE t (n int)").unwrap();
+    place.append(1..=1);
+    let mut running = place.start();
+    running.until("the first message", PATIENCE, |_| place.file().len() == 1).unwrap();
+    for (n, holds, ends, named) in [
+        (2, "BEGIN; INSERT INTO t VALUES (1)", "COMMIT", "'migration'"),
+        (
+            3,
+            "BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'forgotten'",
+            "ROLLBACK PREPARED 'forgotten'",
+            "prepared as 'forgotten'",
+        ),
+    ] {
+        holder.batch_execute(holds).unwrap();
+        place.append(n..=n);
+        let says = || {
+            let waiting = place.status()["run"]["waiting"].to_string();
+            waiting.contains(named) && waiting.contains(&format!("database {database}"))
+        };
+        running.until("status to name it", PATIENCE, |_| says()).unwrap();
+        holder.batch_execute(ends).unwrap();
+        running.until("the message", PATIENCE, |_| place.file().len() == n as usize).unwrap();
+    }
+    stop(running);
 }

@@ -100,7 +100,7 @@ fn stores_and_names_that_are_not_there() {
     let mut session = Session::with(&[LINES], "");
     session.types("status");
     session.types("status --store piton.db");
-    session.types("status --store postgres://host/db");
+    session.types("status --store redis://host/db");
     session.types("status --store memory:");
     session.quietly("run p.yaml");
     session.types("status q");

@@ -68,10 +68,46 @@ fn ten_kills_of_a_busy_run() {
     place.exactly_once(Sink::Upsert);
 }
 
+/// Invariants 2, 4 and 5: a table that is read in ranges, by a run that is killed again and again
+/// while rows are added to the table, arrives exactly once.
+#[test]
+fn ten_kills_of_a_table_copied_in_ranges() {
+    let mut dice = Dice::new();
+    let Some(place) = Place::new(0) else { return };
+    let make = "CREATE TABLE source (id text, name text, value text, PRIMARY KEY (value, id));
+                INSERT INTO source SELECT n, 'Ünit ' || n, n * 37 % 1000
+                FROM generate_series(1, 200000) n; ANALYZE source";
+    place.client().batch_execute(make).unwrap();
+    let url = &place.url;
+    let source = format!("source: {{sql: {{url: '{url}', table: source, partitions: 4}}}}");
+    let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Append.yaml(url));
+    let checkpoint = "checkpoint: {max_replay: 50ms, max_overhead: 50%}";
+    place.write("p.yaml", &format!("pipeline: p\n{source}\n{sinks}\n{checkpoint}\n"));
+    for kill in 1..=10 {
+        let begin = place.rows_in(Sink::Append);
+        let more = dice.between(1, 8_000);
+        let mut running = place.program.start(RUN).unwrap();
+        running
+            .until("progress", PATIENCE, |_| place.rows_in(Sink::Append) >= begin + more)
+            .unwrap_or_else(|error| panic!("kill {kill}, {more} more: {error}"));
+        thread::sleep(Duration::from_millis(dice.between(0, 20)));
+        running.kill().unwrap_or_else(|error| panic!("kill {kill}: {error}"));
+        // Behind everything, so that whoever reads on must find it.
+        let grow = format!("INSERT INTO source VALUES ({kill}, 'new', 'zz')");
+        place.client().batch_execute(&grow).unwrap();
+    }
+    let last = place.ends_with(0, RUN);
+    assert!(!last.stderr.contains("finished already"), "the last kill came too late");
+    place.same_rows("SELECT id, name, value FROM source", Sink::Append);
+    let partitions = "SELECT count(*) FROM piton_checkpoints WHERE position IS NOT NULL";
+    assert_eq!(place.client().query_one(partitions, &[]).unwrap().get::<_, i64>(0), 4);
+}
+
 /// Invariant 3: a process that slept past its lease in the middle of a transaction has no effect
 /// after its heir has read.
 #[test]
 fn a_sleeper_is_fenced_when_it_wakes() {
+    let mut fenced = 0;
     for sink in [Sink::Append, Sink::Upsert] {
         for point in ["sink.after", "commit.before"] {
             let Some(place) = Place::new(ROWS) else { return };
@@ -99,6 +135,8 @@ fn a_sleeper_is_fenced_when_it_wakes() {
             let woken = sleeper.wait(PATIENCE).unwrap();
             assert_eq!(woken.code, Some(4), "{sink:?} at {point}: {woken}");
             place.exactly_once(sink);
+            fenced += 1;
         }
     }
+    assert!(fenced > 0, "nobody took over in any of them");
 }

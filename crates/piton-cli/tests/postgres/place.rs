@@ -112,14 +112,30 @@ impl Place {
     #[track_caller]
     pub(crate) fn exactly_once(&self, sink: Sink) {
         let source = Ledger::of_csv(&self.path("data.csv"), &["id", "name", "value"]).unwrap();
-        let all = format!("SELECT id, name, value FROM {}", sink.table());
-        let mut held = Ledger::default();
-        for row in self.client().query(&all, &[]).unwrap() {
-            held.add((0..3).map(|column| row.get::<_, String>(column)));
-        }
+        self.compare(&source, sink);
+    }
+
+    /// The same for records that came from a table.
+    #[track_caller]
+    pub(crate) fn same_rows(&self, source: &str, sink: Sink) {
+        self.compare(&self.ledger(source), sink);
+    }
+
+    #[track_caller]
+    fn compare(&self, source: &Ledger, sink: Sink) {
+        let held = self.ledger(&format!("SELECT id, name, value FROM {}", sink.table()));
         if let Err(report) = source.compare(&held).exactly_once() {
             panic!("{sink:?}: {report}");
         }
+    }
+
+    /// What a query gives, of three texts.
+    fn ledger(&self, query: &str) -> Ledger {
+        let mut held = Ledger::default();
+        for row in self.client().query(query, &[]).unwrap() {
+            held.add((0..3).map(|column| row.get::<_, String>(column)));
+        }
+        held
     }
 }
 

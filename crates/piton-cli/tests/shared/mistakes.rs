@@ -31,8 +31,8 @@ fn a_password_is_asked_for_and_never_told() {
         let place = Place::on(&server, 10);
         assert!(place.store.contains(SECRET), "{system:?}");
         place.configure(&place.store.replace(SECRET, "swordfish"), "", "");
-        let refused = place.ends_with(1, RUN);
-        let words = if system == System::Postgres { "password" } else { "Access denied" };
+        let refused = place.ends_with(2, RUN);
+        let words = if system == System::Postgres { "password" } else { "denied" };
         assert!(refused.stderr.contains(words), "{system:?}: {refused}");
         assert!(!refused.stderr.contains("swordfish"), "{system:?}: {refused}");
         // From the environment, as the server's own programs take it.
@@ -96,7 +96,7 @@ fn who_may_not_create_the_store_is_told_which_right_is_missing() {
     server.administer("CREATE ROLE reader LOGIN PASSWORD 'reader'").unwrap();
     let (_, rest) = place.store.split_once('@').unwrap();
     place.configure(&format!("postgres://reader:reader@{rest}"), "", "");
-    let ended = place.ends_with(1, RUN);
+    let ended = place.ends_with(2, RUN);
     assert!(ended.stderr.contains("permission denied"), "{ended}");
     assert!(!place.path("out.db").exists());
 }

@@ -44,7 +44,7 @@ impl System {
 
 /// Runs a test on each system.
 #[track_caller]
-pub(crate) fn each(test: impl Fn(System)) {
+pub(crate) fn each(mut test: impl FnMut(System)) {
     for system in System::ALL {
         test(system);
     }
@@ -69,8 +69,9 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let program = Program::new(env!("CARGO_BIN_EXE_piton"), folder.path());
         let place = Self { folder, program, store: server.database().unwrap() };
-        let lines: String = (0..rows).map(|id| format!("{id},name {id}\n")).collect();
-        place.write("data.csv", &format!("id,name\n{lines}"));
+        let mut lines = String::from("id,name\n");
+        (0..rows).for_each(|id| lines.push_str(&format!("{id},name {id}\n")));
+        place.write("data.csv", &lines);
         place
     }
 

@@ -16,9 +16,8 @@ fn a_run_is_paused_resumed_cancelled_and_looked_at_from_elsewhere() {
         let mut running = place.at_work();
         let elsewhere = ["p", "--store", place.store.as_str()];
         place.ends_with(0, &[&["pause"], &elsewhere[..]].concat());
-        running.until("the pause", PATIENCE, |it| it.stderr().contains("paused")).unwrap();
-        let paused = place.ends_with(0, &[&["status"], &elsewhere[..]].concat());
-        assert!(paused.stdout.contains("p: paused"), "{system:?}: {paused}");
+        let status = || place.ends_with(0, &[&["status"], &elsewhere[..]].concat()).stdout;
+        running.until("the pause", PATIENCE, |_| status().contains("p: paused")).unwrap();
         place.ends_with(0, &[&["resume"], &elsewhere[..]].concat());
         let before = place.written();
         running.until("more", PATIENCE, |_| place.written() > before).unwrap();

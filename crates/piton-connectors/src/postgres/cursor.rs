@@ -6,13 +6,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use piton_core::StoredPosition;
 use serde_json::json;
-use tokio_postgres::{CopyOutStream, Error};
+use tokio_postgres::{CopyOutStream, Error, error::SqlState};
 
 use super::{
     connect::{ConnectError, Server, describe, is_lost},
     decode,
     keyset::{Keyset, Unreadable},
     position::{KeyPart, PostgresPosition},
+    ranges::Range,
     wire::Wire,
 };
 use crate::{
@@ -31,6 +32,7 @@ pub(super) struct Cursor {
     schema: Arc<Schema>,
     names: Arc<Names>,
     record_limit: usize,
+    range: Range,
     /// Of the last row given away.
     pub(super) at: PostgresPosition,
     page: Option<Page>,
@@ -50,6 +52,8 @@ struct Page {
 #[derive(Debug)]
 struct Names {
     partition: Arc<str>,
+    /// What the ids of records begin with: the table, whatever its ranges.
+    origin: String,
     /// Where they are, for people.
     place: String,
     key: Vec<String>,
@@ -80,7 +84,15 @@ pub(super) enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let said = describe(&error);
-        if is_lost(&error) { Self::Away(said) } else { Self::Broken(said) }
+        if is_lost(&error) {
+            return Self::Away(said);
+        }
+        match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                Self::Unfit(format!("{said}. GRANT SELECT on it to the user of the URL"))
+            }
+            _ => Self::Broken(said),
+        }
     }
 }
 
@@ -119,13 +131,29 @@ pub(super) struct Sought {
     pub(super) name: Option<String>,
     pub(super) key: Vec<String>,
     pub(super) partition: Arc<str>,
+    pub(super) range: Range,
     pub(super) record_limit: usize,
+}
+
+impl Sought {
+    /// What it is called: the table, or `query`.
+    pub(super) fn origin(&self) -> &str {
+        match &self.input {
+            Input::Table(table) => table,
+            Input::Query(_) => "query",
+        }
+    }
+
+    /// A range of it.
+    pub(super) fn within(&self, range: Range) -> Self {
+        Self { partition: range.name(self.origin()).into(), range, ..self.clone() }
+    }
 }
 
 impl Cursor {
     /// Connects, and looks at what is to be read.
     pub(super) fn open(sought: &Sought, at: PostgresPosition) -> Result<Self, Failure> {
-        let Sought { server, input, name, key, partition, record_limit } = sought;
+        let Sought { server, input, name, key, partition, range, record_limit } = sought;
         let wire = Wire::open(server)?;
         let keyset = wire.wait(async {
             wire.client.batch_execute(SESSION).await?;
@@ -141,6 +169,7 @@ impl Cursor {
         };
         let names = Names {
             partition: Arc::clone(partition),
+            origin: sought.origin().to_owned(),
             place: format!("{}, {what}", server.location()),
             key: keyset.key.iter().map(|part| part.name.clone()).collect(),
             integers: keyset.key.iter().map(|part| part.is_integer).collect(),
@@ -151,6 +180,7 @@ impl Cursor {
             keyset,
             names: Arc::new(names),
             record_limit: *record_limit,
+            range: range.clone(),
             at,
             page: None,
         })
@@ -166,10 +196,27 @@ impl Cursor {
         Failure::Broken(format!("{}: {what}", self.names.place))
     }
 
-    /// Sees one state of the database from here on.
-    pub(super) fn hold_still(&self) -> Result<(), Failure> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        Ok(self.wire.wait(self.wire.client.batch_execute(begin))?)
+    /// Sees one state of the database from here on: the one that others see, if it can still be
+    /// had, or a new one, which `shared` then names.
+    pub(super) fn hold_still(&self, shared: &mut Option<String>) -> Result<(), Failure> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.wire.wait(async {
+            let client = &self.wire.client;
+            client.batch_execute(BEGIN).await?;
+            if let Some(snapshot) = shared.as_ref() {
+                let join = format!("SET TRANSACTION SNAPSHOT '{snapshot}'");
+                match client.batch_execute(&join).await {
+                    // It went with the session that had it.
+                    Err(error) if error.as_db_error().is_some() && !is_lost(&error) => {
+                        client.batch_execute(&format!("ROLLBACK; {BEGIN}")).await?;
+                    }
+                    joined => return Ok(joined?),
+                }
+            }
+            let row = client.query_typed_one("SELECT pg_export_snapshot()", &[]).await?;
+            *shared = Some(row.try_get(0)?);
+            Ok(())
+        })
     }
 
     /// Refuses rows without a key: they would be passed over without a word.
@@ -188,7 +235,7 @@ impl Cursor {
 
     /// The last key of the next `limit` rows, if there are any.
     pub(super) fn reach(&self, limit: usize) -> Result<Option<Vec<KeyPart>>, Failure> {
-        let sql = self.keyset.reach(&self.at.key, limit);
+        let sql = self.keyset.reach(self.after(), limit);
         let Some(row) = self.wire.wait(self.wire.client.query_typed_opt(&sql, &[]))? else {
             return Ok(None);
         };
@@ -201,6 +248,11 @@ impl Cursor {
         parts?.map(Some).ok_or_else(|| self.broken("a row has NULL in its key"))
     }
 
+    /// The key after which reading goes on.
+    fn after(&self) -> &[KeyPart] {
+        if self.at.key.is_empty() { &self.range.after } else { &self.at.key }
+    }
+
     /// Whether a piece is on its way.
     pub(super) fn has_page(&self) -> bool {
         self.page.is_some()
@@ -208,7 +260,8 @@ impl Cursor {
 
     /// Asks for the rows after the last one: at most `limit` of them, or up to a key.
     pub(super) fn ask(&mut self, upto: &[KeyPart], limit: Option<usize>) -> Result<(), Failure> {
-        let sql = self.keyset.page(&self.at.key, upto, limit);
+        let upto = if upto.is_empty() { &self.range.upto } else { upto };
+        let sql = self.keyset.page(self.after(), upto, limit);
         let rows = self.wire.wait(self.wire.client.copy_out(&sql))?;
         self.page = Some(Page { rows: Box::pin(rows), left: None, came: 0, is_over: false });
         Ok(())
@@ -437,7 +490,7 @@ impl Keys {
             self.names.key.iter().cloned().zip(self.key(0).map(|part| json!(part))).collect();
         BadRecord {
             partition: self.names.partition.to_string(),
-            id: format!("{}@{}", self.names.partition, self.shown(0)),
+            id: format!("{}@{}", self.names.origin, self.shown(0)),
             place: self.describe(0),
             reason,
             record: serde_json::Value::Object(named).to_string(),
@@ -453,6 +506,12 @@ impl Marks for Keys {
 
     fn write_id(&self, origin: Origin, out: &mut String) {
         out.push_str(&self.shown(origin.mark as usize));
+    }
+
+    fn write_stable_id(&self, _partition: &str, origin: Origin, out: &mut String) {
+        out.push_str(&self.names.origin);
+        out.push('@');
+        self.write_id(origin, out);
     }
 
     fn place(&self, origin: Origin) -> String {

@@ -23,6 +23,34 @@ pub(super) enum Form {
     Time,
 }
 
+/// Types that keep their names, as the catalogue has them and as SQL writes them.
+const NAMED: &[(&str, &str)] = &[
+    ("uuid", "uuid"),
+    ("date", "date"),
+    ("time", "time"),
+    ("timetz", "timetz"),
+    ("timestamp", "timestamp"),
+    ("interval", "interval"),
+    ("inet", "inet"),
+    ("cidr", "cidr"),
+    ("json", "json"),
+    ("_int2", "smallint[]"),
+    ("_int4", "integer[]"),
+    ("_int8", "bigint[]"),
+    ("_float4", "real[]"),
+    ("_float8", "double precision[]"),
+    ("_numeric", "numeric[]"),
+    ("_bool", "boolean[]"),
+    ("_text", "text[]"),
+    ("_varchar", "text[]"),
+    ("_uuid", "uuid[]"),
+    ("_date", "date[]"),
+    ("_timestamp", "timestamp[]"),
+    ("_timestamptz", "timestamptz[]"),
+    ("_bytea", "bytea[]"),
+    ("_jsonb", "jsonb[]"),
+];
+
 impl Form {
     /// The form of a type by its name in the catalogue. Arrays and composite types are asked for
     /// as JSON.
@@ -41,6 +69,9 @@ impl Form {
 
     /// What a column of it is to others.
     pub(super) fn column_type(self, name: &str) -> ColumnType {
+        if let Some((_, name)) = NAMED.iter().find(|(of, _)| *of == name) {
+            return ColumnType::Named(name);
+        }
         match self {
             Self::Text => ColumnType::Text,
             Self::Integer => ColumnType::Integer,
@@ -49,8 +80,7 @@ impl Form {
             Self::Boolean => ColumnType::Boolean,
             Self::Bytes => ColumnType::Bytes,
             Self::Json => ColumnType::Json,
-            Self::Time if name == "timestamptz" => ColumnType::Timestamp,
-            Self::Time => ColumnType::Text,
+            Self::Time => ColumnType::Timestamp,
         }
     }
 }

@@ -16,6 +16,13 @@ pub(super) fn is_of_a_row(error: &Error) -> bool {
     matches!(class, Some("22" | "23" | "44" | "54" | "P0"))
 }
 
+/// Whether a value is not of the column's type at all.
+pub(super) fn is_of_a_type(error: &Error) -> bool {
+    let code = error.code().map(SqlState::code);
+    // Not the text of a value of the type; the same for times; of another type.
+    matches!(code, Some("22P02" | "22007" | "42804" | "22P03"))
+}
+
 /// Whether the same may succeed when it is done again.
 fn is_passing(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };

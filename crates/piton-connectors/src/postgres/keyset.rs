@@ -6,7 +6,12 @@
 
 use tokio_postgres::{Client, Error, types::Type};
 
-use super::{decode::Form, name::quote, position::KeyPart, table::Table};
+use super::{
+    decode::Form,
+    name::quote,
+    position::KeyPart,
+    table::{Rights, Table},
+};
 use crate::sqlite::settings::Input;
 
 /// A table or query and its key.
@@ -141,6 +146,24 @@ impl Keyset {
         )
     }
 
+    /// The statement that gives keys, as text, that cut a table into so many parts of about as many
+    /// rows, by a sample of it.
+    pub(super) fn cuts(&self, name: &str, percent: f64, count: usize) -> String {
+        let list = self.list();
+        let named: Vec<String> =
+            self.names().zip(1..).map(|(name, n)| format!("{name} AS k{n}")).collect();
+        let shown: Vec<String> = (1..=self.key.len()).map(|n| format!("k{n}::text")).collect();
+        let at: Vec<String> = (1..count).map(|part| format!("n * {part} / {count}")).collect();
+        format!(
+            "SELECT {} FROM (SELECT {}, row_number() OVER (ORDER BY {list}) AS r, \
+             count(*) OVER () AS n FROM {name} q TABLESAMPLE SYSTEM ({percent})) s \
+             WHERE r IN ({}) ORDER BY r",
+            shown.join(", "),
+            named.join(", "),
+            at.join(", ")
+        )
+    }
+
     /// The statement that copies the row with a key.
     pub(super) fn row(&self, key: &[KeyPart]) -> String {
         let columns: Vec<String> = self.columns.iter().map(Column::selected).collect();
@@ -214,7 +237,7 @@ async fn key_of_table(
     name: &str,
     key: &[String],
 ) -> Result<Vec<String>, Unreadable> {
-    let Some(found) = Table::inspect(client, name, false).await? else {
+    let Some(found) = Table::inspect(client, name, Rights::Insert).await? else {
         return Err(Unreadable::Missing(format!("there is no table '{table}'")));
     };
     if !found.is_table() {

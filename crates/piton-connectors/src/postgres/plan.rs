@@ -12,18 +12,18 @@ use tokio_postgres::Statement;
 use super::{
     encode::{self, Kind},
     name::quote,
+    settings::Target,
     table::Table,
 };
 use crate::{
     batch::{Batch, Cell, ColumnType, Schema, Value},
+    settings::Deletes,
+    shown::shown,
     sink::SinkError,
 };
 
 /// How many shapes of one plan are remembered.
 pub(super) const SHAPES_MAX: usize = 64;
-
-/// Longest part of a value that is shown to people, in characters.
-const SHOWN_MAX: usize = 80;
 
 /// How records of one schema go into one table.
 pub(super) struct Plan {
@@ -31,6 +31,9 @@ pub(super) struct Plan {
     pub(super) table: String,
     pub(super) schema: Arc<Schema>,
     slots: Vec<Slot>,
+    /// Which records delete, and the columns that say it.
+    deletes: Deletes,
+    deciding: Vec<(usize, String)>,
     /// Columns of the records that the table has no place for, with the reason.
     pub(super) homeless: Vec<(usize, String)>,
     /// Whether such columns may be added to the table.
@@ -89,11 +92,17 @@ impl Plan {
         schema: &Arc<Schema>,
         name: &str,
         table: &Table,
-        key: &[String],
+        target: &Target,
         left_out: &[usize],
         stage: Option<String>,
     ) -> Result<Self, String> {
+        let key = &target.key;
+        let deciding = target.delete.fields();
+        let deciding =
+            deciding.filter_map(|field| Some((schema.index_of(field)?, field.to_owned())));
         let mut plan = Self {
+            deletes: target.delete.clone(),
+            deciding: deciding.collect(),
             table: name.to_owned(),
             schema: Arc::clone(schema),
             slots: Vec::new(),
@@ -162,8 +171,19 @@ impl Plan {
         self.homeless.iter().find(|(column, _)| in_all(*column)).map(|(_, why)| why.as_str())
     }
 
-    /// The shape of a row, beginning to look at one.
-    pub(super) fn shape_of(&mut self, cells: &[Cell], last: usize) -> usize {
+    /// Whether a row is to be deleted.
+    fn is_gone(&self, batch: &Batch, row: usize) -> bool {
+        let mut deciding = self.deciding.iter();
+        deciding.any(|(column, field)| self.deletes.says(field, batch.get(row, *column)))
+    }
+
+    /// The shape of a row, beginning to look at one. Of one that is to be deleted only the key
+    /// matters, which every shape has.
+    pub(super) fn shape_of(&mut self, batch: &Batch, row: usize, last: usize) -> usize {
+        if last < self.shapes.len() && self.is_gone(batch, row) {
+            return last;
+        }
+        let cells = batch.row(row);
         if self.shapes.get(last).is_some_and(|shape| self.fits(&shape.present, cells)) {
             return last;
         }
@@ -181,7 +201,8 @@ impl Plan {
 
     /// Refuses a row that has a value for which the table has no place, or no key.
     pub(super) fn admit(&self, batch: &Batch, row: usize) -> Result<(), Unfit> {
-        for (column, why) in &self.homeless {
+        let homeless: &[_] = if self.is_gone(batch, row) { &[] } else { &self.homeless };
+        for (column, why) in homeless {
             let value = batch.get(row, *column);
             if value == Value::Absent {
                 continue;
@@ -210,15 +231,19 @@ impl Plan {
 
     /// Appends a row to the buffer of its shape.
     pub(super) fn encode(&mut self, shape: usize, batch: &Batch, row: usize) -> Result<(), String> {
+        let is_gone = self.is_gone(batch, row);
         let Shape { present, buffer, .. } = &mut self.shapes[shape];
         let start = buffer.len();
         let cells = batch.row(row);
-        let mut is_first = true;
+        let mut is_first = self.deletes.is_empty();
+        if !is_first {
+            buffer.push(if is_gone { b't' } else { b'f' });
+        }
         for (slot, _) in self.slots.iter().zip(&*present).filter(|(_, has)| **has) {
             if !std::mem::take(&mut is_first) {
                 buffer.push(b'\t');
             }
-            let cell = cells[slot.column];
+            let cell = if is_gone && !slot.is_key { Cell::Null } else { cells[slot.column] };
             if let Err(why) = encode::cell(batch, cell, slot.of, &slot.kind, buffer) {
                 buffer.truncate(start);
                 let value = shown(batch.value(cell));
@@ -255,7 +280,7 @@ impl Plan {
             "DROP TABLE IF EXISTS {stage}; CREATE TEMPORARY TABLE {stage} ON COMMIT DELETE ROWS AS \
              SELECT {columns} FROM {table} WITH NO DATA; \
              ALTER TABLE {stage} ADD COLUMN piton_order bigint \
-             GENERATED ALWAYS AS IDENTITY (CACHE 10000)"
+             GENERATED ALWAYS AS IDENTITY (CACHE 10000), ADD COLUMN piton_gone boolean"
         )
     }
 
@@ -263,8 +288,9 @@ impl Plan {
         let slots = self.slots.iter().zip(&present).filter(|(_, has)| **has).map(|(slot, _)| slot);
         let slots: Vec<&Slot> = slots.collect();
         let columns = names(&slots);
+        let gone = if self.deletes.is_empty() { "" } else { "piton_gone, " };
         let copy = |table: &str| Copy {
-            sql: format!("COPY {table} ({columns}) FROM STDIN"),
+            sql: format!("COPY {table} ({gone}{columns}) FROM STDIN"),
             statement: None,
         };
         let stage = self.stage.as_deref().unwrap_or_default();
@@ -277,16 +303,37 @@ impl Plan {
         }
     }
 
+    /// A row whose key was deleted at any time is gone, also if it was written again afterwards: then
+    /// it comes anew, with nothing of the old one.
+    fn delete(&self, stage: &str, keys: &[&Slot]) -> String {
+        let same = keys.iter().map(|slot| quote(&slot.name)).map(|k| format!("t.{k} = s.{k}"));
+        let same = same.collect::<Vec<_>>().join(" AND ");
+        let (key, table) = (names(keys), &self.table);
+        format!(
+            "DELETE FROM {table} AS t USING (SELECT DISTINCT {key} FROM {stage} WHERE piton_gone) s \
+             WHERE {same}; "
+        )
+    }
+
     /// Of the rows in the stage that have one key, the last is written over the one in the table,
     /// unless that is the same to the last byte, so that an unchanged row fires no trigger.
     fn merge(&self, stage: &str, slots: &[&Slot]) -> String {
         let (keys, others): (Vec<&Slot>, Vec<&Slot>) = slots.iter().partition(|slot| slot.is_key);
         let (columns, key, table) = (names(slots), names(&keys), &self.table);
         let overriding = if self.overriding { "OVERRIDING SYSTEM VALUE " } else { "" };
+        let last = |columns: &str| {
+            format!(
+                "SELECT DISTINCT ON ({key}) {columns} FROM {stage} ORDER BY {key}, piton_order DESC"
+            )
+        };
+        let (delete, rows) = if self.deletes.is_empty() {
+            (String::new(), last(&columns))
+        } else {
+            let rows = format!("SELECT {columns} FROM ({}) s WHERE NOT piton_gone", last("*"));
+            (self.delete(stage, &keys), rows)
+        };
         let insert = format!(
-            "INSERT INTO {table} AS t ({columns}) {overriding}\
-             SELECT DISTINCT ON ({key}) {columns} FROM {stage} ORDER BY {key}, piton_order DESC \
-             ON CONFLICT ({key})"
+            "{delete}INSERT INTO {table} AS t ({columns}) {overriding}{rows} ON CONFLICT ({key})"
         );
         if others.is_empty() {
             return format!("{insert} DO NOTHING");
@@ -315,22 +362,4 @@ fn is_present(cells: &[Cell], column: usize) -> bool {
 /// A row that cannot be written.
 pub(super) fn bad(row: usize, reason: impl Into<String>) -> SinkError {
     SinkError::BadRow { row, reason: reason.into() }
-}
-
-/// A value for people.
-fn shown(value: Value<'_>) -> String {
-    let short = |text: &str| match text.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    };
-    match value {
-        Value::Absent => "nothing".into(),
-        Value::Null => "NULL".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Float(x) => x.to_string(),
-        Value::Number(text) | Value::Json(text) => short(text),
-        Value::Text(text) => format!("'{}'", short(text)),
-        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
-    }
 }

@@ -4,10 +4,13 @@
 //! Text is ordered by the server, in an order that depends on its languages; so of two positions
 //! with different text the one after more rows is the later.
 
-use std::{cmp::Ordering, fmt};
+use std::cmp::Ordering;
 
 use piton_core::{Position, StoredPosition};
 use serde::{Deserialize, Serialize};
+
+use crate::key_part;
+pub use crate::key_part::KeyPart;
 
 /// The key of the last row read; empty before the first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,16 +21,6 @@ pub struct PostgresPosition {
     /// How many rows were read up to it, counted from the beginning.
     #[serde(default)]
     pub rows: u64,
-}
-
-/// A value of a key. Never NULL.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum KeyPart {
-    /// An integer.
-    Integer(i64),
-    /// Anything else, as the server writes it.
-    Text(String),
 }
 
 impl Position for PostgresPosition {
@@ -44,63 +37,19 @@ impl PostgresPosition {
 }
 
 impl PartialOrd for PostgresPosition {
-    /// The beginning is before everything; keys of another form do not compare.
+    /// As [`key_part::order`].
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        match (self.key.len(), other.key.len()) {
-            (a, b) if a == b => {}
-            (0, _) => return Some(Ordering::Less),
-            (_, 0) => return Some(Ordering::Greater),
-            _ => return None,
-        }
-        for parts in self.key.iter().zip(&other.key) {
-            match parts {
-                (KeyPart::Integer(a), KeyPart::Integer(b)) if a != b => return Some(a.cmp(b)),
-                (KeyPart::Text(a), KeyPart::Text(b)) if a != b => {
-                    let by_rows = self.rows.cmp(&other.rows);
-                    return Some(by_rows.then_with(|| a.cmp(b)));
-                }
-                (a, b) if a == b => {}
-                _ => return None,
-            }
-        }
-        Some(self.rows.cmp(&other.rows))
+        key_part::order((&self.key, self.rows), (&other.key, other.rows))
     }
 }
 
 impl KeyPart {
-    /// A value that the server wrote, of a column of integers or another.
-    pub(super) fn read(text: &str, is_integer: bool) -> Self {
-        match text.parse() {
-            Ok(integer) if is_integer => Self::Integer(integer),
-            _ => Self::Text(text.to_owned()),
-        }
-    }
-
-    /// As it stands in a statement, to be cast to the column's type.
+    /// As it stands in a statement of PostgreSQL, to be cast to the column's type.
     pub(super) fn literal(&self) -> String {
         match self {
             Self::Integer(i) => format!("'{i}'"),
             // Backslashes are ordinary characters: the session sees to that.
             Self::Text(text) => format!("'{}'", text.replace('\'', "''")),
-        }
-    }
-}
-
-impl fmt::Display for KeyPart {
-    /// Text stands as it is unless it could be taken for another value, or several.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Integer(i) => i.fmt(f),
-            Self::Text(text) => {
-                let is_plain = !text.is_empty()
-                    && !text.contains(|c: char| ",'+".contains(c) || c.is_control())
-                    && text.parse::<f64>().is_err();
-                if is_plain {
-                    f.write_str(text)
-                } else {
-                    write!(f, "'{}'", text.replace('\'', "''"))
-                }
-            }
         }
     }
 }

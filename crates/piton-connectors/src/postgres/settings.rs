@@ -5,8 +5,12 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{connect::Server, name::Pattern};
-use crate::settings::Mode;
+use super::{
+    connect::Server,
+    name::{POSTGRES, Pattern},
+    table::Rights,
+};
+use crate::settings::{Deletes, Mode};
 
 /// Writes into tables of a PostgreSQL database, exactly once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +29,9 @@ pub struct PostgresSettings {
     /// The columns that identify a row, for `upsert`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
+    /// Which records delete the row with their key instead of writing it: `{op: [d, t]}`.
+    #[serde(default, skip_serializing_if = "Deletes::is_empty")]
+    pub delete: Deletes,
     /// Whether a table is created from its first records, and given new columns later.
     #[serde(default = "yes")]
     pub create: bool,
@@ -33,9 +40,14 @@ pub struct PostgresSettings {
 impl fmt::Debug for PostgresSettings {
     /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, mode, key, create, .. } = self;
+        let Self { table, mode, key, delete, create, .. } = self;
         let mut shown = f.debug_struct("PostgresSettings");
-        shown.field("table", table).field("mode", mode).field("key", key).field("create", create);
+        shown
+            .field("table", table)
+            .field("mode", mode)
+            .field("key", key)
+            .field("delete", delete)
+            .field("create", create);
         shown.finish_non_exhaustive()
     }
 }
@@ -47,6 +59,7 @@ pub(super) struct Target {
     pub(super) table: Pattern,
     pub(super) mode: Mode,
     pub(super) key: Vec<String>,
+    pub(super) delete: Deletes,
     pub(super) create: bool,
 }
 
@@ -67,15 +80,34 @@ impl PostgresSettings {
     /// Finds what cannot work, whatever the database holds.
     pub(super) fn check(&self) -> Result<Target, String> {
         let server = Server::parse(&self.url).map_err(|e| e.to_string())?;
-        let table = Pattern::parse(&self.table)?;
+        let table = Pattern::parse(&self.table, POSTGRES)?;
         let mode = self.mode()?;
+        self.delete.check(mode)?;
         for (i, name) in self.key.iter().enumerate() {
-            super::name::check(name).map_err(|why| format!("`key`: {why}"))?;
+            super::name::check(name, POSTGRES).map_err(|why| format!("`key`: {why}"))?;
             if self.key[..i].contains(name) {
                 return Err(format!("`key` names '{name}' twice"));
             }
         }
-        Ok(Target { server, table, mode, key: self.key.clone(), create: self.create })
+        let (key, delete) = (self.key.clone(), self.delete.clone());
+        Ok(Target { server, table, mode, key, delete, create: self.create })
+    }
+}
+
+impl Target {
+    /// The fields of a record that decide what becomes of it. They are written only if the table has
+    /// such columns.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
+        self.table.fields().chain(self.delete.fields())
+    }
+
+    /// What will be done with rows.
+    pub(super) fn rights(&self) -> Rights {
+        match (self.mode, self.delete.is_empty()) {
+            (Mode::Append, _) => Rights::Insert,
+            (Mode::Upsert, true) => Rights::Write,
+            (Mode::Upsert, false) => Rights::Delete,
+        }
     }
 }
 

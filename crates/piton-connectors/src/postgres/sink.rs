@@ -264,9 +264,9 @@ impl PostgresSink {
 
     /// Refuses a table that cannot be written as configured, as far as its name is known.
     async fn judge(&self, client: &Client) -> Result<(), SinkError> {
-        let Target { key, mode, create, .. } = &self.target;
+        let Target { key, create, .. } = &self.target;
         let Some(name) = self.target.table.fixed() else { return Ok(()) };
-        let found = Table::inspect(client, &name, *mode == Mode::Upsert).await;
+        let found = Table::inspect(client, &name, self.target.rights()).await;
         let found = found.map_err(|e| failure(self.at(), "look at the table", &e))?;
         let why = match found {
             Some(found) => found.refuse(&name, key, self.at()),
@@ -480,7 +480,8 @@ impl TransactionalSink for PostgresSink {
         open.begin(target.server.location())?;
         open.writer.begin();
         open.writer.strict = history.careful.is_on();
-        open.writer.direct = !open.writer.strict && !history.staged.is_on();
+        let may_be_direct = target.delete.is_empty() && !history.staged.is_on();
+        open.writer.direct = !open.writer.strict && may_be_direct;
         fault::point("sink.begin");
         Ok(Box::new(PostgresTransaction::new(target, open, history)))
     }

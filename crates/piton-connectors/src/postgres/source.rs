@@ -7,43 +7,34 @@
 //! If the server goes away, reading waits for it and goes on after the last row; a bounded read
 //! then sees another state.
 //!
+//! A bounded read of a table may be cut into ranges of the key (`ranges`), which the server reads
+//! at once, all of them in one state of the database.
+//!
 //! What cannot be seen: a row that is changed, or added below the last key, after it was passed.
 
-use std::{
-    sync::OnceLock,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{num::NonZeroUsize, sync::OnceLock};
 
-use piton_core::{PositionOrder, StoredPosition, fault, position::order_of};
+use piton_core::{PositionOrder, StoredPosition, position::order_of};
 use serde_json::json;
 use tokio_postgres::types::Type;
 
 use super::{
     connect::Server,
-    cursor::{Cursor, Failure, Sought, Taken},
-    horizon::Running,
-    name::Pattern,
+    cursor::{Cursor, Failure, Sought},
+    name::{POSTGRES, Pattern},
     position::{KeyPart, PostgresPosition},
+    ranges::Range,
+    reader::{PostgresReader, Trouble},
 };
 use crate::{
     batch::Batch,
     kept,
-    source::{Read, Reader, Source, SourceError, Start},
+    source::{Reader, Source, SourceError, Start},
     sqlite::settings::{Input, SqlSettings},
 };
 
-/// Rows in one piece, where `batch` says nothing.
-const PIECE: usize = 20_000;
-
-/// How long one read may wait.
-const SLICE: Duration = Duration::from_millis(100);
-
-/// How long running transactions are left alone before they are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-/// How long a server may be away in the middle of a read.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// The most ranges, each of which needs a connection.
+const RANGES_MAX: usize = 64;
 
 /// Reads a table or query of a PostgreSQL database by its key.
 #[derive(Debug)]
@@ -52,6 +43,7 @@ pub struct PostgresSource {
     settings: SqlSettings,
     /// About how many rows there are, once it was asked for.
     estimate: OnceLock<Option<u64>>,
+    trouble: Trouble,
 }
 
 impl PostgresSource {
@@ -67,72 +59,54 @@ impl PostgresSource {
         let (partition, name) = match &input {
             Input::Query(_) => ("query", None),
             Input::Table(table) => {
-                let name = Pattern::parse(table).map_err(wrong)?.fixed();
+                let name = Pattern::parse(table, POSTGRES).map_err(wrong)?.fixed();
                 let name = name.ok_or_else(|| {
                     wrong(format!("`table: {table}` must be the name of one table"))
                 })?;
                 (table.as_str(), Some(name))
             }
         };
+        check_partitions(settings, &input).map_err(wrong)?;
         let sought = Sought {
             server: server.named("piton"),
             partition: partition.into(),
+            range: Range::default(),
             name,
             key: settings.key.clone(),
             input,
             record_limit,
         };
-        Ok(Self { sought, settings: settings.clone(), estimate: OnceLock::new() })
+        Ok(Self {
+            sought,
+            settings: settings.clone(),
+            estimate: OnceLock::new(),
+            trouble: Trouble::default(),
+        })
     }
 
-    fn partition(&self) -> &str {
-        &self.sought.partition
+    /// The part of it that a partition is; `None` if it is none of this source's.
+    fn part(&self, partition: &str) -> Option<Sought> {
+        let range = Range::read(self.sought.origin(), partition)?;
+        Some(self.sought.within(range))
     }
 
-    /// Opens it to go on from a position.
-    fn resume(&self, at: PostgresPosition) -> Result<Cursor, SourceError> {
-        let stored = at.stored();
-        let gap = |what: String| SourceError::Gap {
-            partition: self.partition().to_owned(),
-            position: stored.json.clone(),
-            what: format!(
-                "{what}. Put it back as it was, or `piton reset` to read from the beginning"
-            ),
-        };
-        let has_begun = !at.key.is_empty();
-        let key = at.key.clone();
-        let cursor = Cursor::open(&self.sought, at).map_err(|failure| match failure {
-            Failure::Missing(what) if has_begun => gap(what),
-            failure => self.error(failure),
-        })?;
-        let fits = |(part, now): (&KeyPart, &super::keyset::Part)| {
-            matches!(part, KeyPart::Integer(_)) == now.is_integer
-        };
-        let now = &cursor.keyset.key;
-        if has_begun && (key.len() != now.len() || !key.iter().zip(now).all(fits)) {
-            let names = cursor.key_names().join(", ");
-            return Err(gap(format!("its key is now ({names}), or of another type")));
+    /// The parts of it that partitions are, if they are this source's.
+    fn parts<'s>(&self, names: impl Iterator<Item = &'s str>) -> Result<Vec<Sought>, SourceError> {
+        let parts: Vec<Sought> = names.filter_map(|name| self.part(name)).collect();
+        let ranges: Vec<Range> = parts.iter().map(|part| part.range.clone()).collect();
+        if !parts.is_empty() && !Range::cover(&ranges) {
+            let names: Vec<&str> = parts.iter().map(|part| &*part.partition).collect();
+            return Err(SourceError::Gap {
+                partition: self.sought.origin().to_owned(),
+                position: "its ranges".into(),
+                what: format!(
+                    "together they do not cover each key once: {}. Use another pipeline name for \
+                     it, or restore the checkpoints that belong together",
+                    names.join("; ")
+                ),
+            });
         }
-        Ok(cursor)
-    }
-
-    fn error(&self, failure: Failure) -> SourceError {
-        let at = self.sought.server.location();
-        match failure {
-            Failure::Missing(what) => SourceError::Missing { what: format!("{what} in {at}") },
-            Failure::Unfit(what) if what.contains(at) => SourceError::Settings { what },
-            Failure::Unfit(what) => SourceError::Settings { what: format!("{at}: {what}") },
-            Failure::Away(what) | Failure::Broken(what) if what.contains(at) => {
-                SourceError::Failed { what }
-            }
-            Failure::Away(what) | Failure::Broken(what) => {
-                SourceError::Failed { what: format!("cannot read {at}: {what}") }
-            }
-        }
-    }
-
-    fn start<'s>(&self, starts: &'s [Start]) -> Option<&'s Start> {
-        starts.iter().find(|start| start.partition == self.partition())
+        Ok(parts)
     }
 
     /// About how many rows there are, by the server's own statistics.
@@ -172,12 +146,30 @@ impl Source for PostgresSource {
     }
 
     fn partitions(&self) -> Result<Vec<String>, SourceError> {
-        self.resume(PostgresPosition::default()).map(|_| vec![self.partition().to_owned()])
+        let cursor = resume(&self.sought, PostgresPosition::default())?;
+        let count = self.settings.partitions.map_or(1, NonZeroUsize::get);
+        let (Some(name), true) = (&self.sought.name, count > 1) else {
+            return Ok(vec![self.sought.partition.to_string()]);
+        };
+        let (wire, table) = (&cursor.wire, self.sought.origin());
+        let cut = Range::cut(&wire.client, &cursor.keyset, name, table, count);
+        let ranges = wire.wait(cut).map_err(|e| error(&self.sought, e.into()))?;
+        Ok(ranges.iter().map(|range| range.name(table)).collect())
+    }
+
+    /// Ranges that were chosen once stay as they are.
+    fn partitions_after(&self, known: &[String]) -> Result<Vec<String>, SourceError> {
+        let parts = self.parts(known.iter().map(String::as_str))?;
+        if parts.is_empty() {
+            return self.partitions();
+        }
+        let _ = resume(&self.sought, PostgresPosition::default())?;
+        Ok(parts.iter().map(|part| part.partition.to_string()).collect())
     }
 
     /// What was consumed leaves no trace, so `thorough` has nothing more to look at.
     fn verify(&self, start: &Start, _thorough: bool) -> Result<(), SourceError> {
-        if start.partition != self.partition() {
+        let Some(part) = self.part(&start.partition) else {
             return Err(SourceError::Gap {
                 partition: start.partition.clone(),
                 position: start
@@ -187,38 +179,61 @@ impl Source for PostgresSource {
                 what: format!(
                     "the source now reads '{}'. Use another pipeline name for it, or `piton \
                      reset` to begin anew",
-                    self.partition()
+                    self.sought.origin()
                 ),
             });
-        }
-        self.resume(position(Some(start))?).map(|_| ())
+        };
+        resume(&part, position(Some(start))?).map(|_| ())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
-        let at = position(self.start(starts))?;
-        let mut reader = PostgresReader {
-            piece: self.settings.batch.map_or(PIECE, usize::from),
-            poll: self.settings.poll.map(Duration::from),
-            asleep_until: None,
-            waiting: None,
-            away: None,
-            at: at.clone(),
-            cursor: None,
-            source: Self {
-                sought: self.sought.clone(),
-                settings: self.settings.clone(),
-                estimate: OnceLock::new(),
-            },
-        };
-        let cursor = self.resume(at)?;
-        reader.take_up(cursor).map_err(|failure| self.error(failure))?;
-        Ok(Box::new(reader))
+        let mut parts = self.parts(starts.iter().map(|start| start.partition.as_str()))?;
+        if parts.is_empty() {
+            let names = self.partitions()?;
+            parts = self.parts(names.iter().map(String::as_str))?;
+        }
+        let opened = parts.into_iter().map(|part| {
+            let start = starts.iter().find(|start| *start.partition == *part.partition);
+            let at = position(start)?;
+            let cursor = resume(&part, at)?;
+            Ok((part, cursor))
+        });
+        let opened: Vec<(Sought, Cursor)> = opened.collect::<Result<_, SourceError>>()?;
+        Ok(Box::new(PostgresReader::of(opened, &self.settings, self.trouble.clone())?))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.get()
     }
 
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)> {
-        let done = position(self.start(starts)).ok()?.rows;
+        let done = starts.iter().filter(|start| self.part(&start.partition).is_some());
+        let done = done.map(|start| position(Some(start)).ok().map(|at| at.rows));
+        let done = done.sum::<Option<u64>>()?;
         let all = self.estimate.get_or_init(|| self.count());
         all.map(|all| (done, all.max(done)))
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks = vec![match self.settings.poll {
+            Some(_) => "rows that are changed or deleted after they were read are not seen, nor \
+                        are those that are added with a lower key by a transaction that began \
+                        after it was passed. A row is read when no transaction is open any more \
+                        that may add one before it"
+                .to_owned(),
+            None => "what is changed after the run began is not seen: it reads one state of the \
+                     database. A run that resumes, or that lost its connection, reads the rest as \
+                     it is by then"
+                .to_owned(),
+        }];
+        if self.settings.partitions.is_some_and(|count| count.get() > 1) {
+            remarks.push(
+                "all ranges are read in one exported snapshot; they are chosen when the pipeline \
+                 first runs, and kept"
+                    .to_owned(),
+            );
+        }
+        remarks
     }
 
     /// Reads the row again by the key that the dead letter has, as it is now; if it is gone, takes
@@ -229,13 +244,13 @@ impl Source for PostgresSource {
         };
         let fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(raw).map_err(|e| wrong(e.to_string()))?;
-        let mut cursor = self.resume(PostgresPosition::default())?;
+        let mut cursor = resume(&self.sought, PostgresPosition::default())?;
         let value = |name: &String| fields.get(name).cloned().unwrap_or_default();
         let key = cursor.key_names().iter().map(|name| serde_json::from_value(value(name)));
         let Ok(key) = key.collect::<Result<Vec<KeyPart>, _>>() else {
             return Err(wrong(format!("it lacks the key ({})", cursor.key_names().join(", "))));
         };
-        let found = cursor.row(&key).map_err(|failure| self.error(failure))?;
+        let found = cursor.row(&key).map_err(|failure| error(&self.sought, failure))?;
         match found {
             Some(batch) => Ok(batch),
             None if fields.len() == key.len() => {
@@ -244,9 +259,72 @@ impl Source for PostgresSource {
             None => {
                 let marks = cursor.marks_of(&key);
                 let end = PostgresPosition { key, rows: 0 }.stored();
-                Ok(kept::batch(self.sought.partition.clone(), &fields, end, marks))
+                Ok(kept::batch(partition.into(), &fields, end, marks))
             }
         }
+    }
+}
+
+/// Opens a part of it to go on from a position.
+fn resume(part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
+    let stored = at.stored();
+    let gap = |what: String| SourceError::Gap {
+        partition: part.partition.to_string(),
+        position: stored.json.clone(),
+        what: format!("{what}. Put it back as it was, or `piton reset` to read from the beginning"),
+    };
+    // What is known of the key: how far it was read, or where the part begins and ends.
+    let known = [&at.key, &part.range.after, &part.range.upto].map(Clone::clone);
+    let known = || known.iter().filter(|key| !key.is_empty());
+    let has_begun = !at.key.is_empty();
+    let cursor = Cursor::open(part, at).map_err(|failure| match failure {
+        Failure::Missing(what) if has_begun => gap(what),
+        failure => error(part, failure),
+    })?;
+    let fits = |(part, now): (&KeyPart, &super::keyset::Part)| {
+        matches!(part, KeyPart::Integer(_)) == now.is_integer
+    };
+    let now = &cursor.keyset.key;
+    if known().any(|key| key.len() != now.len() || !key.iter().zip(now).all(fits)) {
+        let names = cursor.key_names().join(", ");
+        return Err(gap(format!("its key is now ({names}), or of another type")));
+    }
+    Ok(cursor)
+}
+
+/// What a failure means.
+pub(super) fn error(part: &Sought, failure: Failure) -> SourceError {
+    let at = part.server.location();
+    match failure {
+        Failure::Missing(what) => SourceError::Missing { what: format!("{what} in {at}") },
+        Failure::Unfit(what) if what.contains(at) => SourceError::Settings { what },
+        Failure::Unfit(what) => SourceError::Settings { what: format!("{at}: {what}") },
+        Failure::Away(what) | Failure::Broken(what) if what.contains(at) => {
+            SourceError::Failed { what }
+        }
+        Failure::Away(what) | Failure::Broken(what) => {
+            SourceError::Failed { what: format!("cannot read {at}: {what}") }
+        }
+    }
+}
+
+/// Finds what cannot be cut into ranges.
+fn check_partitions(settings: &SqlSettings, input: &Input) -> Result<(), String> {
+    let Some(count) = settings.partitions.map(NonZeroUsize::get) else { return Ok(()) };
+    if count > RANGES_MAX {
+        return Err(format!("`partitions` is at most {RANGES_MAX}"));
+    }
+    match (input, settings.poll) {
+        _ if count == 1 => Ok(()),
+        (Input::Query(_), _) => {
+            Err("`partitions` needs `table`: a query would be asked in full for each range".into())
+        }
+        (_, Some(_)) => {
+            Err("`partitions` is for reading to the end: with `poll` a table is read in the order \
+                 of its key"
+                .into())
+        }
+        (Input::Table(_), None) => Ok(()),
     }
 }
 
@@ -255,157 +333,4 @@ fn position(start: Option<&Start>) -> Result<PostgresPosition, SourceError> {
     let stored = start.and_then(|start| start.position.as_ref());
     let position = stored.map(StoredPosition::read::<PostgresPosition>).transpose()?;
     Ok(position.unwrap_or_default())
-}
-
-struct PostgresReader {
-    source: PostgresSource,
-    cursor: Option<Cursor>,
-    /// Of the last row that was given away.
-    at: PostgresPosition,
-    piece: usize,
-    poll: Option<Duration>,
-    /// When to look for new rows again.
-    asleep_until: Option<Instant>,
-    /// A key that was seen, and who may still add a row before it.
-    waiting: Option<(Vec<KeyPart>, Running)>,
-    /// Since when the server is away, and how often it was asked.
-    away: Option<(Instant, u32)>,
-}
-
-impl PostgresReader {
-    /// Begins to read with a connection.
-    fn take_up(&mut self, cursor: Cursor) -> Result<(), Failure> {
-        cursor.refuse_null()?;
-        if self.poll.is_none() {
-            cursor.hold_still()?;
-        } else {
-            refuse_replica(&cursor)?;
-        }
-        self.cursor = Some(cursor);
-        (self.away, self.waiting) = (None, None);
-        Ok(())
-    }
-
-    /// One step of reading; `None` when there is nothing now.
-    fn step(&mut self, limit: usize) -> Result<Option<Read>, Failure> {
-        let Some(cursor) = &mut self.cursor else { return Ok(None) };
-        if !cursor.has_page() {
-            let is_asked = match self.poll {
-                None => cursor.ask(&[], Some(self.piece)).map(|()| true),
-                Some(poll) => {
-                    let look = look(cursor, &mut self.waiting, self.piece);
-                    if matches!(look, Ok(Look::Nothing)) {
-                        self.asleep_until = Some(Instant::now() + poll);
-                    }
-                    look.map(|look| look == Look::Asked)
-                }
-            };
-            if !is_asked? {
-                return Ok(None);
-            }
-        }
-        match cursor.take(limit)? {
-            Taken::Batch(batch) => Ok(Some(Read::Batch(batch))),
-            Taken::Bad(bad) => Ok(Some(Read::Bad(bad))),
-            // A piece that is not full is the last one of a bounded read.
-            Taken::Over(came) if self.poll.is_none() && came < self.piece => {
-                Ok(Some(Read::Finished))
-            }
-            Taken::Over(_) => self.step(limit),
-        }
-    }
-
-    /// Waits for a server that is away, and connects again.
-    fn come_back(&mut self) -> Result<(), SourceError> {
-        let (since, tries) = self.away.get_or_insert((Instant::now(), 0));
-        *tries += 1;
-        thread::sleep(SLICE.min(Duration::from_millis(10 << (*tries).min(4))));
-        let since = *since;
-        match Cursor::open(&self.source.sought, self.at.clone()) {
-            Ok(cursor) => match self.take_up(cursor) {
-                Err(Failure::Away(_)) | Ok(()) => Ok(()),
-                Err(failure) => Err(self.source.error(failure)),
-            },
-            Err(Failure::Away(_)) if since.elapsed() < PATIENCE => Ok(()),
-            Err(failure) => Err(self.source.error(failure)),
-        }
-    }
-}
-
-/// What a poll found.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// Rows are on their way.
-    Asked,
-    /// There are rows, and somebody may still add one among them.
-    Waiting,
-    /// There are no new rows.
-    Nothing,
-}
-
-/// Looks for new rows, and asks for them once nobody can add one among them.
-fn look(
-    cursor: &mut Cursor,
-    waiting: &mut Option<(Vec<KeyPart>, Running)>,
-    piece: usize,
-) -> Result<Look, Failure> {
-    if waiting.is_none() {
-        let Some(key) = cursor.reach(piece)? else { return Ok(Look::Nothing) };
-        // After the key was seen, not before: who begins later takes a higher one.
-        let running = cursor.wire.wait(Running::now(&cursor.wire.client))?;
-        *waiting = Some((key, running));
-    }
-    let Some((key, running)) = waiting else { return Ok(Look::Nothing) };
-    if cursor.wire.wait(running.are_there(&cursor.wire.client))? {
-        thread::sleep(LOOK_AGAIN);
-        return Ok(Look::Waiting);
-    }
-    let key = std::mem::take(key);
-    *waiting = None;
-    cursor.ask(&key, None)?;
-    Ok(Look::Asked)
-}
-
-/// A replica does not know which transactions are running where its rows come from.
-fn refuse_replica(cursor: &Cursor) -> Result<(), Failure> {
-    let sql = "SELECT pg_is_in_recovery()";
-    let row = cursor.wire.wait(cursor.wire.client.query_typed_one(sql, &[]))?;
-    if row.try_get(0)? {
-        return Err(Failure::Unfit(
-            "it is a replica, which cannot tell who may still add a row before those that were \
-             seen: `poll` the primary, or read without `poll`"
-                .into(),
-        ));
-    }
-    Ok(())
-}
-
-impl Reader for PostgresReader {
-    fn read(&mut self, limit: usize) -> Result<Read, SourceError> {
-        if let Some(until) = self.asleep_until {
-            let left = until.saturating_duration_since(Instant::now());
-            thread::sleep(left.min(SLICE));
-            if left > SLICE {
-                return Ok(Read::Idle);
-            }
-            self.asleep_until = None;
-        }
-        if self.cursor.is_none() {
-            self.come_back()?;
-        }
-        let read = match self.step(limit.max(1)) {
-            Ok(Some(read)) => read,
-            Ok(None) => return Ok(Read::Idle),
-            Err(Failure::Away(_)) => {
-                self.cursor = None;
-                return Ok(Read::Idle);
-            }
-            Err(failure) => return Err(self.source.error(failure)),
-        };
-        fault::point("read");
-        if let (Read::Batch(_) | Read::Bad(_), Some(cursor)) = (&read, &self.cursor) {
-            self.at = cursor.at.clone();
-        }
-        Ok(read)
-    }
 }

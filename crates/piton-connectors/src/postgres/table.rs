@@ -38,11 +38,23 @@ pub(super) struct Table {
     lacking: Option<String>,
 }
 
+/// What will be done with the rows of a table. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// They are added.
+    Insert = 0,
+    /// They are written over.
+    Write = 1,
+    /// They are deleted.
+    Delete = 2,
+}
+
 const TABLE: &str = "\
 SELECT c.oid, c.relkind, c.relpersistence, concat_ws(' and ',
   CASE WHEN NOT has_any_column_privilege(c.oid, 'INSERT') THEN 'INSERT' END,
-  CASE WHEN $2 AND NOT has_any_column_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END,
-  CASE WHEN $2 AND NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END)
+  CASE WHEN $2 > 0 AND NOT has_any_column_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END,
+  CASE WHEN $2 > 0 AND NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END,
+  CASE WHEN $2 > 1 AND NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END)
 FROM pg_class c WHERE c.oid = to_regclass($1)";
 
 const FIELDS: &str = "\
@@ -69,13 +81,13 @@ GROUP BY i.indexrelid";
 
 impl Table {
     /// Reads what a table is; `None` if there is none. `name` is as it stands in a statement.
-    /// `upserts`: whether rows will be written over.
     pub(super) async fn inspect(
         client: &Client,
         name: &str,
-        upserts: bool,
+        rights: Rights,
     ) -> Result<Option<Self>, Error> {
-        let parameters = [(&name as _, Type::TEXT), (&upserts as _, Type::BOOL)];
+        let rights = rights as i32;
+        let parameters = [(&name as _, Type::TEXT), (&rights as _, Type::INT4)];
         let Some(found) = client.query_typed_opt(TABLE, &parameters).await? else {
             return Ok(None);
         };
@@ -263,7 +275,7 @@ pub(super) async fn is_ours(client: &Client, name: &str) -> Result<bool, Error> 
 
 /// Whether any of some rows has a column that can be one of a table.
 pub(super) fn is_in_any(batch: &Batch, rows: &[usize], column: usize) -> bool {
-    name::check(&batch.schema.columns[column].name).is_ok()
+    name::check(&batch.schema.columns[column].name, name::POSTGRES).is_ok()
         && rows.iter().any(|row| batch.get(*row, column) != Value::Absent)
 }
 
@@ -326,6 +338,7 @@ fn declared(batch: &Batch, rows: &[usize], column: usize) -> &'static str {
         ColumnType::Bytes => "bytea",
         ColumnType::Json => "jsonb",
         ColumnType::Timestamp => "timestamptz",
+        ColumnType::Named(name) => name,
         ColumnType::Unknown => {
             let kinds = rows.iter().filter_map(|row| match batch.get(*row, column) {
                 Value::Absent | Value::Null => None,

@@ -14,7 +14,7 @@ use tokio_postgres::Error;
 
 use super::{
     connect::describe,
-    errors::{failure, is_of_a_row, of_ledger},
+    errors::{failure, is_of_a_row, is_of_a_type, of_ledger},
     plan::bad,
     settings::Target,
     sink::{History, Open},
@@ -25,6 +25,9 @@ use crate::{
     orders,
     sink::{Advance, Committed, SinkError, Transaction},
 };
+
+/// Of so many records one should fit.
+const PROBE: usize = 10;
 
 /// A transaction that has the checkpoints locked. Dropped, it rolls back.
 pub(super) struct PostgresTransaction<'a> {
@@ -106,6 +109,13 @@ impl<'a> PostgresTransaction<'a> {
                 Attempt::Refused(error) if until - start == 1 => {
                     let reason = self.reason(&error, batch, start);
                     self.open.writer.reset();
+                    if start == 0
+                        && is_of_a_type(&error)
+                        && self.is_first()
+                        && self.all_refused(batch, 1..rows.end.min(PROBE))?
+                    {
+                        return Err(self.unfit(&reason));
+                    }
                     return Err(bad(start, reason));
                 }
                 Attempt::Refused(error) => {
@@ -121,6 +131,46 @@ impl<'a> PostgresTransaction<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing was ever written for this pipeline.
+    fn is_first(&self) -> bool {
+        self.open.ledger.rows.values().all(|checkpoint| checkpoint.position.is_none())
+    }
+
+    /// Whether the server takes none of several rows because of a value's type. Nothing of it
+    /// stands afterwards.
+    fn all_refused(&mut self, batch: &Batch, rows: Range<usize>) -> Result<bool, SinkError> {
+        self.execute("SAVEPOINT piton_probe")?;
+        let mut is_none_taken = !rows.is_empty();
+        for row in rows {
+            let attempted = self.attempt(batch, row..row + 1)?;
+            self.open.writer.reset();
+            is_none_taken = matches!(attempted, Attempt::Refused(error) if is_of_a_type(&error));
+            if !is_none_taken {
+                break;
+            }
+        }
+        self.execute("ROLLBACK TO SAVEPOINT piton_probe; RELEASE SAVEPOINT piton_probe")?;
+        Ok(is_none_taken)
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), SinkError> {
+        let wire = &self.open.wire;
+        let done = wire.wait(wire.client.batch_execute(sql));
+        done.map_err(|error| failure(self.at(), "write rows", &error))
+    }
+
+    /// Records of which none fits.
+    fn unfit(&self, reason: &str) -> SinkError {
+        SinkError::Settings {
+            what: format!(
+                "the records do not fit {} in {}: {reason}; and so for all of the first records. \
+                 Give the column another type, or leave it out with `select`",
+                self.target.table.written(),
+                self.at()
+            ),
+        }
     }
 
     /// Writes rows and waits for the answer; all of them, or none.

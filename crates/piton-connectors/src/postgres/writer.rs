@@ -183,7 +183,7 @@ impl Writer {
         let plan = &mut self.plans[group.plan];
         if !plan.is_for(&batch.schema)
             || plan.admit(batch, row).is_err()
-            || plan.shape_of(batch.row(row), group.shape) != group.shape
+            || plan.shape_of(batch, row, group.shape) != group.shape
         {
             return false;
         }
@@ -246,7 +246,7 @@ impl Writer {
 
     fn group_of(&mut self, plan: usize, batch: &Batch, row: usize) -> Group {
         let last = self.current.filter(|group| group.plan == plan).map_or(0, |group| group.shape);
-        let shape = self.plans[plan].shape_of(batch.row(row), last);
+        let shape = self.plans[plan].shape_of(batch, row, last);
         Group { plan, shape }
     }
 
@@ -302,7 +302,7 @@ impl Writer {
         let name = self.name.clone();
         let same = rows_of(target, batch, rows, &name);
         let left_out: Vec<usize> =
-            target.table.fields().filter_map(|field| batch.schema.index_of(field)).collect();
+            target.fields().filter_map(|field| batch.schema.index_of(field)).collect();
         let (found, is_ours) = self.table(client, target, &name, (batch, &same, &left_out)).await?;
         let at = target.server.location();
         let settings = |what: String| Trouble::Known(SinkError::Settings { what });
@@ -311,8 +311,8 @@ impl Writer {
         }
         let index = self.by_table.get(&name).copied().unwrap_or(self.plans.len());
         let stage = (target.mode == Mode::Upsert).then(|| format!("pg_temp.piton_stage_{index}"));
-        let mut plan = Plan::new(&batch.schema, &name, &found, &target.key, &left_out, stage)
-            .map_err(settings)?;
+        let mut plan =
+            Plan::new(&batch.schema, &name, &found, target, &left_out, stage).map_err(settings)?;
         plan.may_grow = target.create && is_ours;
         if let (false, Some(why)) = (self.has_written, plan.homeless_in_all(batch, &same)) {
             return Err(settings(format!(
@@ -338,8 +338,8 @@ impl Writer {
         name: &str,
         (batch, rows, left_out): (&Batch, &[usize], &[usize]),
     ) -> Result<(Table, bool), Trouble> {
-        let upserts = target.mode == Mode::Upsert;
-        let mut found = Table::inspect(client, name, upserts).await?;
+        let rights = target.rights();
+        let mut found = Table::inspect(client, name, rights).await?;
         let row = rows.first().copied().unwrap_or_default();
         if found.is_none() && target.create {
             let is_there = |key: &&String| {
@@ -350,7 +350,7 @@ impl Writer {
                 return Err(lacking(batch, row, key));
             }
             table::create(client, name, &target.key, (batch, rows, left_out)).await?;
-            found = Table::inspect(client, name, upserts).await?;
+            found = Table::inspect(client, name, rights).await?;
         }
         let Some(present) = found else {
             let why = format!(
@@ -372,7 +372,7 @@ impl Writer {
         for column in new {
             table::add_column(client, name, column, batch, rows).await?;
         }
-        let grown = Table::inspect(client, name, upserts).await?;
+        let grown = Table::inspect(client, name, rights).await?;
         Ok((grown.unwrap_or(present), is_ours))
     }
 

@@ -70,7 +70,7 @@ impl Passed {
         session: &mut Session,
         at: Option<&OutboxPosition>,
     ) -> Result<(), Trouble> {
-        let at = at.cloned().unwrap_or(OutboxPosition::at(0, i64::MIN));
+        let at = at.cloned().unwrap_or(OutboxPosition::BEGINNING);
         let Session { client, shape, .. } = session;
         register(client, shape, &self.reader, &at).map_err(|error| self.outbox.trouble(&error))
     }

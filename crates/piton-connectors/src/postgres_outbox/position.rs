@@ -37,6 +37,9 @@ pub struct Fingerprint {
 }
 
 impl OutboxPosition {
+    /// Before every message.
+    pub(super) const BEGINNING: Self = Self::at(0, i64::MIN);
+
     /// A position without a fingerprint.
     pub const fn at(transaction_id: u64, position: i64) -> Self {
         Self { transaction_id, position, fingerprint: None }

@@ -9,7 +9,8 @@ use super::{
     ddl::WAKE_CHANNEL,
     guard,
     page::{Page, Taken, Whence, schema},
-    position::OutboxPosition,
+    passed,
+    position::{Fingerprint, OutboxPosition, hash_of},
     settings::OutboxSettings,
     shape::{self, Shape},
     statements::{SESSION, Statements},
@@ -220,14 +221,22 @@ impl Session {
 
     /// The position after all that can be read now, and before all that is appended later or is
     /// being appended: what is visible of transactions above it comes again.
+    ///
+    /// It is a message's, never a mere transaction id: a crash of the server forgets ids that have
+    /// left nothing on its disk, and gives them to other transactions.
     pub(super) fn end(&mut self) -> Result<OutboxPosition, Trouble> {
-        let horizon = self.client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())", &[]);
-        let Xid(horizon) = horizon.map_err(|error| self.outbox.trouble(&error))?.get(0);
+        let last = self.client.query_opt(&self.outbox.statements.last(), &[]);
+        let Some(row) = last.map_err(|error| self.outbox.trouble(&error))? else {
+            let deleted = passed::deleted(&mut self.client, &self.shape);
+            let deleted = deleted.map_err(|error| self.outbox.trouble(&error))?;
+            return Ok(deleted.unwrap_or(OutboxPosition::BEGINNING));
+        };
+        let message = Some(hash_of(row.get(2)));
         let fingerprint = self.whence.fingerprint.clone();
         Ok(OutboxPosition {
-            transaction_id: horizon.saturating_sub(1),
-            position: i64::MAX,
-            fingerprint,
+            transaction_id: row.get::<_, Xid>(0).0,
+            position: row.get(1),
+            fingerprint: fingerprint.map(|seen| Fingerprint { message, ..seen }),
         })
     }
 

@@ -179,7 +179,7 @@ impl Source for OutboxSource {
             passed.register(&mut session, begin.as_ref())?;
         }
         let begins = !is_stored && begin.is_some();
-        let at = begin.unwrap_or(OutboxPosition::at(0, i64::MIN));
+        let at = begin.unwrap_or(OutboxPosition::BEGINNING);
         let (outbox, notes) = (Arc::clone(&self.outbox), Arc::clone(&self.notes));
         Ok(Box::new(OutboxReader::new(outbox, notes, session, at, begins)))
     }

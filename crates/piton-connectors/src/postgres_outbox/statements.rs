@@ -77,6 +77,17 @@ impl Statements {
         format!("SELECT {id}::text FROM {} WHERE {} = ($1::text::xid8, $2)", self.table, self.pair)
     }
 
+    /// The last message that can be read.
+    pub(super) fn last(&self) -> String {
+        let Self { table, order, backwards, .. } = self;
+        let (id, transaction) = (quote(&self.columns.message_id), self.transaction());
+        format!(
+            "SELECT {order}, {id}::text FROM {table} \
+             WHERE {transaction} < pg_snapshot_xmin(pg_current_snapshot()) \
+             ORDER BY {backwards} LIMIT 1"
+        )
+    }
+
     /// Whether any message after `($1, $2)` is there, readable or not.
     pub(super) fn is_behind(&self) -> String {
         format!(

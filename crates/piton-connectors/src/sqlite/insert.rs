@@ -19,14 +19,12 @@ use super::{
 };
 use crate::{
     batch::{Batch, Cell, Schema, Value},
+    shown::shown,
     sink::SinkError,
 };
 
 /// How many statements of records with different fields are remembered.
 const SHAPES_MAX: usize = 256;
-
-/// Longest part of a value that is shown to people, in characters.
-const SHOWN_MAX: usize = 80;
 
 /// How records of one schema go into the table.
 #[derive(Debug)]
@@ -332,24 +330,6 @@ fn is_too_long(text: &[u8]) -> bool {
     digits.len() > SURELY_FITS
         && digits.iter().all(u8::is_ascii_digit)
         && std::str::from_utf8(text).is_ok_and(|text| text.parse::<i64>().is_err())
-}
-
-/// A value for people.
-fn shown(value: Value<'_>) -> String {
-    let short = |text: &str| match text.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    };
-    match value {
-        Value::Absent => "nothing".into(),
-        Value::Null => "NULL".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Float(x) => x.to_string(),
-        Value::Number(text) | Value::Json(text) => short(text),
-        Value::Text(text) => format!("'{}'", short(text)),
-        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
-    }
 }
 
 #[cfg(test)]

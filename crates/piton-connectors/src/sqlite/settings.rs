@@ -68,7 +68,8 @@ impl SqliteSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SqlSettings {
-    /// The database: `sqlite:PATH`, or `postgres://user:password@host:5432/database`.
+    /// The database: `sqlite:PATH`, `postgres://user:password@host:5432/database`, or
+    /// `mysql://user:password@host:3306/database`.
     pub url: String,
     /// The table to read. Either this or `query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,9 +85,17 @@ pub struct SqlSettings {
     /// How often to look for new rows. Without it, reading ends with the last row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<Period>,
+    /// MySQL, with `poll`: how long after a row was seen one with a lower key may still be
+    /// committed. Rows are passed when they were there for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Period>,
     /// The most rows to read at once. Without it, as many as the run asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<NonZeroUsize>,
+    /// Into how many ranges of the key a table of a server is cut, to read them at once, each as a
+    /// partition of its own. Chosen when the pipeline first runs, and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<NonZeroUsize>,
 }
 
 /// What to read.
@@ -104,10 +113,13 @@ impl SqlSettings {
             Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => {
                 return Err(format!("`sql` cannot read {scheme} with this program"));
             }
-            _ => return Err("`url` must be sqlite:PATH, or postgres://…".into()),
+            _ => return Err("`url` must be sqlite:PATH, postgres://… or mysql://…".into()),
         };
         if path.is_empty() || path == ":memory:" {
             return Err("`url` must name a database file: sqlite:PATH".into());
+        }
+        if self.partitions.is_some_and(|count| count.get() > 1) {
+            return Err("`partitions` is for a table of a server: SQLite is read in one go".into());
         }
         Ok((path.into(), self.input()?))
     }
@@ -117,8 +129,18 @@ impl SqlSettings {
         self.url.starts_with("postgres:") || self.url.starts_with("postgresql:")
     }
 
+    /// Whether it is for a MySQL or MariaDB server.
+    pub fn is_for_mysql(&self) -> bool {
+        self.url.starts_with("mysql:") || self.url.starts_with("mariadb:")
+    }
+
     /// What to read.
     pub(crate) fn input(&self) -> Result<Input, String> {
+        if self.settle.is_some() && !self.is_for_mysql() {
+            return Err("`settle` is for MySQL, which cannot tell who may still add a row: leave \
+                        it out"
+                .into());
+        }
         match (&self.table, &self.query) {
             (Some(table), None) if !table.is_empty() => Ok(Input::Table(table.clone())),
             (None, Some(query)) if self.key.is_empty() => Err(format!(

@@ -189,6 +189,12 @@ impl Source for SqlSource {
     }
 
     /// By the values of an integer key: an estimate, as there may be holes.
+    fn remarks(&self) -> Vec<String> {
+        let unseen = "rows that are changed or deleted after they were read are not seen, nor are \
+                      those that are added with a lower key";
+        vec![unseen.to_owned()]
+    }
+
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)> {
         let cursor = self.resume(self.start(starts)).ok()?;
         let ends = cursor.conn.query_row(&cursor.keyset.ends()?, [], |row| {

@@ -276,7 +276,9 @@ pub(super) fn add_column(
 /// text, and a mixture gets no type at all.
 fn declared(batch: &Batch, rows: &Range<usize>, column: usize) -> &'static str {
     match batch.schema.columns[column].kind {
-        ColumnType::Text | ColumnType::Json | ColumnType::Timestamp => " TEXT",
+        ColumnType::Text | ColumnType::Json | ColumnType::Timestamp | ColumnType::Named(_) => {
+            " TEXT"
+        }
         ColumnType::Integer => " INTEGER",
         ColumnType::Float => " REAL",
         ColumnType::Boolean => " BOOLEAN",

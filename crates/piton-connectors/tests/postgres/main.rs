@@ -9,7 +9,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod deletes;
 mod place;
+mod poll;
+mod ranges;
 mod refusals;
 mod rows;
 mod source;

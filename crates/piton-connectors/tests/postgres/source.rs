@@ -1,15 +1,11 @@
 //! Reading tables and queries by their key.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use piton_connectors::{
     batch::Batch,
     postgres::PostgresSource,
-    source::{Read, Reader, Source, SourceError, Start},
+    source::{Read, Source, SourceError, Start},
     sqlite::SqlSettings,
 };
 use piton_testkit::{
@@ -22,7 +18,7 @@ use crate::place::Place;
 const LIMIT: usize = 1 << 20;
 
 impl Place {
-    fn source(&self, rest: &str) -> PostgresSource {
+    pub(crate) fn source(&self, rest: &str) -> PostgresSource {
         self.try_source(rest).unwrap()
     }
 
@@ -33,7 +29,7 @@ impl Place {
     }
 }
 
-fn json(batch: &Batch) -> Vec<String> {
+pub(crate) fn json(batch: &Batch) -> Vec<String> {
     let line = |row| {
         let mut out = Vec::new();
         batch.write_json(row, &mut out).unwrap();
@@ -43,7 +39,11 @@ fn json(batch: &Batch) -> Vec<String> {
 }
 
 /// Reads to the end, at most `limit` at once.
-fn read_all(source: &PostgresSource, start: Option<&Start>, limit: usize) -> Vec<String> {
+pub(crate) fn read_all(
+    source: &PostgresSource,
+    start: Option<&Start>,
+    limit: usize,
+) -> Vec<String> {
     let mut reader = source.reader(start.map(std::slice::from_ref).unwrap_or_default()).unwrap();
     let mut all = Vec::new();
     loop {
@@ -165,88 +165,6 @@ fn a_bounded_read_sees_one_state_of_the_database() {
     assert_eq!(read_all(&source, None, 1000).len(), 150);
 }
 
-/// Invariant 1 for a source: eight writers take numbers and commit out of order, some roll back;
-/// what is committed is read once, in the order of the key.
-#[test]
-fn a_poll_passes_no_row_that_is_committed_later() {
-    let Some(place) = Place::new() else { return };
-    place.run("CREATE TABLE t (id bigserial PRIMARY KEY, writer int)");
-    let source = place.source("table: t\npoll: 5ms");
-    let mut reader = source.reader(&[]).unwrap();
-    let mut seen = Vec::new();
-    let read = |reader: &mut dyn Reader, seen: &mut Vec<i64>| match reader.read(500).unwrap() {
-        Read::Batch(batch) => {
-            let id = |row| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].as_i64();
-            seen.extend(json(&batch).iter().map(|row| id(row).unwrap()));
-            true
-        }
-        Read::Idle => false,
-        other => panic!("{other:?}"),
-    };
-    thread::scope(|scope| {
-        let writers: Vec<_> = (0..8)
-            .map(|writer| {
-                let place = &place;
-                scope.spawn(move || {
-                    let mut dice = Dice::seeded(writer);
-                    let mut client = place.client();
-                    for _ in 0..60 {
-                        let mut tx = client.transaction().unwrap();
-                        // A number is taken long before the row is written.
-                        let next = "SELECT nextval('t_id_seq')";
-                        let id: i64 = tx.query_one(next, &[]).unwrap().get(0);
-                        thread::sleep(Duration::from_millis(dice.between(0, 12)));
-                        let insert = "INSERT INTO t VALUES ($1, $2)";
-                        tx.execute(insert, &[&id, &(writer as i32)]).unwrap();
-                        thread::sleep(Duration::from_millis(dice.between(0, 6)));
-                        if dice.between(0, 9) == 0 {
-                            tx.rollback().unwrap();
-                        } else {
-                            tx.commit().unwrap();
-                        }
-                    }
-                })
-            })
-            .collect();
-        while writers.iter().any(|writer| !writer.is_finished()) {
-            read(&mut *reader, &mut seen);
-        }
-    });
-    let until = Instant::now() + Duration::from_secs(20);
-    let all: Vec<i64> = place
-        .client()
-        .query("SELECT id FROM t ORDER BY id", &[])
-        .unwrap()
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    while seen.len() < all.len() && Instant::now() < until {
-        read(&mut *reader, &mut seen);
-    }
-    assert_eq!(seen, all);
-}
-
-#[test]
-fn a_prepared_transaction_is_waited_for() {
-    let Some(place) = Place::new() else { return };
-    place.run("CREATE TABLE t (id bigserial PRIMARY KEY)");
-    place.run("BEGIN; INSERT INTO t DEFAULT VALUES; PREPARE TRANSACTION 'one'");
-    place.run("INSERT INTO t DEFAULT VALUES");
-    let mut reader = place.source("table: t\npoll: 5ms").reader(&[]).unwrap();
-    for _ in 0..20 {
-        assert!(matches!(reader.read(10).unwrap(), Read::Idle));
-    }
-    place.run("COMMIT PREPARED 'one'");
-    let until = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < until {
-        if let Read::Batch(batch) = reader.read(10).unwrap() {
-            assert_eq!(json(&batch), ["{\"id\":1}", "{\"id\":2}"]);
-            return;
-        }
-    }
-    panic!("nothing came");
-}
-
 #[test]
 fn a_connection_that_is_lost_is_made_again() {
     let Some(place) = Place::new() else { return };
@@ -285,7 +203,10 @@ fn what_cannot_be_read_in_order_is_refused() {
     place.run(
         "CREATE TABLE t (id int PRIMARY KEY, name text UNIQUE, late int NOT NULL UNIQUE DEFERRABLE);
          CREATE TABLE bare (id int); INSERT INTO t VALUES (1, NULL, 1), (2, 'a', 2);
-         CREATE VIEW seen AS SELECT * FROM t",
+         CREATE VIEW seen AS SELECT * FROM t;
+         CREATE TABLE kept (id int GENERATED ALWAYS AS IDENTITY (CACHE 5) PRIMARY KEY);
+         CREATE SEQUENCE by_twenty CACHE 20;
+         CREATE TABLE own (id bigint DEFAULT nextval('by_twenty') PRIMARY KEY)",
     );
     for (settings, word) in [
         ("table: none", "no table 'none'"),
@@ -301,12 +222,21 @@ fn what_cannot_be_read_in_order_is_refused() {
         ("query: 'SELECT id, name FROM t'\nkey: [name]", "NULL in its key"),
         ("query: 'SELECT 1 AS id UNION ALL SELECT 1'\nkey: [id]", "two rows have the key"),
         ("query: 'DELETE FROM t RETURNING id'\nkey: [id]", "`query` cannot be asked"),
+        ("table: kept\npoll: 1s", "ALTER SEQUENCE kept_id_seq CACHE 1"),
+        ("table: own\npoll: 1s", "takes 20 numbers at once"),
     ] {
         let refused = place.source(settings).reader(&[]).and_then(|mut reader| reader.read(10));
         let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains(word), "{settings}: {error}");
     }
-    for settings in ["table: ''", "query: SELECT 1", "table: t\nquery: SELECT 1\nkey: [a]"] {
+    for settings in [
+        "table: ''",
+        "query: SELECT 1",
+        "table: t\nquery: SELECT 1\nkey: [a]",
+        "table: t\npoll: 1s\npartitions: 2",
+        "query: SELECT 1 AS id\nkey: [id]\npartitions: 2",
+        "table: t\npartitions: 65",
+    ] {
         assert!(place.try_source(settings).is_err(), "{settings}");
     }
 }

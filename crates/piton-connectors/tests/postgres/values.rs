@@ -1,8 +1,11 @@
 //! Values keep their types.
 
-use piton_connectors::batch::{
-    ColumnType::{Text as Declared, Unknown},
-    Value,
+use piton_connectors::{
+    batch::{
+        ColumnType::{Text as Declared, Unknown},
+        Value,
+    },
+    source::{Read, Source as _},
 };
 
 use crate::place::{Place, batch, deliver};
@@ -78,4 +81,40 @@ fn text_is_what_the_column_says_and_nothing_where_that_cannot_be_empty() {
     let shown = "SELECT concat_ws('|', n, at AT TIME ZONE 'UTC', doc, words, '<' || note || '>') \
                  FROM t ORDER BY n";
     assert_eq!(place.column(shown), ["7|2024-01-01 00:00:00|{\"a\": 1}|{x,y}|<>", "<>"]);
+}
+
+/// A table that is made for the rows of another has its types, and its values.
+#[test]
+fn a_table_is_copied_with_its_types() {
+    let Some(place) = Place::new() else { return };
+    place.run(
+        "CREATE TABLE source (id int PRIMARY KEY, exact numeric(40, 20), x float8, ok bool,
+           at timestamptz, plain timestamp, day date, clock time, took interval, raw bytea,
+           doc jsonb, key uuid, addr inet, name text, numbers int[], words text[], keys uuid[],
+           ats timestamptz[], sums numeric[], raws bytea[], docs jsonb[], flags bool[]);
+         INSERT INTO source VALUES
+           (1, 12345678901234567890.12345678901234567890, 'Infinity', true,
+            '2024-02-29 12:00:00.123456+02', '2024-02-29 12:00:00.5', '2024-02-29', '23:59:59.5',
+            '1 mon -3 days 04:05:06.7', '\\x005cff', '{\"a\": [1, 2.50, \"x\\\\ty\"]}',
+            '6f4b8e0a-0e0f-4b1c-8a3e-5d1a2b3c4d5e', '10.0.0.0/8', E'a\\tb\\\\N\\r\\n\"é',
+            '{1,NULL,-3}', ARRAY[['a,b', 'c\"\\'], ['', 'NULL']],
+            '{6f4b8e0a-0e0f-4b1c-8a3e-5d1a2b3c4d5e}', '{2024-02-29 12:00:00.123456+02,infinity}',
+            '{1.50,NaN}', ARRAY['\\x00ff'::bytea], ARRAY['{\"a\": [1]}'::jsonb, '[2]'],
+            '{t,f,NULL}'),
+           (2, 'NaN', '-0', false, 'infinity', '-infinity', 'infinity', '00:00', '0', '', 'null',
+            NULL, '::1', '', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}');
+         INSERT INTO source (id) VALUES (3)",
+    );
+    let source = place.source("table: source");
+    let Read::Batch(batch) = source.reader(&[]).unwrap().read(10).unwrap() else { panic!() };
+    deliver(&mut place.open("table: copy\nkey: [id]"), &batch, 3);
+    let types = |table: &str| {
+        place.column(&format!(
+            "SELECT attname || ' ' || format_type(atttypid, NULL) FROM pg_attribute
+             WHERE attrelid = '{table}'::regclass AND attnum > 1 ORDER BY attnum"
+        ))
+    };
+    assert_eq!(types("copy"), types("source"));
+    let rows = |table: &str| place.column(&format!("SELECT t::text FROM {table} t ORDER BY id"));
+    assert_eq!(rows("copy"), rows("source"));
 }

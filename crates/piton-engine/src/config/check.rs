@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "mysql")]
+use piton_connectors::mysql::{MySqlSink, MySqlSource};
 use piton_connectors::{
     file::{FileSink, FileSource},
     http::HttpSink,
@@ -304,6 +306,10 @@ impl Check<'_> {
             SourceSettings::Sql(sql) if sql.is_for_postgres() => {
                 PostgresSource::new(&sql, record as usize).map(drop)
             }
+            #[cfg(feature = "mysql")]
+            SourceSettings::Sql(sql) if sql.is_for_mysql() => {
+                MySqlSource::new(&sql, record as usize).map(drop)
+            }
             SourceSettings::Sql(sql) => SqlSource::new(&sql, dir, record as usize).map(drop),
             #[cfg(feature = "postgres")]
             SourceSettings::PostgresOutbox(outbox) => {
@@ -322,6 +328,8 @@ impl Check<'_> {
                 SinkSettings::Postgres(postgres) => {
                     PostgresSink::new(postgres, Duration::ZERO).map(drop)
                 }
+                #[cfg(feature = "mysql")]
+                SinkSettings::Mysql(mysql) => MySqlSink::new(mysql, Duration::ZERO).map(drop),
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),
                 SinkSettings::Http(http) => HttpSink::new(http, "", &sink.name).map(drop),

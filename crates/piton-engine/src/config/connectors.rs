@@ -1,6 +1,8 @@
 //! The settings of the connectors, as they stand in a file: each connector's own types, under the
 //! names that the file format knows them by. Adding a connector adds a line here.
 
+#[cfg(feature = "mysql")]
+pub use piton_connectors::mysql::MySqlSettings as MySqlSink;
 pub use piton_connectors::{
     file::{
         CsvSettings as CsvSource, CsvSinkSettings as CsvSink, JsonlSettings as JsonlSource,

@@ -7,6 +7,8 @@ use piton_connectors::settings::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
+#[cfg(feature = "mysql")]
+use super::connectors::MySqlSink;
 #[cfg(feature = "postgres")]
 use super::connectors::{OutboxSource, PostgresSink};
 use super::{
@@ -109,6 +111,9 @@ pub enum SinkSettings {
     /// Tables of a PostgreSQL database.
     #[cfg(feature = "postgres")]
     Postgres(PostgresSink),
+    /// Tables of a MySQL or MariaDB database.
+    #[cfg(feature = "mysql")]
+    Mysql(MySqlSink),
     /// A file with one JSON object in each line.
     Jsonl(JsonlSink),
     /// A CSV file.
@@ -126,6 +131,8 @@ impl SinkSettings {
             Self::Sqlite(_) => "sqlite",
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => "postgres",
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => "mysql",
             Self::Jsonl(_) => "jsonl",
             Self::Csv(_) => "csv",
             Self::Stdout(_) => "stdout",
@@ -139,6 +146,8 @@ pub(super) const SINKS: &[&str] = &[
     "sqlite",
     #[cfg(feature = "postgres")]
     "postgres",
+    #[cfg(feature = "mysql")]
+    "mysql",
     "jsonl",
     "csv",
     "stdout",
@@ -162,6 +171,10 @@ pub(super) struct SinkFile {
     #[cfg(feature = "postgres")]
     #[serde(default)]
     postgres: Option<PostgresSink>,
+    /// Tables of a MySQL or MariaDB database: exactly once.
+    #[cfg(feature = "mysql")]
+    #[serde(default)]
+    mysql: Option<MySqlSink>,
     /// A file with one JSON object in each line.
     #[serde(default)]
     jsonl: Option<JsonlSink>,
@@ -186,6 +199,8 @@ impl SinkFile {
             self.sqlite.map(SinkSettings::Sqlite),
             #[cfg(feature = "postgres")]
             self.postgres.map(SinkSettings::Postgres),
+            #[cfg(feature = "mysql")]
+            self.mysql.map(SinkSettings::Mysql),
             self.jsonl.map(SinkSettings::Jsonl),
             self.csv.map(SinkSettings::Csv),
             self.stdout.map(SinkSettings::Stdout),

@@ -78,6 +78,8 @@ fn written(sink: &Sink, dir: &Path) -> Option<Written> {
         SinkSettings::Sqlite(sqlite) => Some(Written::Database(real(&dir.join(&sqlite.path)))),
         #[cfg(feature = "postgres")]
         SinkSettings::Postgres(_) => None,
+        #[cfg(feature = "mysql")]
+        SinkSettings::Mysql(_) => None,
         SinkSettings::Stdout(_) | SinkSettings::Http(_) => None,
     }
 }

@@ -36,6 +36,8 @@ pub use piton_connectors::settings::Period;
 use piton_core::interval::Policy;
 use serde_json::Value as Json;
 
+#[cfg(feature = "mysql")]
+pub use self::connectors::MySqlSink;
 #[cfg(feature = "postgres")]
 pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;

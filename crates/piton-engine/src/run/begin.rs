@@ -57,11 +57,20 @@ pub(crate) struct Ready {
     pub(crate) held: Held,
 }
 
-/// Reads what the store and the source say, changing nothing.
-pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunError> {
+/// Reads what the store and the source say, changing nothing. `adopted`: partitions that a sink
+/// knows and the store does not.
+pub(crate) fn find(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    adopted: Vec<String>,
+) -> Result<Found, RunError> {
     let checkpoints = block_on(store.load(&pipeline.name))?;
     let orders = block_on(store.orders(&pipeline.name))?;
-    let partitions = match pipeline.source.partitions() {
+    let mut known = adopted;
+    known.extend(checkpoints.iter().map(|checkpoint| checkpoint.key.partition.clone()));
+    known.sort();
+    known.dedup();
+    let partitions = match pipeline.source.partitions_after(&known) {
         Ok(partitions) => partitions,
         Err(error) => {
             refuse_gone(pipeline, &checkpoints)?;
@@ -69,6 +78,21 @@ pub(crate) fn find(pipeline: &Pipeline, store: &dyn Store) -> Result<Found, RunE
         }
     };
     Ok(Found { checkpoints, orders, partitions })
+}
+
+/// The partitions of which sinks have checkpoints, where a store without them takes them over.
+pub(crate) fn adopted(
+    pipeline: &Pipeline,
+    options: &RunOptions,
+    sinks: &mut [Sink],
+) -> Result<Vec<String>, RunError> {
+    let mut partitions = Vec::new();
+    for (spec, sink) in pipeline.sinks.iter().zip(sinks).filter(|_| options.adopt) {
+        let Sink::Transactional(sink) = sink else { continue };
+        let own = peek(pipeline, &spec.name, &mut **sink)?;
+        partitions.extend(own.into_iter().map(|checkpoint| checkpoint.key.partition));
+    }
+    Ok(partitions)
 }
 
 /// Nothing is there to read, and something of it was read before: that is a gap, and no mistake in

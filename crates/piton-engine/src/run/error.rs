@@ -48,6 +48,10 @@ pub enum RunError {
         /// What is wrong.
         reason: String,
     },
+    /// The connection to the store was lost while something was committed. A run claims anew, which
+    /// fences what may still come, and goes on. Exit code 1 where it may not.
+    #[error("{0}")]
+    InDoubt(String),
     /// It failed. Exit code 1; the same command resumes.
     #[error("{0}")]
     Failed(String),
@@ -60,7 +64,7 @@ impl RunError {
             Self::Settings(_) => 2,
             Self::Refused(_) => 3,
             Self::Held { .. } | Self::Locked(_) | Self::Fenced { .. } => 4,
-            Self::BadRecord { .. } | Self::Failed(_) => 1,
+            Self::BadRecord { .. } | Self::InDoubt(_) | Self::Failed(_) => 1,
         }
     }
 }
@@ -84,6 +88,7 @@ impl From<StoreError> for RunError {
         match error {
             StoreError::Missing { .. } => Self::Settings(text),
             StoreError::Busy { .. } => Self::Locked(text),
+            StoreError::InDoubt { lost: true, .. } => Self::InDoubt(text),
             StoreError::Damaged { .. }
             | StoreError::Foreign { .. }
             | StoreError::Newer { .. }

@@ -96,6 +96,18 @@ impl Figures {
         }
     }
 
+    /// Notes that the run begins again: what was read and is not covered by a checkpoint is read
+    /// again.
+    pub(crate) fn begin_again(&self) {
+        let saved = |sink: &SinkFigures| {
+            let saved = sink.saved.load(Ordering::Relaxed);
+            sink.taken.store(saved, Ordering::Relaxed);
+            saved
+        };
+        let furthest = self.sinks.iter().map(saved).max().unwrap_or_default();
+        self.read.store(furthest, Ordering::Relaxed);
+    }
+
     /// Notes how far reading is, and how much there is in all.
     pub(crate) fn note_extent(&self, now: u64, all: u64) {
         let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);

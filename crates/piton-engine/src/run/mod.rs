@@ -113,7 +113,35 @@ pub fn run(
     signal: &Signal,
     figures: &Figures,
 ) -> Result<Summary, RunError> {
-    let store = &**store;
+    let mut began_again = false;
+    loop {
+        match run_once(pipeline, &**store, options, signal, figures) {
+            Err(RunError::InDoubt(_)) if signal.begin_again() => {
+                began_again = true;
+                figures.begin_again();
+                (options.on_notice)(
+                    "the connection to the store was lost while something was committed: claiming \
+                     anew, which fences what may still come, and reading what the store holds",
+                );
+            }
+            Ok(summary) => {
+                return Ok(Summary {
+                    was_finished: summary.was_finished && !began_again,
+                    ..summary
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn run_once(
+    pipeline: &Pipeline,
+    store: &dyn Store,
+    options: &RunOptions,
+    signal: &Signal,
+    figures: &Figures,
+) -> Result<Summary, RunError> {
     let mut sinks = make_all(pipeline)?;
     let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     let (claim, died) = claiming::obtain(pipeline, store, options, signal, needed)?;
@@ -132,7 +160,8 @@ pub(crate) fn foresee(
 ) -> Result<Vec<String>, RunError> {
     let mut sinks = make_all(pipeline)?;
     let notices = definition::compare(pipeline, store, options)?;
-    let found = begin::find(pipeline, store)?;
+    let adopted = begin::adopted(pipeline, options, &mut sinks)?;
+    let found = begin::find(pipeline, store, adopted)?;
     for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
         begin::inspect(pipeline, &found, options, &spec.name, sink)?;
     }
@@ -201,7 +230,8 @@ impl Claimed<'_> {
         let (pipeline, store) = (self.pipeline, self.store);
         self.heed_control()?;
         let notices = definition::compare(pipeline, store, self.options)?;
-        let found = begin::find(pipeline, store)?;
+        let adopted = begin::adopted(pipeline, self.options, &mut sinks)?;
+        let found = begin::find(pipeline, store, adopted)?;
         for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
             begin::inspect(pipeline, &found, self.options, &spec.name, sink)?;
         }

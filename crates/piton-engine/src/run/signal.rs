@@ -16,7 +16,10 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Signal {
     began: Instant,
+    /// It was asked to stop.
     stop: AtomicBool,
+    /// It ends by itself.
+    end: AtomicBool,
     hurry: AtomicBool,
     pause: AtomicBool,
     cancelled: AtomicBool,
@@ -30,6 +33,7 @@ impl Default for Signal {
         Self {
             began: Instant::now(),
             stop: AtomicBool::new(false),
+            end: AtomicBool::new(false),
             hurry: AtomicBool::new(false),
             pause: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
@@ -42,13 +46,19 @@ impl Default for Signal {
 impl Signal {
     /// Asks the run to save what the sinks have taken, and to end.
     pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
         self.hurry.store(true, Ordering::Relaxed);
-        self.end();
     }
 
     /// Reads nothing more; what was read is still delivered. How a run ends by itself.
     pub(crate) fn end(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets a run that ended by itself begin again; false if it was asked to stop.
+    pub(crate) fn begin_again(&self) -> bool {
+        self.end.store(false, Ordering::Relaxed);
+        !self.is_stopping()
     }
 
     /// Whether what was read and waits for a sink is left to the next run: a slow sink would take
@@ -59,7 +69,7 @@ impl Signal {
 
     /// Whether the run ends: it was asked to, something failed, or it has lost its claim.
     pub fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.end.load(Ordering::Relaxed)
     }
 
     /// Stops the run because an operator cancelled it.

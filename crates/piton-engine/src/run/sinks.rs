@@ -233,9 +233,9 @@ fn tolerable(cx: &Context<'_>, sink: usize, trouble: Trouble) -> Result<String, 
     match trouble {
         Trouble::Unavailable(what) | Trouble::InDoubt(what) => Ok(what),
         Trouble::Torn(error)
-        | Trouble::Run(error @ (RunError::Fenced { .. } | RunError::BadRecord { .. })) => {
-            Err(error)
-        }
+        | Trouble::Run(
+            error @ (RunError::Fenced { .. } | RunError::InDoubt(_) | RunError::BadRecord { .. }),
+        ) => Err(error),
         Trouble::Run(error) if cx.pipeline.needs(sink) => Err(error),
         Trouble::Run(error) => Ok(error.to_string()),
     }
@@ -253,7 +253,7 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
         cx.mirror.forget(sink);
         match take_over_again(cx, spec) {
             Ok(ready) => return Ok(Some(ready)),
-            Err(error @ RunError::Fenced { .. }) => return Err(error),
+            Err(error @ (RunError::Fenced { .. } | RunError::InDoubt(_))) => return Err(error),
             Err(error) => {
                 let figures = &cx.figures.sinks[sink];
                 figures.note_state(SinkState::Behind, Some(error.to_string()));
@@ -270,7 +270,7 @@ fn reopen(cx: &Context<'_>, sink: usize, attempt: &mut u32) -> Result<Option<Rea
 /// Everything that a start decides and does about one sink: it may have been replaced meanwhile.
 fn take_over_again(cx: &Context<'_>, spec: &SinkSpec) -> Result<Ready, RunError> {
     let Context { pipeline, store, claim, options, .. } = cx;
-    let found = begin::find(pipeline, *store)?;
+    let found = begin::find(pipeline, *store, Vec::new())?;
     let mut sink = (spec.make)().map_err(|error| pipeline.of_sink(&spec.name, &error))?;
     begin::inspect(pipeline, &found, options, &spec.name, &mut sink)?;
     begin::open(pipeline, *store, claim, &found, options, (&spec.name, sink))

@@ -13,6 +13,8 @@
 //! driver's transactions.
 
 pub mod ledger;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

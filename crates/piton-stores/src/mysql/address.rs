@@ -1,10 +1,10 @@
-//! The URL of a store on a MySQL or MariaDB server.
+//! The URL of a MySQL or MariaDB server, and the way from it to a connection.
 //!
 //! The password is never part of what is shown, neither of the address nor of an error.
 
 use std::{path::PathBuf, time::Duration};
 
-use mysql::{OptsBuilder, SslOpts, consts::CapabilityFlags};
+use mysql::{Conn, DriverError, Error, OptsBuilder, SslOpts, consts::CapabilityFlags};
 use percent_encoding::percent_decode_str;
 use piton_core::StoreError;
 
@@ -12,7 +12,7 @@ use piton_core::StoreError;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a server may take over one statement, before it is taken to hang.
-pub(super) const ANSWER: Duration = Duration::from_secs(30);
+pub const ANSWER: Duration = Duration::from_secs(30);
 
 /// A server that is gone without a word is noticed after about this long: less than a lease.
 const IDLE_MS: u32 = 10_000;
@@ -24,7 +24,7 @@ const DATABASE: &str = "piton";
 
 /// Whether TLS is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tls {
+enum Tls {
     Disabled,
     /// If the server can.
     Preferred,
@@ -33,8 +33,9 @@ pub(super) enum Tls {
     VerifyIdentity,
 }
 
-/// Where a store is and how it is reached.
-pub(super) struct Address {
+/// Where a database is and how it is reached.
+#[derive(Clone)]
+pub struct Address {
     user: String,
     password: Option<String>,
     host: String,
@@ -43,16 +44,19 @@ pub(super) struct Address {
     pub(super) database: String,
     /// The URL names no database: `piton` may be made.
     pub(super) may_make_database: bool,
-    pub(super) tls: Tls,
+    tls: Tls,
     authorities: Option<PathBuf>,
 }
 
 /// An environment variable, if it is set.
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Address {
     /// Reads a URL; what it leaves out comes from the environment.
-    pub(super) fn parse(url: &str, environment: Environment<'_>) -> Result<Self, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], which says how it is written and repeats no part of it.
+    pub fn parse(url: &str, environment: Environment<'_>) -> Result<Self, StoreError> {
         let (_, rest) = url.split_once("://").ok_or_else(unreadable)?;
         let (server, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (server, database) = server.split_once('/').unwrap_or((server, ""));
@@ -94,7 +98,7 @@ impl Address {
             "socket" => self.socket = Some(value),
             key => {
                 let what = format!(
-                    "the address of the MySQL store has a setting '{key}' that is not known: \
+                    "the address of the MySQL server has a setting '{key}' that is not known: \
                      known are ssl-mode, ssl-ca and socket"
                 );
                 return Err(StoreError::Refused { what });
@@ -104,14 +108,37 @@ impl Address {
     }
 
     /// The address for people, without the password.
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let Self { user, host, port, database, .. } = self;
         let host = self.socket.as_ref().map_or_else(|| format!("{host}:{port}"), Clone::clone);
         format!("mysql://{user}@{host}/{database}")
     }
 
+    /// The database, where the URL names one.
+    pub fn database(&self) -> Option<&str> {
+        (!self.may_make_database).then_some(&*self.database)
+    }
+
+    /// Connects, with TLS as the URL asks for it. No database is chosen yet. `set` has the last
+    /// word on the options.
+    ///
+    /// # Errors
+    /// What the client or the server says.
+    pub fn connect(&self, set: impl Fn(OptsBuilder) -> OptsBuilder) -> Result<Conn, Error> {
+        // Where nobody has chosen who does the cryptography, the client would not know.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        match Conn::new(set(self.options(self.tls != Tls::Disabled))) {
+            Err(Error::DriverError(DriverError::TlsNotSupported)) if self.tls == Tls::Preferred => {
+                Conn::new(set(self.options(false)))
+            }
+            answer => answer,
+        }
+    }
+
     /// How to connect, with TLS or without. The database is chosen later, once it is there.
-    pub(super) fn options(&self, with_tls: bool) -> OptsBuilder {
+    fn options(&self, with_tls: bool) -> OptsBuilder {
         let is_checked = matches!(self.tls, Tls::VerifyAuthority | Tls::VerifyIdentity);
         let tls = SslOpts::default()
             .with_root_cert_path(self.authorities.clone())
@@ -138,7 +165,7 @@ impl Address {
 }
 
 fn unreadable() -> StoreError {
-    let what = "the address of the MySQL store cannot be read: write \
+    let what = "the address of the MySQL server cannot be read: write \
         mysql://USER:PASSWORD@HOST:PORT/DATABASE, and in the password %40 for @, %3A for :, \
         %2F for /, %3F for ?, %23 for # and %25 for %"
         .to_owned();

@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 use mysql::{Conn, Error, Params, prelude::Queryable as _};
 use piton_core::checksum::Checksum;
 
-use super::{
-    address::{Address, Tls},
-    errors, schema,
-};
+use super::{address::Address, errors, schema};
 use crate::{
     Mode,
     rules::ClaimRow,
@@ -55,18 +52,7 @@ impl MySql {
 
     /// Connects to the server, whatever there is.
     fn link(&mut self) -> Result<Link> {
-        // Where nobody has chosen who does the cryptography, the client would not know.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let conn = match Conn::new(self.address.options(self.address.tls != Tls::Disabled)) {
-            Err(Error::DriverError(mysql::DriverError::TlsNotSupported))
-                if self.address.tls == Tls::Preferred =>
-            {
-                Conn::new(self.address.options(false))
-            }
-            answer => answer,
-        };
+        let conn = self.address.connect(|options| options);
         self.connections += 1;
         let mut link = Link {
             conn: conn.map_err(|error| errors::of(&error))?,

@@ -9,14 +9,15 @@
 //! Named locks are one server's: in a cluster of several servers that all write (Galera, Group
 //! Replication with several primaries), every program has to use the same one.
 
-mod address;
+pub mod address;
 mod connection;
 mod errors;
 mod schema;
 
 use piton_core::StoreError;
 
-use self::{address::Address, connection::MySql};
+pub use self::address::Address;
+use self::connection::MySql;
 use crate::{
     Mode,
     sql::{ServerSession, SqlStore},

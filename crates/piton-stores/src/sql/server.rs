@@ -341,6 +341,6 @@ impl<S: Server> ServerSession<S> {
     }
 
     fn in_doubt(&self, why: &str) -> StoreError {
-        StoreError::InDoubt { at: self.server.at().to_owned(), what: why.to_owned() }
+        StoreError::InDoubt { at: self.server.at().to_owned(), what: why.to_owned(), lost: true }
     }
 }

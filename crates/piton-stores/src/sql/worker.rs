@@ -136,7 +136,7 @@ pub(crate) struct Worker {
     pub(crate) known: Known,
     link: Weak<Link>,
     /// Claims under which a commit is in doubt: nothing more is done under them.
-    doubted: Vec<(Scope, String)>,
+    doubted: Vec<(Scope, String, bool)>,
 }
 
 impl Worker {
@@ -222,24 +222,24 @@ impl Worker {
 
     fn refuse_doubted(&self, claim: &Claim) -> Result<(), StoreError> {
         let scope = Scope::of(claim);
-        match self.doubted.iter().find(|(of, _)| *of == scope) {
-            Some((_, what)) => {
+        match self.doubted.iter().find(|(of, ..)| *of == scope) {
+            Some((_, what, lost)) => {
                 let what = format!("of an earlier commit under the same claim ({what})");
-                Err(StoreError::InDoubt { at: self.session.at().to_owned(), what })
+                Err(StoreError::InDoubt { at: self.session.at().to_owned(), what, lost: *lost })
             }
             None => Ok(()),
         }
     }
 
     fn note_doubt(&mut self, claim: &Claim, error: Option<&StoreError>) {
-        if let Some(StoreError::InDoubt { what, .. }) = error {
-            self.doubted.push((Scope::of(claim), what.clone()));
+        if let Some(StoreError::InDoubt { what, lost, .. }) = error {
+            self.doubted.push((Scope::of(claim), what.clone(), *lost));
         }
     }
 
     /// Frees the lock of an epoch that counts no more.
     pub(crate) fn free(&mut self, scope: &Scope) {
-        self.doubted.retain(|(of, _)| of != scope);
+        self.doubted.retain(|(of, ..)| of != scope);
         self.session.free(scope);
     }
 

@@ -44,7 +44,9 @@ fn explain(code: ErrorCode, what: String) -> String {
 pub(super) fn of_commit(error: &rusqlite::Error, at: &str) -> StoreError {
     let in_doubt = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
     match error_at(error, at.to_owned()) {
-        StoreError::Unusable { at, what } if in_doubt => StoreError::InDoubt { at, what },
+        StoreError::Unusable { at, what } if in_doubt => {
+            StoreError::InDoubt { at, what, lost: false }
+        }
         error => error,
     }
 }

@@ -251,6 +251,38 @@ fn a_server_that_is_killed_and_started_again_loses_and_repeats_nothing() {
     assert_eq!(source.trouble(), None);
 }
 
+/// Ids of transactions that left nothing on the disk are given again after a crash, so the end
+/// must not be one of them.
+#[test]
+fn an_end_that_was_found_before_a_crash_skips_nothing_after_it() {
+    let options = Postgres::options().line("restart_after_crash = off").line("fsync = off");
+    // What has no need to be on the disk does not come there by itself.
+    let Some(mut server) = service::needed(options.line("wal_writer_delay = 10s").start()) else {
+        return;
+    };
+    let place = Place::bare(server.url(), json!({"start": "end"}));
+    place.sql(&super::ddl(&place.settings(), false));
+    append(&mut place.client(), "before");
+    let mut client = place.client();
+    let mut given = 0;
+    for _ in 0..50 {
+        let mut nothing = client.transaction().unwrap();
+        let id = nothing.query_one("SELECT pg_current_xact_id()::text::bigint", &[]).unwrap();
+        given = id.get(0);
+        nothing.rollback().unwrap();
+    }
+    let Read::Batch(begin) = place.reader(None).read(10).unwrap() else {
+        panic!("where it begins comes first")
+    };
+    server.kill().unwrap();
+    server.start_again().unwrap();
+    append(&mut place.client(), "after");
+    let id = "SELECT max(transaction_id::text::bigint) FROM outbox";
+    let id: i64 = place.client().query_one(id, &[]).unwrap().get(0);
+    assert!(id <= given, "{id} was never given before: this proves nothing");
+    assert_eq!(ids(&mut *place.reader(Some(begin.end)), 1), ["after"]);
+}
+
 /// A replica shows no transactions in flight, only the oldest: that is what is read by.
 #[test]
 fn a_replica_is_read_in_the_same_order_and_hides_the_same() {

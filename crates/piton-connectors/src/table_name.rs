@@ -1,6 +1,7 @@
 //! Names of tables: as they are written in a configuration, and as they stand in a statement.
 //!
-//! A name is one identifier or two, `schema.table`. A field of a record may stand in an identifier
+//! A name is one identifier or two, `schema.table`, in double quotes where it stands in a statement
+//! (MySQL takes those when its session is told to). A field of a record may stand in an identifier
 //! (`${record.kind}`); its value is a part of that identifier whatever it holds, so a record can
 //! choose among tables, and never leave the schema or add to a statement.
 
@@ -8,15 +9,31 @@ use std::fmt::Write as _;
 
 use crate::batch::{Batch, Schema, Value};
 
-/// The longest identifier, in bytes. PostgreSQL would cut a longer one short, and take two for one.
-const LONGEST: usize = 63;
+/// The longest identifier that a database takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Longest {
+    #[cfg(feature = "postgres")]
+    /// So many bytes. PostgreSQL would cut a longer one short, and take two for one.
+    Bytes(usize),
+    /// So many characters.
+    #[cfg(feature = "mysql")]
+    Characters(usize),
+}
+
+/// In PostgreSQL.
+#[cfg(feature = "postgres")]
+pub(crate) const POSTGRES: Longest = Longest::Bytes(63);
+/// In MySQL and MariaDB.
+#[cfg(feature = "mysql")]
+pub(crate) const MYSQL: Longest = Longest::Characters(64);
 
 /// A name that may depend on the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     /// One for each identifier.
     identifiers: Vec<Vec<Piece>>,
     written: String,
+    longest: Longest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +44,7 @@ enum Piece {
 
 impl Pattern {
     /// Reads a name. Double quotes are around an identifier with a dot in it.
-    pub(super) fn parse(written: &str) -> Result<Self, String> {
+    pub(crate) fn parse(written: &str, longest: Longest) -> Result<Self, String> {
         let wrong = |why: &str| format!("`table: {}` {why}", written.escape_debug());
         let mut identifiers = vec![Vec::new()];
         let (mut rest, mut quoted) = (written, false);
@@ -56,7 +73,7 @@ impl Pattern {
         if quoted || identifiers.len() > 2 || identifiers.iter().any(Vec::is_empty) {
             return Err(wrong("is not the name of a table: write table or schema.table"));
         }
-        let pattern = Self { identifiers, written: written.to_owned() };
+        let pattern = Self { identifiers, written: written.to_owned(), longest };
         if pattern.is_fixed() {
             pattern.write(None, 0, &mut String::new()).map_err(|why| wrong(&why))?;
         }
@@ -64,24 +81,24 @@ impl Pattern {
     }
 
     /// As it is written in the configuration.
-    pub(super) fn written(&self) -> &str {
+    pub(crate) fn written(&self) -> &str {
         &self.written
     }
 
     /// Whether it is the same for every record.
-    pub(super) fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         self.identifiers.iter().flatten().all(|piece| matches!(piece, Piece::Text(_)))
     }
 
     /// The name in a statement, if it is the same for every record.
-    pub(super) fn fixed(&self) -> Option<String> {
+    pub(crate) fn fixed(&self) -> Option<String> {
         let mut name = String::new();
         self.write(None, 0, &mut name).ok()?;
         Some(name)
     }
 
     /// The fields of the record that it depends on.
-    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
         self.identifiers.iter().flatten().filter_map(|piece| match piece {
             Piece::Field(name) => Some(name.as_str()),
             Piece::Text(_) => None,
@@ -89,7 +106,7 @@ impl Pattern {
     }
 
     /// Writes the name for a record as it stands in a statement, in quotes.
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         batch: Option<&Batch>,
         row: usize,
@@ -108,7 +125,7 @@ impl Pattern {
                 }
             }
             let identifier = &out[start..];
-            check(identifier)?;
+            check(identifier, self.longest)?;
             if index + 1 == self.identifiers.len() && identifier.starts_with("piton_") {
                 return Err(format!("names '{identifier}', and names with piton_ are reserved"));
             }
@@ -150,25 +167,55 @@ fn column_of(schema: &Schema, field: &str) -> Option<usize> {
 }
 
 /// Finds why a text cannot be an identifier.
-pub(super) fn check(identifier: &str) -> Result<(), String> {
+pub(crate) fn check(identifier: &str, longest: Longest) -> Result<(), String> {
     if identifier.is_empty() {
         return Err("a name is empty".into());
     }
     if identifier.contains('\0') {
         return Err(format!("'{}' is not a name", identifier.escape_debug()));
     }
-    if identifier.len() > LONGEST {
-        return Err(format!("the name '{identifier}' is longer than {LONGEST} bytes"));
+    let too_long = match longest {
+        #[cfg(feature = "postgres")]
+        Longest::Bytes(most) => (identifier.len() > most).then(|| format!("{most} bytes")),
+        #[cfg(feature = "mysql")]
+        Longest::Characters(most) => {
+            (identifier.chars().count() > most).then(|| format!("{most} characters"))
+        }
+    };
+    match too_long {
+        Some(most) => Err(format!("the name '{identifier}' is longer than {most}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// An identifier as it stands in a statement.
-pub(super) fn quote(identifier: &str) -> String {
+pub(crate) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-#[cfg(test)]
+/// The identifiers of a name as it stands in a statement, without their quotes.
+#[cfg(feature = "mysql")]
+pub(crate) fn identifiers(name: &str) -> Vec<String> {
+    let mut identifiers = Vec::new();
+    let mut rest = name;
+    while let Some(inner) = rest.strip_prefix('"') {
+        let mut identifier = String::new();
+        let mut chars = inner.char_indices().peekable();
+        let mut end = inner.len();
+        while let Some((at, c)) = chars.next() {
+            if c == '"' && chars.next_if(|(_, next)| *next == '"').is_none() {
+                end = at + 1;
+                break;
+            }
+            identifier.push(c);
+        }
+        identifiers.push(identifier);
+        rest = inner[end..].strip_prefix('.').unwrap_or_default();
+    }
+    identifiers
+}
+
+#[cfg(all(test, feature = "postgres"))]
 mod tests {
     use std::sync::Arc;
 
@@ -180,7 +227,7 @@ mod tests {
         batch.schema = Arc::new(Schema::named(["id", "name"]));
         batch.set(0, 1, Value::Text(name));
         let mut out = String::new();
-        Pattern::parse(pattern)?.write(Some(&batch), 0, &mut out).map(|()| out)
+        Pattern::parse(pattern, POSTGRES)?.write(Some(&batch), 0, &mut out).map(|()| out)
     }
 
     #[test]
@@ -197,6 +244,19 @@ mod tests {
         ] {
             assert_eq!(of(pattern, name).as_deref(), Ok(wanted));
         }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn a_name_in_a_statement_is_taken_apart_again() {
+        for (pattern, wanted) in [
+            ("flights", &["flights"][..]),
+            ("sales.\"my.\"\"orders\"\"\"", &["sales", "my.\"orders\""]),
+        ] {
+            let name = Pattern::parse(pattern, MYSQL).unwrap().fixed().unwrap();
+            assert_eq!(identifiers(&name), wanted, "{name}");
+        }
+        assert!(check(&"ü".repeat(64), MYSQL).is_ok() && check(&"ü".repeat(65), MYSQL).is_err());
     }
 
     #[test]
