@@ -386,7 +386,7 @@ fn what_is_damaged_is_noticed_in_rows_that_the_server_wrote() {
     assert_eq!(ask(&mut session, &save(10, "NULL", 10)), Some(1));
     block_on(store.load(NAME)).unwrap();
     session.batch_execute(
-        "SET piton.store = 'on'; UPDATE piton.checkpoints SET position = replace(position, '10', '99')"
+        "SET search_path = piton, pg_temp; UPDATE piton.checkpoints SET position = replace(position, '10', '99')"
     ).unwrap();
     assert!(block_on(store.load(NAME)).is_err());
     session.batch_execute("DELETE FROM piton.checkpoints").unwrap();
@@ -401,7 +401,7 @@ fn the_script_may_be_run_again_and_what_is_no_processor_is_refused() {
     session.batch_execute(&schema_script()).unwrap();
     session
         .batch_execute(
-            "SET piton.store = 'on'; SELECT piton.register_processor('flights', 1);
+            "SET search_path = piton, pg_temp; SELECT piton.register_processor('flights', 1);
          UPDATE piton.pipelines SET source = '{}'",
         )
         .unwrap();
