@@ -183,7 +183,8 @@ impl Place {
 #[track_caller]
 pub(crate) fn stop(running: Running) -> Ended {
     running.terminate().unwrap();
-    let ended = running.wait(PATIENCE).unwrap();
+    // Counted from its start, which may be long ago.
+    let ended = running.wait(PATIENCE * 3).unwrap();
     assert_eq!(ended.code, Some(0), "{ended}");
     ended
 }

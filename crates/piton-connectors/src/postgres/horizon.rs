@@ -41,6 +41,22 @@ FROM pg_sequence s
 WHERE s.seqrelid = to_regclass(pg_get_serial_sequence($1, $2)) AND s.seqcache > 1
 LIMIT 1";
 
+/// One of them, for people.
+const NAMED: &str = "\
+SELECT 'session ' || a.pid || coalesce(', user ' || a.usename, '')
+  || coalesce(', ' || quote_literal(nullif(a.application_name, '')), '')
+  || coalesce(', ' || a.state, '') || coalesce(', since ' ||
+    to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')
+  || ': `SELECT pg_terminate_backend(' || a.pid || ')` ends it'
+FROM pg_locks v JOIN pg_stat_activity a ON a.pid = v.pid
+WHERE v.locktype = 'virtualxid' AND v.virtualtransaction::text = ANY ($1)
+UNION ALL
+SELECT 'the prepared transaction ' || quote_literal(gid) || ' of ' || owner || ', since ' ||
+  to_char(prepared AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+  || ': `COMMIT PREPARED` or `ROLLBACK PREPARED` ends it'
+FROM pg_prepared_xacts WHERE 'prepared ' || transaction::text = ANY ($1)
+LIMIT 1";
+
 /// What the names of prepared ones begin with.
 const PREPARED: &str = "prepared ";
 
@@ -62,6 +78,19 @@ impl Running {
             self.follow(&now);
         }
         Ok(!self.0.is_empty())
+    }
+
+    /// One of them and how it is ended, as a sentence for people.
+    pub(super) async fn holder(&self, client: &Client) -> Result<Option<String>, Error> {
+        let ids: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        let row = client.query_typed_opt(NAMED, &[(&ids as _, Type::TEXT_ARRAY)]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let holder: &str = row.try_get(0)?;
+        let others = match ids.len() {
+            0 | 1 => String::new(),
+            several => format!("one of {several} transactions, "),
+        };
+        Ok(Some(format!("new rows wait for {others}{holder}")))
     }
 
     /// Keeps those that are still there. One that is gone may have been prepared: nobody can say

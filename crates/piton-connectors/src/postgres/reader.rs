@@ -5,6 +5,7 @@
 
 use std::{
     num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +32,9 @@ const SLICE: Duration = Duration::from_millis(100);
 /// How long running transactions are left alone before they are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How often it is said for whom rows wait.
+const TELL: Duration = Duration::from_secs(1);
+
 /// How long a server may be away in the middle of a read.
 const PATIENCE: Duration = Duration::from_mins(10);
 
@@ -45,6 +49,7 @@ pub(super) struct PostgresReader {
     asleep_until: Option<Instant>,
     /// The state of the database that a bounded read sees, as the server names it.
     snapshot: Option<String>,
+    trouble: Trouble,
 }
 
 /// A part, and how far it was read.
@@ -53,12 +58,34 @@ struct Part {
     cursor: Option<Cursor>,
     /// Of the last row that was given away.
     at: PostgresPosition,
-    /// A key that was seen, and who may still add a row before it.
-    waiting: Option<(Vec<KeyPart>, Running)>,
+    waiting: Option<Waiting>,
     /// Since when the server is away, and how often it was asked.
     away: Option<(Instant, u32)>,
     /// Whether it was read to its end.
     is_over: bool,
+}
+
+/// A key that was seen, and who may still add a row before it.
+struct Waiting {
+    key: Vec<KeyPart>,
+    running: Running,
+    since: Instant,
+    /// When it was last said who they are.
+    told: Option<Instant>,
+}
+
+/// What keeps a reader from going on, for people; shared with its source.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    pub(super) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, what: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
 }
 
 impl PostgresReader {
@@ -66,8 +93,10 @@ impl PostgresReader {
     pub(super) fn of(
         opened: Vec<(Sought, Cursor)>,
         settings: &SqlSettings,
+        trouble: Trouble,
     ) -> Result<Self, SourceError> {
         let mut reader = Self {
+            trouble,
             parts: Vec::new(),
             turn: 0,
             piece: settings.batch.map_or(PIECE, NonZeroUsize::get),
@@ -94,7 +123,7 @@ impl PostgresReader {
             let is_asked = match self.poll {
                 None => cursor.ask(&[], Some(self.piece)).map(|()| true),
                 Some(poll) => {
-                    let look = look(cursor, &mut part.waiting, self.piece);
+                    let look = look(cursor, &mut part.waiting, self.piece, &self.trouble);
                     if matches!(look, Ok(Look::Nothing)) {
                         self.asleep_until = Some(Instant::now() + poll);
                     }
@@ -129,7 +158,8 @@ impl PostgresReader {
     fn read_part(&mut self, limit: usize) -> Result<Read, SourceError> {
         let part = &mut self.parts[self.turn];
         if part.cursor.is_none() {
-            part.come_back(self.poll.is_some(), &mut self.snapshot)?;
+            let away = part.come_back(self.poll.is_some(), &mut self.snapshot)?;
+            self.trouble.set(away);
         }
         let stepped = self.step(limit);
         let part = &mut self.parts[self.turn];
@@ -186,18 +216,23 @@ impl Part {
         Ok(())
     }
 
-    /// Waits for a server that is away, and connects again.
-    fn come_back(&mut self, polls: bool, snapshot: &mut Option<String>) -> Result<(), SourceError> {
+    /// Waits for a server that is away, and connects again. Says what is wrong if it still is.
+    fn come_back(
+        &mut self,
+        polls: bool,
+        snapshot: &mut Option<String>,
+    ) -> Result<Option<String>, SourceError> {
         let (since, tries) = self.away.get_or_insert((Instant::now(), 0));
         *tries += 1;
         thread::sleep(SLICE.min(Duration::from_millis(10 << (*tries).min(4))));
         let since = *since;
         match Cursor::open(&self.sought, self.at.clone()) {
             Ok(cursor) => match self.take_up(cursor, polls, snapshot) {
-                Err(Failure::Away(_)) | Ok(()) => Ok(()),
+                Err(Failure::Away(what)) => Ok(Some(what)),
+                Ok(()) => Ok(None),
                 Err(failure) => Err(error(&self.sought, failure)),
             },
-            Err(Failure::Away(_)) if since.elapsed() < PATIENCE => Ok(()),
+            Err(Failure::Away(what)) if since.elapsed() < PATIENCE => Ok(Some(what)),
             Err(failure) => Err(error(&self.sought, failure)),
         }
     }
@@ -217,22 +252,30 @@ enum Look {
 /// Looks for new rows, and asks for them once nobody can add one among them.
 fn look(
     cursor: &mut Cursor,
-    waiting: &mut Option<(Vec<KeyPart>, Running)>,
+    waiting: &mut Option<Waiting>,
     piece: usize,
+    trouble: &Trouble,
 ) -> Result<Look, Failure> {
     if waiting.is_none() {
         let Some(key) = cursor.reach(piece)? else { return Ok(Look::Nothing) };
         // After the key was seen, not before: who begins later takes a higher one.
         let running = cursor.wire.wait(Running::now(&cursor.wire.client))?;
-        *waiting = Some((key, running));
+        *waiting = Some(Waiting { key, running, since: Instant::now(), told: None });
     }
-    let Some((key, running)) = waiting else { return Ok(Look::Nothing) };
-    if cursor.wire.wait(running.are_there(&cursor.wire.client))? {
+    let Some(waits) = waiting else { return Ok(Look::Nothing) };
+    let client = &cursor.wire.client;
+    if cursor.wire.wait(waits.running.are_there(client))? {
+        let last = waits.told.unwrap_or(waits.since);
+        if last.elapsed() >= TELL {
+            waits.told = Some(Instant::now());
+            trouble.set(cursor.wire.wait(waits.running.holder(client))?);
+        }
         thread::sleep(LOOK_AGAIN);
         return Ok(Look::Waiting);
     }
-    let key = std::mem::take(key);
+    let key = std::mem::take(&mut waits.key);
     *waiting = None;
+    trouble.set(None);
     cursor.ask(&key, None)?;
     Ok(Look::Asked)
 }

@@ -24,7 +24,7 @@ use super::{
     name::{POSTGRES, Pattern},
     position::{KeyPart, PostgresPosition},
     ranges::Range,
-    reader::PostgresReader,
+    reader::{PostgresReader, Trouble},
 };
 use crate::{
     batch::Batch,
@@ -43,6 +43,7 @@ pub struct PostgresSource {
     settings: SqlSettings,
     /// About how many rows there are, once it was asked for.
     estimate: OnceLock<Option<u64>>,
+    trouble: Trouble,
 }
 
 impl PostgresSource {
@@ -75,7 +76,12 @@ impl PostgresSource {
             input,
             record_limit,
         };
-        Ok(Self { sought, settings: settings.clone(), estimate: OnceLock::new() })
+        Ok(Self {
+            sought,
+            settings: settings.clone(),
+            estimate: OnceLock::new(),
+            trouble: Trouble::default(),
+        })
     }
 
     /// The part of it that a partition is; `None` if it is none of this source's.
@@ -193,7 +199,11 @@ impl Source for PostgresSource {
             Ok((part, cursor))
         });
         let opened: Vec<(Sought, Cursor)> = opened.collect::<Result<_, SourceError>>()?;
-        Ok(Box::new(PostgresReader::of(opened, &self.settings)?))
+        Ok(Box::new(PostgresReader::of(opened, &self.settings, self.trouble.clone())?))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.get()
     }
 
     fn progress(&self, starts: &[Start]) -> Option<(u64, u64)> {

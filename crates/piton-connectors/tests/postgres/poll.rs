@@ -144,6 +144,40 @@ fn whoever_comes_later_is_not_waited_for() {
     assert_eq!(seen, [2], "3 is still open");
 }
 
+/// Whoever holds rows back for long is named, with what ends it.
+#[test]
+fn who_holds_rows_back_is_named() {
+    let Some(place) = Place::new() else { return };
+    place.run("CREATE TABLE t (id bigserial PRIMARY KEY)");
+    let name = place.url.rsplit('/').next().unwrap();
+    let mut session = place.client();
+    let begin = "SET application_name = 'nightly'; BEGIN; INSERT INTO t DEFAULT VALUES";
+    session.batch_execute(begin).unwrap();
+    place.run("INSERT INTO t DEFAULT VALUES");
+    let source = place.source("table: t\npoll: 1ms");
+    let mut reader = source.reader(&[]).unwrap();
+    let mut told = |words: &[&str]| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            assert_eq!(ids(&mut *reader), [0; 0]);
+            let trouble = source.trouble().unwrap_or_default();
+            if words.iter().all(|word| trouble.contains(word)) {
+                return;
+            }
+        }
+        panic!("{words:?}: {:?}", source.trouble());
+    };
+    told(&["'nightly'", "idle in transaction", "pg_terminate_backend"]);
+    session.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
+    told(&[name, "ROLLBACK PREPARED"]);
+    session.batch_execute(&format!("ROLLBACK PREPARED '{name}'")).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while ids(&mut *reader) != [2] {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!(source.trouble(), None);
+}
+
 /// Invariant 1 for a source: eight writers take numbers and commit out of order, some roll back;
 /// what is committed is read once, in the order of the key.
 #[test]

@@ -160,7 +160,6 @@ impl Link {
         let lease = self.lease.as_millis();
         self.run(&format!(
             "SET search_path = {}, pg_temp;
-            SET piton.store = 'on';
             SET lock_timeout = {busy};
             SET idle_in_transaction_session_timeout = {lease};
             SET statement_timeout = 0;

@@ -258,11 +258,11 @@ BEGIN
   RETURN true;
 END $$;
 
--- What follows keeps a person with a SQL shell safe. The sessions of a store say that they are one
--- (piton.store), and are not looked at.
+-- What follows keeps a person with a SQL shell safe. The sessions of a store, and these functions,
+-- have a search path that nobody else has, and are not looked at.
 
 CREATE FUNCTION is_shell() RETURNS boolean
-LANGUAGE sql STABLE AS $$ SELECT current_setting('piton.store', true) IS DISTINCT FROM 'on' $$;
+LANGUAGE sql STABLE AS $$ SELECT current_setting('search_path') <> 'piton, pg_temp' $$;
 
 CREATE FUNCTION refuse() RETURNS trigger
 LANGUAGE plpgsql AS $$

@@ -48,7 +48,7 @@ END $$;
 
 -- Makes a processor known to whoever looks at the store. `ver`: a version that it has.
 CREATE FUNCTION register_processor(named text, ver int) RETURNS void
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   old pipelines;
   sum bigint;
@@ -78,7 +78,7 @@ END $$;
 -- Resets and rewinds have been done in the store; where a processor's checkpoint is, there is
 -- nothing else to do them in.
 CREATE FUNCTION apply_orders(named text) RETURNS void
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   now text := moment(clock_timestamp());
 BEGIN
@@ -115,7 +115,7 @@ CREATE FUNCTION move_processor(named text, part text, ver int, new_transaction x
   new_position bigint, expected_transaction xid8, expected_position bigint, by_pair boolean,
   mine bigint, may_go_back boolean, handled bigint, fingerprint text,
   OUT outcome int, OUT stored text, OUT stored_version bigint, OUT fence bigint)
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   old checkpoints;
   last_transaction xid8;
@@ -227,7 +227,7 @@ $$;
 -- Claims a processor. The epoch of the claim; NULL while another owner has it whose lease is not
 -- over, and while the processor is paused or cancelled.
 CREATE FUNCTION claim_processor(processor_id text, owner text, lease interval) RETURNS bigint
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   granted bigint;
   swept record;
@@ -270,7 +270,7 @@ END $$;
 
 -- Rewrites a claim that is the newest. False: it is not.
 CREATE FUNCTION touch_claim(named text, mine bigint, gives_up boolean) RETURNS boolean
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   old claims;
   sum bigint;
@@ -312,7 +312,7 @@ END $$;
 
 -- Lets a processor that was paused or cancelled run again. False: there is nothing to lift.
 CREATE FUNCTION resume_processor(processor_id text) RETURNS boolean
-LANGUAGE plpgsql SET search_path = piton, pg_temp SET piton.store = 'on' AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
 DECLARE
   old pipelines;
   sum bigint;

@@ -99,9 +99,10 @@ pub(crate) fn held(store: &dyn Store) -> Holder {
 }
 
 /// A claim that is granted at once. Another test may just be starting a process, which has a copy
-/// of every descriptor until it runs its own program, so a few tries are as good as one.
+/// of every descriptor until it runs its own program, and a busy server sees a moment later that a
+/// connection was cut, so a few tries are as good as one.
 pub(crate) fn granted(store: &dyn Store, silent: Option<&Holder>) -> (Claim, Option<Holder>) {
-    for _ in 0..100 {
+    for _ in 0..500 {
         if let ClaimAnswer::Granted { claim, died } = ask(store, silent.cloned()) {
             return (claim, died);
         }

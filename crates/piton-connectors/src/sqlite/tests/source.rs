@@ -339,7 +339,7 @@ fn settings_that_contradict_themselves_are_refused() {
         (json!({"url": "sqlite:a.db", "query": "SELECT 1"}), "needs `key`"),
         (json!({"url": "sqlite:", "table": "t"}), "must name a database file"),
         (json!({"url": "a.db", "table": "t"}), "must be sqlite:PATH"),
-        (json!({"url": "postgres://u:secret@h/d", "table": "t"}), "cannot read postgres yet"),
+        (json!({"url": "oracle://u:secret@h/d", "table": "t"}), "must be sqlite:PATH"),
     ] {
         let settings: SqlSettings = serde_json::from_value(settings).unwrap();
         match SqlSource::new(&settings, Path::new("."), MIB) {
