@@ -83,9 +83,8 @@ impl Database {
         let sql = format!(
             "DROP TABLE IF EXISTS target, position, piton_checkpoints, piton_manifest;
              DROP FUNCTION IF EXISTS piton_checkpoints_deleted, piton_checkpoints_updated;
-             CREATE TABLE target ({}); CREATE TABLE position (upto bigint);
-             INSERT INTO position VALUES (0); CHECKPOINT",
-            columns
+             CREATE TABLE target ({columns}); CREATE TABLE position (upto bigint);
+             INSERT INTO position VALUES (0); CHECKPOINT"
         );
         let mut client =
             Client::connect(&self.url, NoTls).map_err(|e| Failure::Found(e.to_string()))?;
