@@ -408,26 +408,3 @@ fn records_of_which_none_fits_are_a_mistake_in_the_configuration() {
         }
     }
 }
-
-/// What the documentation says of triggers: the server runs them for a row in which nothing changes.
-#[test]
-fn triggers_run_as_the_server_runs_them_and_the_row_stays() {
-    for place in both() {
-        place.run(&[
-            "CREATE TABLE t (id INT PRIMARY KEY, name VARCHAR(20),
-               changed TIMESTAMP(6) NULL DEFAULT NULL ON UPDATE CURRENT_TIMESTAMP(6))",
-            "CREATE TABLE touched (what VARCHAR(20))",
-            "CREATE TRIGGER bi BEFORE INSERT ON t FOR EACH ROW INSERT INTO touched VALUES ('bi')",
-            "CREATE TRIGGER ai AFTER INSERT ON t FOR EACH ROW INSERT INTO touched VALUES ('ai')",
-            "CREATE TRIGGER bu BEFORE UPDATE ON t FOR EACH ROW INSERT INTO touched VALUES ('bu')",
-            "CREATE TRIGGER au AFTER UPDATE ON t FOR EACH ROW INSERT INTO touched VALUES ('au')",
-        ]);
-        let mut sink = place.open("table: t\nkey: [id]");
-        for upto in [1, 2] {
-            deliver(&mut sink, &records("input", &[Some(1)]), upto);
-        }
-        let touched = place.column("SELECT what FROM touched");
-        assert_eq!(touched, ["bi", "ai", "bi", "bu", "au"]);
-        assert_eq!(place.column("SELECT changed FROM t"), ["NULL"]);
-    }
-}
