@@ -65,7 +65,8 @@ struct Slot {
 
 impl Slot {
     fn staged(&self) -> Staged<'_> {
-        Staged { quoted: &self.quoted, kind: self.kind, is_key: self.is_key }
+        let Self { quoted, kind, declared, is_key, .. } = self;
+        Staged { quoted, kind: *kind, declared, is_key: *is_key }
     }
 }
 

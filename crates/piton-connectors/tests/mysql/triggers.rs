@@ -7,6 +7,10 @@ use piton_connectors::{
 
 use crate::place::{Place, advance, batch, both, deliver, fence, says, set_aside};
 
+fn is_mariadb(place: &Place) -> bool {
+    place.column("SELECT VERSION()")[0].contains("MariaDB")
+}
+
 /// A table of what its triggers did, and the triggers.
 fn watch(place: &Place, table: &str, key: &str) {
     place.run(&["CREATE TABLE IF NOT EXISTS fired (n INT AUTO_INCREMENT PRIMARY KEY,
@@ -160,9 +164,9 @@ fn records_choose_tables_fields_and_whether_to_delete() {
 fn every_type_is_compared_to_the_last_byte() {
     use Value::{Bytes, Float, Int, Json, Null, Number, Text};
     for place in both() {
-        let is_mariadb = place.column("SELECT VERSION()")[0].contains("MariaDB");
+        let is_mariadb = is_mariadb(&place);
         // The column, a value, and another that is near to it.
-        let types: [(&str, Value<'_>, Value<'_>); 22] = [
+        let types: [(&str, Value<'_>, Value<'_>); 21] = [
             ("VARCHAR(20)", Text("Ünit"), Text("ünit")),
             ("CHAR(20)", Text("a"), Text("á")),
             ("VARCHAR(20) CHARACTER SET latin1", Text("ü"), Text("Ü")),
@@ -174,7 +178,6 @@ fn every_type_is_compared_to_the_last_byte() {
             ("BIGINT", Number("9007199254740993"), Number("9007199254740992")),
             ("DECIMAL(40,20)", Number("1.00000000000000000001"), Number("1")),
             ("DOUBLE", Float(0.1), Float(0.100_000_000_000_000_02)),
-            ("DOUBLE", Float(0.0), Float(-0.0)),
             ("FLOAT", Float(16_777_216.0), Float(16_777_218.0)),
             ("BOOLEAN", Value::Bool(true), Value::Bool(false)),
             ("BIT(9)", Int(257), Int(256)),
@@ -184,7 +187,7 @@ fn every_type_is_compared_to_the_last_byte() {
             ("TIMESTAMP(3) NULL", Text("2024-02-29T10:00:00.5Z"), Text("2024-02-29T10:00:00.501Z")),
             ("ENUM('b', 'B', '') COLLATE utf8mb4_bin", Text("b"), Text("B")),
             ("SET('a', 'c')", Text("a"), Text("a,c")),
-            ("JSON", Json("{\"a\": 1}"), Json("{\"a\": 1.0}")),
+            ("JSON", Json("{\"a\": 1}"), Json("{\"a\": 2}")),
         ];
         let columns: Vec<String> =
             types.iter().enumerate().map(|(index, (of, ..))| format!("c{index} {of}")).collect();
@@ -213,6 +216,39 @@ fn every_type_is_compared_to_the_last_byte() {
             deliver(&mut sink, &batch(&columns, &[&[Int(1), *value]]), upto);
             assert_eq!(updated(&place).len(), 1, "{of}, from NULL, MariaDB: {is_mariadb}");
         }
+    }
+}
+
+/// What is equal to the server and looks otherwise ends as it does in a table without triggers.
+/// MySQL leaves a document in which a number has the same value.
+#[test]
+fn what_is_equal_and_looks_otherwise_ends_as_without_triggers() {
+    for place in both() {
+        for table in ["t", "plain"] {
+            place.run(&[&format!(
+                "CREATE TABLE {table} (id INT PRIMARY KEY, j JSON, d DOUBLE, f FLOAT)"
+            )]);
+        }
+        watch(&place, "t", "id");
+        let columns = ["id", "j", "d", "f"].map(|name| (name, Unknown));
+        let mut ends = Vec::new();
+        for (table, upto) in [("t", 0), ("plain", 4)] {
+            let mut sink = place.open(&format!("table: {table}\nkey: [id]"));
+            for (text, zero, more) in
+                [("1", "0", 1), ("1.0", "-0.0", 2), ("1.0", "-0.0", 3), ("1.00", "-0", 4)]
+            {
+                let zero = Value::Number(zero);
+                let rows: [&[Value<'_>]; 1] = [&[Value::Int(1), Value::Json(text), zero, zero]];
+                deliver(&mut sink, &batch(&columns, &rows), upto + more);
+                if more == 3 && table == "t" {
+                    let mut fired = fired(&place);
+                    fired.retain(|what| what.starts_with("AFTER UPDATE"));
+                    assert_eq!(fired.len(), 1, "{fired:?}");
+                }
+            }
+            ends.push(place.column(&format!("SELECT CONCAT_WS(' ', j, d, f) FROM {table}")));
+        }
+        assert_eq!(ends[0], ends[1]);
     }
 }
 
@@ -302,7 +338,11 @@ fn a_user_without_temporary_tables_is_refused_where_there_are_triggers() {
             &format!("GRANT CREATE TEMPORARY TABLES, DELETE ON {database}.* TO '{user}'"),
             &format!("REVOKE TRIGGER ON {database}.* FROM '{user}'"),
         ]);
-        assert_eq!(other.column("SELECT trigger_name FROM information_schema.triggers"), [""; 0]);
+        let seen = other.column("SELECT trigger_name FROM information_schema.triggers");
+        // MariaDB shows them all the same.
+        if !is_mariadb(&place) {
+            assert_eq!(seen, [""; 0]);
+        }
         let mut sink = other.sink("table: t\nkey: [id]");
         let _ = sink.fence(&fence(2)).unwrap();
         deliver(&mut sink, &named(&[(1, "a")]), 2);
