@@ -135,8 +135,7 @@ pub(super) fn refuse(
 
 /// Whether this user may make a stage; else what the server says.
 fn may_make(conn: &mut Conn) -> Result<Option<String>, Error> {
-    let tried = "DROP TEMPORARY TABLE IF EXISTS piton_stage; \
-                 CREATE TEMPORARY TABLE piton_stage (id INT) ENGINE = InnoDB; \
+    let tried = "CREATE TEMPORARY TABLE piton_stage (id INT) ENGINE = InnoDB; \
                  DROP TEMPORARY TABLE piton_stage";
     match run(conn, tried) {
         Err(error) if says(&error, DENIED) => Ok(Some(described(&error))),

@@ -277,6 +277,39 @@ fn an_owner_that_is_silent_in_a_transaction_loses_it() {
     }
 }
 
+/// Invariant 3: the server would wait for the old owner for an hour. Its heir ends it after the
+/// lease.
+#[test]
+fn a_session_that_is_stuck_with_the_lock_is_ended() {
+    for place in both() {
+        let settings = place.settings("table: t\nkey: [id]");
+        let mut old = MySqlSink::new(&settings, Duration::from_hours(1)).unwrap();
+        let _ = old.fence(&fence(1)).unwrap();
+        deliver(&mut old, &records("input", &[Some(1)]), 1);
+        let mut open = old.begin().unwrap();
+        open.write(&records("input", &[Some(2)]), 0..1).unwrap();
+        let mut heir = MySqlSink::new(&settings, Duration::from_secs(2)).unwrap();
+        let began = Instant::now();
+        let read = loop {
+            match heir.fence(&fence(2)) {
+                Ok(read) => break read,
+                // The server counts whole seconds.
+                Err(SinkError::Held { what }) => {
+                    assert!(what.contains("session"), "{what}");
+                    assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(read[0].position, Some(conformance::at(1)));
+        let late = open.commit(&[advance(2)]);
+        assert!(late.is_err(), "{late:?}");
+        assert_eq!(place.column("SELECT id FROM t"), ["1"]);
+        deliver(&mut heir, &records("input", &[Some(3)]), 2);
+        assert_eq!(place.column("SELECT id FROM t ORDER BY id"), ["1", "3"]);
+    }
+}
+
 /// Invariant 7: the server commits, and nobody hears it.
 #[test]
 fn a_commit_without_an_answer_is_fenced_then_read() {
