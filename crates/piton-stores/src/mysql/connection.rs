@@ -324,7 +324,8 @@ impl Connection for Link {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use piton_testkit::service::{self, MariaDb, MySql as Real, Server as Running};
 
