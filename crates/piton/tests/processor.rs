@@ -242,7 +242,11 @@ async fn an_idle_owner_keeps_its_lease_and_so_does_a_slow_one() {
     let lease = Duration::from_millis(600);
     let busy = Arc::new(AtomicU32::new(0));
     let (first, seen) = (Processor::new(&database, "mailer").lease(lease), Arc::clone(&busy));
+    let claims = "SELECT count(*) FROM piton.claims WHERE pipeline = 'mailer'";
     let rivals = async {
+        while client.query_one(claims, &[]).await.map_or(0, |row| row.get::<_, i64>(0)) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
         let idle = sleep(lease * 3);
         compete(&database, lease, idle).await;
         append(&client, 0..1).await;

@@ -15,14 +15,11 @@ use std::{
 };
 
 use piton::{
-    Saved,
     core::{Control, Event},
-    postgres::{
-        CheckpointOrder, Claim, Database, Message, OutboxPosition, Processor, ProcessorError,
-    },
+    postgres::{CheckpointOrder, Database, Message, Processor, ProcessorError},
 };
 use tokio::time::sleep;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::Transaction;
 
 use self::processor_place::{
     TRIGGER, append, append_many, count, place, send, send_at_once, sent, stands, until_sent,

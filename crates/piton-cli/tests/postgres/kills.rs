@@ -79,7 +79,8 @@ fn ten_kills_of_a_table_copied_in_ranges() {
                 FROM generate_series(1, 200000) n; ANALYZE source";
     place.client().batch_execute(make).unwrap();
     let url = &place.url;
-    let source = format!("source: {{sql: {{url: '{url}', table: source, partitions: 4}}}}");
+    let source =
+        format!("source: {{sql: {{url: '{url}', table: source, partitions: 4}}, rate: 40000/s}}");
     let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Append.yaml(url));
     let checkpoint = "checkpoint: {max_replay: 50ms, max_overhead: 50%}";
     place.write("p.yaml", &format!("pipeline: p\n{source}\n{sinks}\n{checkpoint}\n"));

@@ -64,7 +64,7 @@ fn an_address_that_cannot_be_read_is_told_with_its_line() {
         ("postgres://ann:s3cret@h/db?frob=1", "a setting 'frob' that is not known"),
         ("mysql://ann:s3cret@h/db?frob=1", "a setting 'frob' that is not known"),
         ("mysql://ann:s3cret@h:port/db", "cannot be read"),
-        ("redis://ann:s3cret@h", "names no store"),
+        ("redis://ann:s3cret@h", "is not an address of a store"),
     ] {
         place.configure(address, "", "");
         for command in [RUN, &["plan", "p.yaml"]] {

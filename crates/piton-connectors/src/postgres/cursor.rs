@@ -117,7 +117,8 @@ impl From<Unreadable> for Failure {
 
 /// How values are written, and that nothing is: for a session that reads.
 const SESSION: &str = "\
-SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
+SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
+SET bytea_output = 'hex'; SET extra_float_digits = 1; \
 SET standard_conforming_strings = on; SET default_transaction_read_only = on; \
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
 SET client_min_messages = warning";

@@ -177,7 +177,8 @@ impl PostgresSink {
         let session = format!(
             "SET TimeZone = 'UTC'; SET lock_timeout = {lease}; \
              SET idle_in_transaction_session_timeout = {lease}; \
-             SET client_min_messages = warning; \
+             SET client_min_messages = warning; SET standard_conforming_strings = on; \
+             SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
              SELECT set_config('synchronous_commit', 'on', false) \
              WHERE current_setting('synchronous_commit') = 'off'"
         );

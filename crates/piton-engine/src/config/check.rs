@@ -135,7 +135,13 @@ impl Check<'_> {
             }
             return format!("sqlite:{}", resolve(dir, file).display());
         }
-        if let Err(error) = piton_stores::location(store, dir) {
+        let systems = ["memory:", "postgres:", "postgresql:", "mysql:", "mariadb:"];
+        if !systems.iter().any(|system| store.starts_with(system)) {
+            self.wrong(
+                &path,
+                "is not an address of a store: write sqlite:PATH, postgres://…, mysql://… or memory:",
+            );
+        } else if let Err(error) = piton_stores::location(store, dir) {
             self.wrong(&path, error.to_string());
         }
         store.to_owned()

@@ -187,7 +187,7 @@ sinks:
         &with("limits: {record: 16 pages}"),
         &with("history: {keep: 0d}"),
         &with("on_complete: kep"),
-        &with("store: postgres://h/db"),
+        &with("store: redis://h/db"),
         &with("store: piton.db"),
         &with("transform: {filter: a}"),
         &with("transform:\n  - fliter: a > 1"),
@@ -224,7 +224,7 @@ sinks:
         &with("source: {csv: {path: a, header: false}}"),
         &with("source: {csv: {path: a, types: {b: int}}}"),
         &with("source: {csv: {path: a, null: 5, follow: maybe}}"),
-        &with("source: {sql: {url: 'postgres://x', table: t}}"),
+        &with("source: {sql: {url: 'oracle://x', table: t}}"),
         &with("source: {sql: {url: 'sqlite:x', table: t, query: SELECT 1}}"),
         &with("source: {jsonl: {path: a, poll: 5s}}"),
     ];
@@ -406,7 +406,7 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
         with("on_error: {then: stop}"),
         with("transform: [{drop: a}]"),
         with("pipeline: a b"),
-        with("store: postgres://h/db"),
+        with("store: redis://h/db"),
         "job: x\nsteps: []".to_owned(),
     ] {
         let (valid, loaded) = judged(&text);
