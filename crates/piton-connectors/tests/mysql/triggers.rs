@@ -347,5 +347,17 @@ fn a_user_without_temporary_tables_is_refused_where_there_are_triggers() {
         let _ = sink.fence(&fence(2)).unwrap();
         deliver(&mut sink, &named(&[(1, "a")]), 2);
         assert_eq!(fired(&place), [""; 0]);
+        let planned = |words: &str| {
+            let mut sink = other.sink("table: t\nkey: [id]");
+            sink.peek("p", "s").unwrap();
+            let why = sink.guarantee().why;
+            assert!(why.contains(words), "{why}");
+        };
+        planned("no UPDATE trigger runs for an unchanged");
+        if !is_mariadb(&place) {
+            let revoke = format!("REVOKE CREATE TEMPORARY TABLES ON {database}.* FROM '{user}'");
+            place.run(&[&revoke]);
+            planned("run for unchanged rows, too");
+        }
     }
 }
