@@ -116,3 +116,28 @@ fn a_refused_record_is_set_aside_and_the_rest_goes_on() {
         }
     }
 }
+
+/// Exit code 3, also where nothing new is to be read: what the checkpoint covers would be missing.
+/// Invariants 1 and 4.
+#[test]
+fn a_table_that_is_gone_is_not_made_anew() {
+    for (family, sink) in [(Family::MySql, Sink::Upsert), (Family::MariaDb, Sink::Append)] {
+        let Some(server) = family.shared() else { return };
+        let place = Place::on(server, 10);
+        place.configure_to(sink, "");
+        place.ends_with(0, RUN);
+        place.run_sql(&format!("DROP TABLE {}", sink.table()));
+        for args in [RUN, &["plan", "p.yaml"]] {
+            let refused = place.ends_with(3, args);
+            let said = format!("{}{}", refused.stdout, refused.stderr);
+            assert!(
+                said.contains("is gone") && said.contains("piton reset p --sink out"),
+                "{said}"
+            );
+        }
+        assert!(!place.has_table(sink.table()), "nothing is made");
+        place.ends_with(0, &["reset", "p", "--sink", "out", "--keep", "--yes"]);
+        place.ends_with(0, RUN);
+        place.exactly_once(sink);
+    }
+}

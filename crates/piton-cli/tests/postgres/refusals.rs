@@ -157,3 +157,27 @@ fn a_refused_record_is_set_aside_and_the_rest_goes_on() {
         assert_eq!(letters.matches("check constraint").count(), 5, "{sink:?}: {letters}");
     }
 }
+
+/// Exit code 3, also where nothing new is to be read: what the checkpoint covers would be missing.
+/// Invariants 1 and 4.
+#[test]
+fn a_table_that_is_gone_is_not_made_anew() {
+    for sink in [Sink::Upsert, Sink::Append] {
+        let Some(place) = Place::configured(10, sink) else { return };
+        place.ends_with(0, RUN);
+        place.client().batch_execute(&format!("DROP TABLE {}", sink.table())).unwrap();
+        for args in [RUN, &["plan", "p.yaml"]] {
+            let refused = place.ends_with(3, args);
+            let said = format!("{}{}", refused.stdout, refused.stderr);
+            assert!(
+                said.contains("is gone") && said.contains("piton reset p --sink out"),
+                "{said}"
+            );
+        }
+        let none = format!("SELECT to_regclass('{}') IS NULL", sink.table());
+        assert!(place.client().query_one(&none, &[]).unwrap().get::<_, bool>(0), "nothing is made");
+        place.ends_with(0, &["reset", "p", "--sink", "out", "--keep", "--yes"]);
+        place.ends_with(0, RUN);
+        place.exactly_once(sink);
+    }
+}

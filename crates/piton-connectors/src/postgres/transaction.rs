@@ -19,6 +19,7 @@ use super::{
     settings::Target,
     sink::{History, Open},
     table::Table,
+    wire::Wire,
     writer::Trouble,
 };
 use crate::{
@@ -95,12 +96,11 @@ impl<'a> PostgresTransaction<'a> {
         }
     }
 
-    /// Whether the table was dropped of which a checkpoint speaks. Ends the transaction.
-    fn is_gone(&mut self) -> bool {
+    /// Whether the table was dropped of which a checkpoint speaks. Asks by another connection: one
+    /// on which a `COPY` could not begin is of no use afterwards.
+    fn is_gone(&self) -> bool {
         let name = self.target.table.fixed().filter(|_| self.open.writer.must_find);
-        let Some(name) = name else { return false };
-        self.open.roll_back();
-        let wire = &self.open.wire;
+        let (Some(name), Ok(wire)) = (name, Wire::open(&self.target.server)) else { return false };
         let found = wire.wait(Table::inspect(&wire.client, &name, self.target.rights()));
         matches!(found, Ok(None))
     }

@@ -113,7 +113,6 @@ fn a_table_that_is_dropped_while_it_is_written_is_refused() {
         deliver(&mut sink, &row(1), 1);
         drop_table(place);
         refused(place, write(&mut sink, 2));
-        refused(place, write(&mut sink, 2));
         let mut sink = make();
         sink.adopt();
         refused(place, sink.fence(&fence(1)));
