@@ -2,8 +2,9 @@
 
 use std::{thread, time::Duration};
 
+use mysql::prelude::Queryable as _;
 use piton_core::fault::POINTS;
-use piton_testkit::{Dice, program::PATIENCE};
+use piton_testkit::{Dice, Ledger, program::PATIENCE};
 
 use crate::place::{Family, Place, RUN, Sink};
 
@@ -73,6 +74,65 @@ fn ten_kills_of_a_busy_run() {
         assert!(!last.stderr.contains("finished already"), "the last kill came too late");
         place.exactly_once(Sink::Append);
         place.exactly_once(Sink::Upsert);
+    }
+}
+
+/// Invariant 5, and what triggers do: a row that changes runs them once and another never, through
+/// kills and when all is written again.
+#[test]
+fn killed_again_and_again_each_changed_row_runs_its_triggers_once() {
+    for family in Family::BOTH {
+        let mut dice = Dice::new();
+        let Some(server) = family.shared() else { return };
+        let place = Place::on(server, 40_000);
+        let often = "checkpoint: {max_replay: 50ms, max_overhead: 50%}";
+        place.configure_to(Sink::Upsert, "");
+        place.ends_with(0, RUN);
+        place.ends_with(0, &["reset", "p", "--yes"]);
+        for statement in [
+            // Every third is another, every fifth is not there.
+            "UPDATE upserted SET name = UPPER(name) WHERE id % 3 = 0",
+            "DELETE FROM upserted WHERE id % 5 = 0",
+            "CREATE TABLE fired (what VARCHAR(9), id INT)",
+            "CREATE TRIGGER au AFTER UPDATE ON upserted FOR EACH ROW
+             INSERT INTO fired VALUES ('update', NEW.id)",
+            "CREATE TRIGGER ai AFTER INSERT ON upserted FOR EACH ROW
+             INSERT INTO fired VALUES ('insert', NEW.id)",
+        ] {
+            place.run_sql(statement);
+        }
+        let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Upsert.yaml(&place.url));
+        place.configure("", &format!("{sinks}\n{often}"));
+        let fired = || place.ledger("SELECT what, id, '' FROM fired");
+        let count = || -> u64 {
+            let counted = place.conn().query_first("SELECT COUNT(*) FROM fired").unwrap();
+            counted.unwrap_or_default()
+        };
+        for kill in 1..=8 {
+            let begin = count();
+            let more = dice.between(1, 1_500);
+            let mut running = place.program.start(RUN).unwrap();
+            running
+                .until("progress", PATIENCE, |_| count() >= begin + more)
+                .unwrap_or_else(|error| panic!("{family:?}, kill {kill}, {more} more: {error}"));
+            thread::sleep(Duration::from_millis(dice.between(0, 20)));
+            running.kill().unwrap_or_else(|error| panic!("{family:?}, kill {kill}: {error}"));
+        }
+        let last = place.ends_with(0, RUN);
+        assert!(!last.stderr.contains("finished already"), "the last kill came too late");
+        place.exactly_once(Sink::Upsert);
+        let mut wanted = Ledger::default();
+        for id in 0..40_000 {
+            if id % 5 == 0 {
+                wanted.add(["insert".to_owned(), id.to_string(), String::new()]);
+            } else if id % 3 == 0 {
+                wanted.add(["update".to_owned(), id.to_string(), String::new()]);
+            }
+        }
+        wanted.compare(&fired()).exactly_once().unwrap_or_else(|report| panic!("{report}"));
+        place.ends_with(0, &["reset", "p", "--yes"]);
+        place.ends_with(0, RUN);
+        wanted.compare(&fired()).exactly_once().unwrap_or_else(|report| panic!("{report}"));
     }
 }
 

@@ -8,6 +8,7 @@ use std::{collections::HashMap, env, fmt, time::Duration};
 
 use mysql::{Conn, DriverError, Error, Row, Value, prelude::Queryable as _};
 use piton_stores::mysql::Address;
+pub(super) use piton_stores::mysql::run;
 
 use super::errors::{described, is_lost};
 
@@ -131,17 +132,6 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::TlsError(_) => Some("Check `ssl-mode` and `ssl-ca` of the URL"),
         error => (!is_lost(error)).then_some("Check the URL"),
     }
-}
-
-/// Runs statements without parameters, and hears what the server says to each of them.
-pub(super) fn run(conn: &mut Conn, sql: &str) -> Result<(), Error> {
-    let mut answers = conn.query_iter(sql)?;
-    while let Some(answer) = answers.iter() {
-        for row in answer {
-            row?;
-        }
-    }
-    Ok(())
 }
 
 /// The rows of a query, every value as text.

@@ -6,7 +6,8 @@
 //! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit; `holder`: who is in the
 //!   way;
 //! - `table`: a target as it is; `create`: making it; `plan`: the statements for its records;
-//!   `encode`: values as SQL writes them; `writer`: rows on their way;
+//!   `encode`: values as SQL writes them; `writer`: rows on their way; `stage`: rows for a table whose
+//!   triggers must not run in vain;
 //! - [`source`], [`position`]: reading by a key; `reader`: in one go, or again and again; `keyset`:
 //!   its statements; `cursor`, `rows` and `decode`: rows into a batch.
 
@@ -25,6 +26,7 @@ mod rows;
 pub mod settings;
 pub mod sink;
 pub mod source;
+mod stage;
 mod table;
 mod transaction;
 mod writer;

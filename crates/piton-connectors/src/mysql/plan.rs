@@ -11,6 +11,7 @@ use super::{
     encode::{self, Kind},
     name::quote,
     settings::Target,
+    stage::{self, Staged},
     table::Table,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) upserts: bool,
     /// Whether a row may clash with another by something else than its key.
     may_clash: bool,
+    /// The stage by which rows go, if they do.
+    pub(super) stage: Option<String>,
 }
 
 /// A column of the records and its place in the table.
@@ -58,6 +61,13 @@ struct Slot {
     kind: Kind,
     declared: String,
     is_key: bool,
+}
+
+impl Slot {
+    fn staged(&self) -> Staged<'_> {
+        let Self { quoted, kind, declared, is_key, .. } = self;
+        Staged { quoted, kind: *kind, declared, is_key: *is_key }
+    }
 }
 
 /// Records that have the same fields, or that all delete.
@@ -135,6 +145,7 @@ impl Plan {
             shapes: Vec::new(),
             upserts: !key.is_empty(),
             may_clash: table.may_clash_beside(key),
+            stage: None,
         };
         for (column, described) in schema.columns.iter().enumerate() {
             if let Some(why) = table.refuse_column(&described.name) {
@@ -326,6 +337,9 @@ impl Plan {
         let columns: Vec<&str> = slots.iter().map(|slot| slot.quoted.as_str()).collect();
         let (insert, update) = if deletes {
             (format!("DELETE FROM {} WHERE ", self.table), String::new())
+        } else if let Some(stage) = &self.stage {
+            let staged: Vec<Staged<'_>> = slots.iter().map(|slot| slot.staged()).collect();
+            stage::statements(stage, &self.table, &staged, &self.update(&slots))
         } else {
             let insert = format!("INSERT INTO {} ({}) VALUES ", self.table, columns.join(", "));
             (insert, if self.upserts { self.update(&slots) } else { String::new() })
@@ -341,7 +355,8 @@ impl Plan {
     fn update(&self, slots: &[&Slot]) -> String {
         let (keys, others): (Vec<&Slot>, Vec<&Slot>) = slots.iter().partition(|slot| slot.is_key);
         let mut set: Vec<String> = Vec::new();
-        let mut keys = keys.iter().map(|slot| quote(&slot.name));
+        // The stage has columns of the same names.
+        let mut keys = keys.iter().map(|slot| format!("{}.{}", self.table, slot.quoted));
         if self.may_clash {
             let same: Vec<String> = keys.clone().map(|k| format!("{k} <=> VALUES({k})")).collect();
             let first = keys.next().unwrap_or_default();
@@ -350,8 +365,7 @@ impl Plan {
             let first = keys.next().unwrap_or_default();
             set.push(format!("{first} = {first}"));
         }
-        let others = others.iter().map(|slot| quote(&slot.name));
-        set.extend(others.map(|name| format!("{name} = VALUES({name})")));
+        set.extend(others.iter().map(|slot| format!("{0} = VALUES({0})", slot.quoted)));
         format!(" ON DUPLICATE KEY UPDATE {}", set.join(", "))
     }
 }

@@ -22,6 +22,7 @@ use super::{
     errors::{LOCK_WAIT, commit_failure, described, failure, of_ledger, says},
     holder::{self, Holder},
     settings::{MySqlSettings, Target},
+    stage::Way,
     table::Table,
     transaction::MySqlTransaction,
     writer::Writer,
@@ -50,6 +51,8 @@ pub struct MySqlSink {
     lease: Duration,
     history: Arc<History>,
     conn: Option<Conn>,
+    /// How upserts reach the table, as it was seen last.
+    way: Way,
     /// Between a fence and the first doubt.
     open: Option<Open>,
 }
@@ -89,7 +92,7 @@ impl MySqlSink {
     pub fn new(settings: &MySqlSettings, lease: Duration) -> Result<Self, SinkError> {
         let target = settings.check().map_err(|what| SinkError::Settings { what })?;
         let history = Arc::default();
-        Ok(Self { target, lease, history, conn: None, open: None })
+        Ok(Self { target, lease, history, conn: None, way: Way::Straight, open: None })
     }
 
     /// The same sink, which knows what those before it in this run have seen.
@@ -131,9 +134,14 @@ impl MySqlSink {
     /// be written as configured.
     fn look(&mut self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
         let mut conn = self.conn(pipeline)?;
-        let failed = |e: Error| failure(self.at(), "read the checkpoints", &e);
         self.judge_server(&mut conn)?;
-        self.judge(&mut conn)?;
+        if self.judge(&mut conn)?.is_some()
+            && let Some(name) = self.target.table.fixed()
+        {
+            let way = Way::into(&mut conn, &name, &self.target);
+            self.way = way.map_err(|e| failure(self.at(), "look at the triggers", &e))?;
+        }
+        let failed = |e: Error| failure(self.at(), "read the checkpoints", &e);
         let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
                      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
         run(&mut conn, begin).map_err(failed)?;
@@ -178,12 +186,14 @@ impl MySqlSink {
         Ok(())
     }
 
-    /// Refuses a table that cannot be written as configured, as far as its name is known.
-    fn judge(&self, conn: &mut Conn) -> Result<(), SinkError> {
+    /// Refuses a table that cannot be written as configured, as far as its name is known; returns
+    /// it, if it is there.
+    fn judge(&self, conn: &mut Conn) -> Result<Option<Table>, SinkError> {
         let Target { key, create, .. } = &self.target;
-        let Some(name) = self.target.table.fixed() else { return Ok(()) };
+        let Some(name) = self.target.table.fixed() else { return Ok(None) };
         let failed = |e: Error| failure(self.at(), "look at the table", &e);
-        let why = match Table::inspect(conn, &name).map_err(failed)? {
+        let found = Table::inspect(conn, &name).map_err(failed)?;
+        let why = match &found {
             Some(found) => match found.refuse(&name, key, self.at()) {
                 Some(why) => Some(why),
                 None => found.refuse_user(conn, &name, &self.target).map_err(failed)?,
@@ -194,17 +204,21 @@ impl MySqlSink {
                 self.at()
             )),
         };
-        why.map_or(Ok(()), |what| Err(SinkError::Settings { what }))
+        why.map_or(Ok(found), |what| Err(SinkError::Settings { what }))
     }
 
     fn open_fenced(&mut self, fence: &Fence) -> Result<Open, SinkError> {
         let mut conn = self.conn(&fence.pipeline)?;
         self.end_last_session(&mut conn);
         self.judge_server(&mut conn)?;
-        self.judge(&mut conn)?;
+        let table = self.judge(&mut conn)?;
         let ledger = self.take_over(&mut conn, fence)?;
         self.remember_session(&mut conn, fence);
-        let writer = Writer::new(&mut conn).map_err(|e| failure(self.at(), "begin", &e))?;
+        let failed = |e: Error| failure(self.at(), "begin", &e);
+        let mut writer = Writer::new(&mut conn).map_err(failed)?;
+        if let Some(table) = table {
+            writer.prepare(&mut conn, &self.target, &table).map_err(failed)?;
+        }
         let silence = self.seconds();
         Ok(Open { conn, ledger, writer, silence, is_begun: false, is_lost: false })
     }
@@ -360,12 +374,9 @@ impl Open {
 
 impl TransactionalSink for MySqlSink {
     fn guarantee(&self) -> Guarantee {
-        Guarantee {
-            what: "exactly once",
-            why: "rows and checkpoint commit in one InnoDB transaction, which also compares the \
-                  epoch of the claim under a lock"
-                .into(),
-        }
+        let together = "rows and checkpoint commit in one InnoDB transaction, which also compares the \
+                        epoch of the claim under a lock";
+        Guarantee { what: "exactly once", why: format!("{together}{}", self.way.told()) }
     }
 
     fn location(&self) -> String {

@@ -8,6 +8,7 @@ use super::{
     errors::{described, says},
     name::{identifiers, quote},
     settings::Target,
+    stage,
 };
 use crate::settings::Mode;
 
@@ -21,8 +22,10 @@ pub(super) struct Field {
     pub(super) kind: Kind,
     /// Its type, as SQL writes it.
     pub(super) declared: String,
+    /// The character set and collation, where it has one.
+    pub(super) collation: Option<(String, String)>,
     /// Computed by the database: cannot be written.
-    generated: bool,
+    pub(super) generated: bool,
     nullable: bool,
 }
 
@@ -57,7 +60,7 @@ pub(super) struct Table {
 }
 
 /// Where a table is, in a condition on the system's tables.
-fn place(name: &str, (schema, table): (&str, &str)) -> String {
+pub(super) fn place(name: &str, (schema, table): (&str, &str)) -> String {
     let parts = identifiers(name);
     match &parts[..] {
         [database, of] => {
@@ -81,7 +84,7 @@ impl Table {
         let Some(found) = rows(conn, &sql)?.pop() else { return Ok(None) };
         let sql = format!(
             "SELECT column_name, data_type, column_type, is_nullable, extra, \
-             coalesce(generation_expression, ''), numeric_scale \
+             coalesce(generation_expression, ''), character_set_name, collation_name \
              FROM information_schema.columns WHERE {at} ORDER BY ordinal_position"
         );
         let json = json_columns(conn, name)?;
@@ -194,7 +197,7 @@ impl Table {
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        stage::refuse(conn, name, target)
     }
 
     /// Whether it is a table, of which the indexes say what is unique.
@@ -273,6 +276,7 @@ impl Field {
         let kind = if json.contains(&name) { Kind::Json } else { Kind::of(&of, &declared) };
         Self {
             kind,
+            collation: text(row, 6).zip(text(row, 7)),
             generated: !expression.is_empty() && !extra.contains("DEFAULT_GENERATED"),
             nullable: nullable == "YES",
             name,

@@ -9,11 +9,12 @@ use std::{collections::HashMap, ops::Range};
 use mysql::{Conn, Error, prelude::Queryable as _};
 
 use super::{
-    connect::{rows, text},
+    connect::{rows, run, text},
     create,
     errors::{described, failure},
     plan::{Plan, SHAPES_MAX, Unfit},
     settings::Target,
+    stage::Stages,
     table::Table,
 };
 use crate::{batch::Batch, sink::SinkError};
@@ -46,6 +47,7 @@ pub(super) struct Writer {
     packet: usize,
     /// Where tables are created: the server commits the transaction of a session that does so.
     side: Option<Conn>,
+    stages: Stages,
     /// What tells all characters apart.
     collation: &'static str,
     /// The name of a row's table.
@@ -93,9 +95,21 @@ impl Writer {
             waiting: 0,
             packet: said(0).parse().unwrap_or(CHUNK),
             side: None,
+            stages: Stages::default(),
             collation: if is_mariadb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" },
             name: String::new(),
         })
+    }
+
+    /// Makes ready, outside of any transaction, for a table that is known before its records are.
+    pub(super) fn prepare(
+        &mut self,
+        conn: &mut Conn,
+        target: &Target,
+        table: &Table,
+    ) -> Result<(), Error> {
+        let Some(name) = target.table.fixed() else { return Ok(()) };
+        self.stages.of(conn, table, &name, target).map(drop)
     }
 
     /// Forgets rows that wait. What is known of tables stays: they were made outside of the
@@ -245,9 +259,10 @@ impl Writer {
         rows: &Range<usize>,
     ) -> Result<usize, Trouble> {
         self.send_all(conn)?;
-        if self.plans.len() >= TABLES_MAX {
+        if self.plans.len() >= TABLES_MAX || self.stages.are_many() {
             self.plans.clear();
             self.by_table.clear();
+            self.stages.drop_all(conn)?;
         }
         if target.table.is_fixed() {
             self.name.clear();
@@ -270,6 +285,7 @@ impl Writer {
         let mut plan =
             Plan::new(&batch.schema, &name, &found, target, &left_out).map_err(settings)?;
         plan.may_grow = target.create && found.is_ours;
+        plan.stage = self.stages.of(conn, &found, &name, target)?;
         if let (false, Some(why)) = (self.has_written, plan.homeless_in_all(batch, &same)) {
             return Err(settings(format!(
                 "the records do not fit {name} in {at}: {why}. Leave the column out with \
@@ -360,7 +376,7 @@ impl Writer {
         let statement = shape.statement();
         self.waiting = self.waiting.saturating_sub(shape.values.len());
         shape.clear();
-        conn.query_drop(statement)
+        run(conn, &statement)
     }
 
     /// Sends all rows, tables in the order in which they came first.

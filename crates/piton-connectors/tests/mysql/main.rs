@@ -13,4 +13,5 @@ mod place;
 mod refusals;
 mod rows;
 mod source;
+mod triggers;
 mod values;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mysql::{Conn, Error, Params, prelude::Queryable as _};
 use piton_core::checksum::Checksum;
 
-use super::{address::Address, errors, schema};
+use super::{address::Address, errors, schema, statements};
 use crate::{
     Mode,
     rules::ClaimRow,
@@ -112,9 +112,9 @@ impl Link {
         ))
     }
 
-    /// Runs statements without parameters.
+    /// Runs statements without parameters; each of them must succeed.
     pub(super) fn run(&mut self, sql: &str) -> Result<()> {
-        let ran = self.conn.query_drop(sql);
+        let ran = statements::run(&mut self.conn, sql);
         self.answered(ran)
     }
 
@@ -321,5 +321,37 @@ impl Connection for Link {
 
     fn locks(&mut self) -> &mut Vec<Scope> {
         &mut self.locks
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use piton_testkit::service::{self, MariaDb, MySql as Real, Server as Running};
+
+    use super::*;
+
+    /// The driver hears the first answer only, unless it is asked for the others.
+    fn every_statement_of_several_is_heard(server: Option<&Running>) {
+        let Some(server) = server else { return };
+        let url = server.database().unwrap();
+        let address = Address::parse(&url, &|_| None).unwrap();
+        let mut link = MySql::new(address).link().unwrap();
+        for sql in ["SET @a = 1; SET nothing = 2", "DO 1; DO 2; SELECT * FROM nowhere; DO 3"] {
+            let heard = link.run(sql);
+            assert!(heard.is_err(), "{sql}: {heard:?}");
+            link.run("SELECT 1; SELECT 2; DO 3").unwrap();
+        }
+        assert_eq!(link.says("SELECT 7", values![]).unwrap(), Some(7), "no answer is left over");
+    }
+
+    #[test]
+    fn every_statement_of_several_is_heard_on_mysql() {
+        every_statement_of_several_is_heard(service::needed(Real::shared()));
+    }
+
+    #[test]
+    fn every_statement_of_several_is_heard_on_mariadb() {
+        every_statement_of_several_is_heard(service::needed(MariaDb::shared()));
     }
 }

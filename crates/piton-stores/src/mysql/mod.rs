@@ -13,11 +13,12 @@ pub mod address;
 mod connection;
 mod errors;
 mod schema;
+mod statements;
 
 use piton_core::StoreError;
 
-pub use self::address::Address;
 use self::connection::MySql;
+pub use self::{address::Address, statements::run};
 use crate::{
     Mode,
     sql::{ServerSession, SqlStore},
