@@ -45,6 +45,12 @@ impl OutboxPosition {
         Self { transaction_id, position, fingerprint: None }
     }
 
+    /// Whether messages after this position were deleted, when all below `mark` were.
+    pub(super) fn is_below_deleted(&self, mark: &Self) -> bool {
+        let (transaction, position) = mark.pair();
+        self.pair() < (transaction, position.saturating_sub(1))
+    }
+
     /// The form at rest.
     pub(super) fn stored(&self) -> StoredPosition {
         // Its JSON is made of numbers and texts: it can always be written.

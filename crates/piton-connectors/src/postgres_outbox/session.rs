@@ -9,7 +9,7 @@ use super::{
     ddl::WAKE_CHANNEL,
     guard,
     page::{Page, Taken, Whence, schema},
-    passed,
+    passed::Mark,
     position::{Fingerprint, OutboxPosition, hash_of},
     settings::OutboxSettings,
     shape::{self, Shape},
@@ -159,6 +159,7 @@ pub(super) struct Session {
     pub(super) shape: Shape,
     whence: Whence,
     page: Statement,
+    mark: Mark,
 }
 
 impl Session {
@@ -185,7 +186,7 @@ impl Session {
             data: shape.data,
             record_limit: outbox.record_limit,
         };
-        Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page })
+        Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page, mark: Mark::default() })
     }
 
     /// What is asked of this outbox.
@@ -197,26 +198,40 @@ impl Session {
     /// Refuses to read on after a position that this server did not give, or has lost.
     pub(super) fn guard(&mut self, position: Option<&OutboxPosition>) -> Result<(), Trouble> {
         let Outbox { statements, accept_changes, .. } = &*self.outbox;
-        if *accept_changes {
-            return Ok(());
+        if !accept_changes {
+            let seen = self.whence.fingerprint.as_ref();
+            let objection = guard::objection(&mut self.client, statements, seen, position);
+            if let Some(what) = objection.map_err(|error| self.outbox.trouble(&error))? {
+                return Err(self.gap(position, what));
+            }
         }
-        let seen = self.whence.fingerprint.as_ref();
-        let client = &mut self.client;
-        let objection =
-            guard::objection(client, statements, seen, position).and_then(|objection| {
-                match objection {
-                    None => guard::deleted(client, &self.shape, position),
-                    some => Ok(some),
-                }
-            });
-        match objection.map_err(|error| self.outbox.trouble(&error))? {
+        position.map_or(Ok(()), |position| self.has_all_after(position))
+    }
+
+    /// Refuses to have read on after a position if messages above it were deleted: to be asked
+    /// after a page was read, because what was deleted before is then known.
+    pub(super) fn has_all_after(&mut self, position: &OutboxPosition) -> Result<(), Trouble> {
+        let mark = self.deleted()?;
+        match mark.and_then(|mark| guard::deleted(position, &mark)) {
             None => Ok(()),
-            Some(what) => Err(Trouble::Lasting(SourceError::Gap {
-                partition: self.outbox.partition().to_owned(),
-                position: position.map_or("the beginning".into(), OutboxPosition::shown),
-                what,
-            })),
+            Some(what) => Err(self.gap(Some(position), what)),
         }
+    }
+
+    /// Up to where messages were deleted, as far as this was ever done.
+    pub(super) fn deleted(&mut self) -> Result<Option<OutboxPosition>, Trouble> {
+        let deleted = self.mark.look(&mut self.client, &self.shape);
+        deleted.map_err(|error| self.outbox.trouble(&error))
+    }
+
+    fn gap(&self, position: Option<&OutboxPosition>, what: String) -> Trouble {
+        Trouble::Lasting(SourceError::Gap {
+            partition: self.outbox.partition().to_owned(),
+            position: position
+                .filter(|position| **position != OutboxPosition::BEGINNING)
+                .map_or("the beginning".into(), OutboxPosition::shown),
+            what,
+        })
     }
 
     /// The position after all that can be read now, and before all that is appended later or is
@@ -225,19 +240,19 @@ impl Session {
     /// It is a message's, never a mere transaction id: a crash of the server forgets ids that have
     /// left nothing on its disk, and gives them to other transactions.
     pub(super) fn end(&mut self) -> Result<OutboxPosition, Trouble> {
-        let last = self.client.query_opt(&self.outbox.statements.last(), &[]);
-        let Some(row) = last.map_err(|error| self.outbox.trouble(&error))? else {
-            let deleted = passed::deleted(&mut self.client, &self.shape);
-            let deleted = deleted.map_err(|error| self.outbox.trouble(&error))?;
-            return Ok(deleted.unwrap_or(OutboxPosition::BEGINNING));
-        };
-        let message = Some(hash_of(row.get(2)));
         let fingerprint = self.whence.fingerprint.clone();
-        Ok(OutboxPosition {
-            transaction_id: row.get::<_, Xid>(0).0,
-            position: row.get(1),
-            fingerprint: fingerprint.map(|seen| Fingerprint { message, ..seen }),
-        })
+        let position_of = |row: postgres::Row| {
+            let (Xid(transaction_id), position) = (row.try_get(0)?, row.try_get(1)?);
+            let message = Some(hash_of(row.try_get(2)?));
+            let fingerprint = fingerprint.map(|seen| Fingerprint { message, ..seen });
+            Ok(OutboxPosition { transaction_id, position, fingerprint })
+        };
+        let last = self.client.query_opt(&self.outbox.statements.last(), &[]);
+        let last = last.and_then(|row| row.map(position_of).transpose());
+        match last.map_err(|error| self.outbox.trouble(&error))? {
+            Some(last) => Ok(last),
+            None => Ok(self.deleted()?.unwrap_or(OutboxPosition::BEGINNING)),
+        }
     }
 
     /// The next messages after a position.

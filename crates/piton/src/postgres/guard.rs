@@ -45,6 +45,19 @@ pub(super) async fn look_at(client: &Client) -> Result<Option<Fingerprint>, Erro
     }
 }
 
+/// Why reading cannot go on after a position, if messages up to a mark were deleted. Pipelines
+/// that delete wait for each other, and not for processors.
+pub(super) fn deleted(after: &OutboxPosition, mark: &OutboxPosition) -> Option<String> {
+    after.is_below_deleted(mark).then(|| {
+        format!(
+            "it is at {after}, and messages up to {mark} were deleted by pipelines with \
+             `delete_passed`, which had passed them. Reset the processor to go on with what is \
+             left; and unset `delete_passed`, or keep a row for the processor in \
+             piton_outbox_readers, so that it is waited for"
+        )
+    })
+}
+
 /// Why reading cannot go on after a position, with the choices; `None` if it can.
 pub(super) async fn objection(
     client: &Client,

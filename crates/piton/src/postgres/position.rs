@@ -39,6 +39,12 @@ impl OutboxPosition {
         Self { transaction_id, position, fingerprint: None }
     }
 
+    /// Whether messages after this position were deleted, when all below `mark` were.
+    pub(super) fn is_below_deleted(&self, mark: &Self) -> bool {
+        let (transaction, position) = mark.pair();
+        self.pair() < (transaction, position.saturating_sub(1))
+    }
+
     const fn pair(&self) -> (u64, i64) {
         (self.transaction_id, self.position)
     }
