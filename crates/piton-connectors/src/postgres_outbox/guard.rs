@@ -6,7 +6,7 @@
 //! may lack what was relayed, and gives its ids to other transactions. All of that would be passed
 //! over without a word, so it is looked for whenever a connection is made.
 
-use postgres::{Client, Error, Row, error::SqlState};
+use tokio_postgres::{Error, Row, error::SqlState};
 
 use super::{
     passed,
@@ -15,9 +15,10 @@ use super::{
     statements::Statements,
     values::Xid,
 };
+use crate::postgres::wire::Wire;
 
 /// What a server says of itself, as far as the user may know.
-pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error> {
+pub(super) fn look_at(client: &Wire) -> Result<Option<Fingerprint>, Error> {
     // A replica has no timeline of its own that it writes to.
     let found = client.query_one(
         "SELECT system_identifier::text, CASE WHEN pg_is_in_recovery() \
@@ -41,7 +42,7 @@ pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error>
 
 /// Why reading cannot go on after a position, with the choices; `None` if it can.
 pub(super) fn objection(
-    client: &mut Client,
+    client: &Wire,
     statements: &Statements,
     seen: Option<&Fingerprint>,
     position: Option<&OutboxPosition>,
@@ -96,7 +97,7 @@ pub(super) fn objection(
 
 /// Why reading cannot go on after a position: messages above it were deleted.
 pub(super) fn deleted(
-    client: &mut Client,
+    client: &Wire,
     shape: &Shape,
     position: Option<&OutboxPosition>,
 ) -> Result<Option<String>, Error> {

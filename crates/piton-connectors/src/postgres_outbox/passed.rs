@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postgres::{Client, Error, GenericClient, Row};
+use tokio_postgres::{Error, Row};
 
 use super::{
     horizon::Notes,
@@ -28,7 +28,7 @@ use super::{
     statements::{Statements, quote},
     values::Xid,
 };
-use crate::source::SourceError;
+use crate::{postgres::wire::Wire, source::SourceError};
 
 /// How often a reader's position is noted.
 const NOTE: Duration = Duration::from_secs(1);
@@ -173,7 +173,7 @@ fn position_of(row: &Row) -> OutboxPosition {
 }
 
 /// Up to where messages were deleted, as far as this was ever done.
-pub(super) fn deleted(client: &mut Client, shape: &Shape) -> Result<Option<OutboxPosition>, Error> {
+pub(super) fn deleted(client: &Wire, shape: &Shape) -> Result<Option<OutboxPosition>, Error> {
     let readers = readers(shape);
     let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?;
     if !there.get::<_, bool>(0) {
@@ -185,12 +185,7 @@ pub(super) fn deleted(client: &mut Client, shape: &Shape) -> Result<Option<Outbo
     Ok(found.as_ref().map(position_of))
 }
 
-fn register(
-    client: &mut Client,
-    shape: &Shape,
-    reader: &str,
-    at: &OutboxPosition,
-) -> Result<(), Error> {
+fn register(client: &Wire, shape: &Shape, reader: &str, at: &OutboxPosition) -> Result<(), Error> {
     let readers = readers(shape);
     let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?;
     if !there.get::<_, bool>(0) {
@@ -203,32 +198,33 @@ fn register(
             return Err(error);
         }
     }
-    let mut transaction = client.transaction()?;
     let insert = format!(
         "INSERT INTO {readers} (outbox, reader, transaction_id, position) \
          VALUES ($1, $2, $3::text::xid8, $4)"
     );
     let beginning = (&"0", &i64::MIN);
-    transaction.execute(
-        &format!("{insert} ON CONFLICT DO NOTHING"),
-        &[&shape.name, &DELETED, beginning.0, beginning.1],
-    )?;
-    lock(&mut transaction, shape)?;
-    let (id, position) = pair(at);
-    transaction.execute(
-        &format!(
-            "{insert} ON CONFLICT (outbox, reader) DO UPDATE SET \
-             (transaction_id, position) = (excluded.transaction_id, excluded.position) \
-             WHERE (excluded.transaction_id, excluded.position) \
-             < (piton_outbox_readers.transaction_id, piton_outbox_readers.position)"
-        ),
-        &[&shape.name, &reader, &id, &position],
-    )?;
-    transaction.commit()
+    client.in_transaction(|client| {
+        client.execute(
+            &format!("{insert} ON CONFLICT DO NOTHING"),
+            &[&shape.name, &DELETED, beginning.0, beginning.1],
+        )?;
+        lock(client, shape)?;
+        let (id, position) = pair(at);
+        client.execute(
+            &format!(
+                "{insert} ON CONFLICT (outbox, reader) DO UPDATE SET \
+                 (transaction_id, position) = (excluded.transaction_id, excluded.position) \
+                 WHERE (excluded.transaction_id, excluded.position) \
+                 < (piton_outbox_readers.transaction_id, piton_outbox_readers.position)"
+            ),
+            &[&shape.name, &reader, &id, &position],
+        )
+    })?;
+    Ok(())
 }
 
 /// Lets one at a time change what is deleted of an outbox, until its transaction ends.
-fn lock(client: &mut impl GenericClient, shape: &Shape) -> Result<(), Error> {
+fn lock(client: &Wire, shape: &Shape) -> Result<(), Error> {
     let statement =
         format!("SELECT FROM {} WHERE outbox = $1 AND reader = $2 FOR UPDATE", readers(shape));
     client.execute(&statement, &[&shape.name, &DELETED]).map(drop)
@@ -237,36 +233,36 @@ fn lock(client: &mut impl GenericClient, shape: &Shape) -> Result<(), Error> {
 /// Notes a reader's position and deletes some of what lies below all of them. True if there is
 /// more.
 fn delete(
-    client: &mut Client,
+    client: &Wire,
     shape: &Shape,
     statements: &Statements,
     reader: &str,
     position: &OutboxPosition,
 ) -> Result<bool, Error> {
     let readers = readers(shape);
-    let mut transaction = client.transaction()?;
-    lock(&mut transaction, shape)?;
-    let set = format!(
-        "UPDATE {readers} SET transaction_id = $3::text::xid8, position = $4, updated_at = now() \
-         WHERE outbox = $1 AND reader = $2"
-    );
-    let (id, at) = pair(position);
-    transaction.execute(&set, &[&shape.name, &reader, &id, &at])?;
-    let lowest = transaction.query_one(
-        &format!(
-            "SELECT transaction_id, position FROM {readers} WHERE outbox = $1 AND reader <> $2 \
-             ORDER BY transaction_id, position LIMIT 1"
-        ),
-        &[&shape.name, &DELETED],
-    )?;
-    let lowest = position_of(&lowest);
-    let (id, at) = pair(&lowest);
-    let next = transaction.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
-    let bound = next.as_ref().map_or(lowest, position_of);
-    let (id, at) = pair(&bound);
-    if transaction.execute(&statements.delete(), &[&id, &at])? > 0 {
-        transaction.execute(&set, &[&shape.name, &DELETED, &id, &at])?;
-    }
-    transaction.commit()?;
-    Ok(next.is_some())
+    client.in_transaction(|client| {
+        lock(client, shape)?;
+        let set = format!(
+            "UPDATE {readers} SET transaction_id = $3::text::xid8, position = $4, updated_at = now() \
+             WHERE outbox = $1 AND reader = $2"
+        );
+        let (id, at) = pair(position);
+        client.execute(&set, &[&shape.name, &reader, &id, &at])?;
+        let lowest = client.query_one(
+            &format!(
+                "SELECT transaction_id, position FROM {readers} WHERE outbox = $1 AND reader <> $2 \
+                 ORDER BY transaction_id, position LIMIT 1"
+            ),
+            &[&shape.name, &DELETED],
+        )?;
+        let lowest = position_of(&lowest);
+        let (id, at) = pair(&lowest);
+        let next = client.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
+        let bound = next.as_ref().map_or(lowest, position_of);
+        let (id, at) = pair(&bound);
+        if client.execute(&statements.delete(), &[&id, &at])? > 0 {
+            client.execute(&set, &[&shape.name, &DELETED, &id, &at])?;
+        }
+        Ok(next.is_some())
+    })
 }
