@@ -26,7 +26,7 @@ fn a_database_that_cannot_be_written_ends_the_run_before_it_begins() {
         (2, yaml(url, "table: numbers"), "column 'name'"),
         (2, yaml(url, "table: twice, key: [id]"), "unique"),
         (2, yaml(url, "table: hollow, key: [id]"), "NOT NULL"),
-        (2, yaml("postgres:///x", "table: t"), "names no host"),
+        (2, yaml("postgres://h/x?ssl=yes", "table: t"), "'ssl' that is not known"),
         (2, yaml(url, "table: a.b.c"), "schema.table"),
         (1, yaml("postgres://me@127.0.0.1:1/x", "table: t"), "refused"),
     ] {

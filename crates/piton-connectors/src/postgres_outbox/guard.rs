@@ -6,16 +6,17 @@
 //! may lack what was relayed, and gives its ids to other transactions. All of that would be passed
 //! over without a word, so it is looked for whenever a connection is made.
 
-use postgres::{Client, Error, Row, error::SqlState};
+use tokio_postgres::{Error, Row, error::SqlState};
 
 use super::{
     position::{Fingerprint, OutboxPosition, hash_of},
     statements::Statements,
     values::Xid,
 };
+use crate::postgres::wire::Wire;
 
 /// What a server says of itself, as far as the user may know.
-pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error> {
+pub(super) fn look_at(client: &Wire) -> Result<Option<Fingerprint>, Error> {
     // A replica has no timeline of its own that it writes to.
     let found = client.query_one(
         "SELECT system_identifier::text, CASE WHEN pg_is_in_recovery() \
@@ -38,7 +39,7 @@ pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error>
 
 /// Why reading cannot go on after a position, with the choices; `None` if it can.
 pub(super) fn objection(
-    client: &mut Client,
+    client: &Wire,
     statements: &Statements,
     seen: Option<&Fingerprint>,
     position: Option<&OutboxPosition>,

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postgres::{Client, Error};
+use tokio_postgres::Error;
 
 use super::{position::OutboxPosition, statements::Statements};
+use crate::postgres::wire::Wire;
 
 /// How often to look whether messages are hidden, while nothing comes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Watch {
     pub(super) fn missed(
         &mut self,
         now: Instant,
-        client: &mut Client,
+        client: &Wire,
         statements: &Statements,
         after: &OutboxPosition,
     ) -> Result<Option<(bool, Option<String>)>, Error> {
@@ -77,7 +78,7 @@ impl Watch {
 }
 
 /// The transaction that messages wait for, in a sentence; `None` if it has just ended.
-pub(super) fn holder(client: &mut Client) -> Result<Option<String>, Error> {
+pub(super) fn holder(client: &Wire) -> Result<Option<String>, Error> {
     // A transaction holds a lock on its own id, which everybody may see.
     let found = client.query_opt(
         "SELECT h.id::text, l.pid, a.usename::text, a.datname::text, a.application_name, a.state, \

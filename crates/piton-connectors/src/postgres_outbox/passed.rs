@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postgres::{Client, Error, GenericClient, Row, Statement, error::SqlState};
+use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
 use super::{
     horizon::Notes,
@@ -30,7 +30,7 @@ use super::{
     statements::{Statements, quote},
     values::Xid,
 };
-use crate::source::SourceError;
+use crate::{postgres::wire::Wire, source::SourceError};
 
 /// How often a reader's position is noted.
 const NOTE: Duration = Duration::from_secs(1);
@@ -176,7 +176,7 @@ fn position_of(row: &Row) -> Result<OutboxPosition, Error> {
 }
 
 /// Whether the table of readers is there.
-fn is_there(client: &mut Client, readers: &str) -> Result<bool, Error> {
+fn is_there(client: &Wire, readers: &str) -> Result<bool, Error> {
     client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?.try_get(0)
 }
 
@@ -189,7 +189,7 @@ impl Mark {
     /// All messages below it were deleted; `None` if this was never done.
     pub(super) fn look(
         &mut self,
-        client: &mut Client,
+        client: &Wire,
         shape: &Shape,
     ) -> Result<Option<OutboxPosition>, Error> {
         let statement = match self.0.take() {
@@ -200,7 +200,7 @@ impl Mark {
                 readers(shape)
             ))?,
         };
-        match client.query_opt(&statement, &[&shape.name, &DELETED]) {
+        match client.wait(client.client.query_opt(&statement, &[&shape.name, &DELETED])) {
             Ok(found) => {
                 self.0 = Some(statement);
                 found.as_ref().map(position_of).transpose()
@@ -212,12 +212,7 @@ impl Mark {
     }
 }
 
-fn register(
-    client: &mut Client,
-    shape: &Shape,
-    reader: &str,
-    at: &OutboxPosition,
-) -> Result<(), Error> {
+fn register(client: &Wire, shape: &Shape, reader: &str, at: &OutboxPosition) -> Result<(), Error> {
     let readers = readers(shape);
     if !is_there(client, &readers)? {
         // Two at once can both come this far; for the one that is second it is then there.
@@ -229,16 +224,16 @@ fn register(
             return Err(error);
         }
     }
-    let mut transaction = client.transaction()?;
-    lock(&mut transaction, shape)?;
     let is_lower = "WHERE (excluded.transaction_id, excluded.position) \
         < (held.transaction_id, held.position)";
-    set(&mut transaction, shape, reader, at, is_lower)?;
-    transaction.commit()
+    client.in_transaction(|client| {
+        lock(client, shape)?;
+        set(client, shape, reader, at, is_lower)
+    })
 }
 
 /// Lets one at a time change what is deleted of an outbox, until its transaction ends.
-fn lock(client: &mut impl GenericClient, shape: &Shape) -> Result<(), Error> {
+fn lock(client: &Wire, shape: &Shape) -> Result<(), Error> {
     let readers = readers(shape);
     let insert = format!(
         "INSERT INTO {readers} (outbox, reader, transaction_id, position) \
@@ -252,7 +247,7 @@ fn lock(client: &mut impl GenericClient, shape: &Shape) -> Result<(), Error> {
 
 /// Notes a position under a name, over an older one where `only` is so.
 fn set(
-    client: &mut impl GenericClient,
+    client: &Wire,
     shape: &Shape,
     reader: &str,
     position: &OutboxPosition,
@@ -274,33 +269,33 @@ fn set(
 ///
 /// A reader whose row is gone gets it again, or others would be all that is waited for.
 fn delete(
-    client: &mut Client,
+    client: &Wire,
     shape: &Shape,
     statements: &Statements,
     reader: &str,
     position: &OutboxPosition,
 ) -> Result<bool, Error> {
-    let mut transaction = client.transaction()?;
-    lock(&mut transaction, shape)?;
-    set(&mut transaction, shape, reader, position, "")?;
-    let lowest = transaction.query_one(
-        &format!(
-            "SELECT transaction_id, position FROM {} WHERE outbox = $1 AND reader <> $2 \
-             ORDER BY transaction_id, position LIMIT 1",
-            readers(shape)
-        ),
-        &[&shape.name, &DELETED],
-    )?;
-    let lowest = position_of(&lowest)?;
-    let (id, at) = pair(&lowest);
-    let next = transaction.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
-    let bound = next.as_ref().map(position_of).transpose()?.unwrap_or(lowest);
-    let (id, at) = pair(&bound);
-    if transaction.execute(&statements.delete(), &[&id, &at])? > 0 {
-        let is_higher = "WHERE (excluded.transaction_id, excluded.position) \
-            > (held.transaction_id, held.position)";
-        set(&mut transaction, shape, DELETED, &bound, is_higher)?;
-    }
-    transaction.commit()?;
-    Ok(next.is_some())
+    client.in_transaction(|client| {
+        lock(client, shape)?;
+        set(client, shape, reader, position, "")?;
+        let lowest = client.query_one(
+            &format!(
+                "SELECT transaction_id, position FROM {} WHERE outbox = $1 AND reader <> $2 \
+                 ORDER BY transaction_id, position LIMIT 1",
+                readers(shape)
+            ),
+            &[&shape.name, &DELETED],
+        )?;
+        let lowest = position_of(&lowest)?;
+        let (id, at) = pair(&lowest);
+        let next = client.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
+        let bound = next.as_ref().map(position_of).transpose()?.unwrap_or(lowest);
+        let (id, at) = pair(&bound);
+        if client.execute(&statements.delete(), &[&id, &at])? > 0 {
+            let is_higher = "WHERE (excluded.transaction_id, excluded.position) \
+                > (held.transaction_id, held.position)";
+            set(client, shape, DELETED, &bound, is_higher)?;
+        }
+        Ok(next.is_some())
+    })
 }

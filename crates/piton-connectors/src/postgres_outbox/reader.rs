@@ -160,7 +160,7 @@ impl OutboxReader {
 
     fn look_for_hidden(&mut self, session: &mut Session, now: Instant) -> Result<(), Trouble> {
         let statements = &self.outbox.statements;
-        let seen = self.watch.missed(now, &mut session.client, statements, &self.at);
+        let seen = self.watch.missed(now, &session.client, statements, &self.at);
         if let Some((is_hidden, what)) = seen.map_err(|error| self.outbox.trouble(&error))? {
             self.pulse.hides(is_hidden);
             self.notes.set(what);

@@ -12,8 +12,9 @@ use super::position::OutboxPosition;
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutboxSettings {
-    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. Without a
-    /// password in it, `PGPASSWORD` of the environment is used.
+    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. What it
+    /// leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`
+    /// and `PGSSLROOTCERT`.
     pub url: String,
     /// The table, as `NAME` or `SCHEMA.NAME`, in the case in which the server keeps it.
     #[serde(default = "default_table")]

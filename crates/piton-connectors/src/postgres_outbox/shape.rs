@@ -4,13 +4,14 @@
 //! or doubles, a transaction id of 32 bits, rows that a policy hides, no index. What only may be
 //! meant otherwise is a remark.
 
-use postgres::{Client, Error, Row};
+use tokio_postgres::{Error, Row};
 
 use super::{
     ddl::{WAKE_FUNCTION, create_index},
     settings::OutboxSettings,
     statements::{quote, quoted_table},
 };
+use crate::postgres::wire::Wire;
 
 /// What the column `data` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,7 @@ pub(super) struct Shape {
 }
 
 /// Looks at a table; `None` if it is not there.
-pub(super) fn inspect(
-    client: &mut Client,
-    settings: &OutboxSettings,
-) -> Result<Option<Shape>, Error> {
+pub(super) fn inspect(client: &Wire, settings: &OutboxSettings) -> Result<Option<Shape>, Error> {
     let table = quoted_table(&settings.table);
     let about = client.query_opt(
         "SELECT c.oid, c.relkind::text, c.relpersistence::text, row_security_active(c.oid), \

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use postgres::types::{FromSql, Type};
+use tokio_postgres::types::{FromSql, Type};
 
 type Failed = Box<dyn Error + Sync + Send>;
 

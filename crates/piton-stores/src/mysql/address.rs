@@ -110,6 +110,7 @@ impl Address {
     /// The address for people, without the password.
     pub fn shown(&self) -> String {
         let Self { user, host, port, database, .. } = self;
+        let host = if host.contains(':') { &format!("[{host}]") } else { host };
         let host = self.socket.as_ref().map_or_else(|| format!("{host}:{port}"), Clone::clone);
         format!("mysql://{user}@{host}/{database}")
     }
@@ -225,7 +226,7 @@ mod tests {
         for (url, shown) in [
             ("mysql://ann:s3cret@db.example:3307/app", "mysql://ann@db.example:3307/app"),
             ("mysql://ann:s3%40cret@db.example", "mysql://ann@db.example:3306/piton"),
-            ("mariadb://ann:s3cret@[::1]:3307/?ssl-mode=REQUIRED", "mysql://ann@::1:3307/piton"),
+            ("mariadb://ann:s3cret@[::1]:3307/?ssl-mode=REQUIRED", "mysql://ann@[::1]:3307/piton"),
             (
                 "mysql://ann:s3cret@h/app?socket=%2Frun%2Fmysqld.sock",
                 "mysql://ann@/run/mysqld.sock/app",
