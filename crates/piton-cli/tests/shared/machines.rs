@@ -71,8 +71,12 @@ fn a_machine_that_slept_past_its_lease_is_fenced() {
         if has_worked.is_ok() {
             assert_eq!(woken.code, Some(4), "{system:?}: {woken}");
         }
-        let _ = heir.wait(PATIENCE).unwrap();
-        place.ends_with(0, RUN);
+        let heir = heir.wait(PATIENCE).unwrap();
+        assert_eq!(
+            heir.code,
+            Some(0),
+            "{system:?}: a standby waits for what the sleeper holds: {heir}"
+        );
         place.exactly_once();
     });
 }

@@ -203,7 +203,7 @@ impl Session {
         let Outbox { statements, accept_changes, .. } = &*self.outbox;
         if !accept_changes {
             let seen = self.whence.fingerprint.as_ref();
-            let objection = guard::objection(&mut self.client, statements, seen, position);
+            let objection = guard::objection(&self.client, statements, seen, position);
             if let Some(what) = objection.map_err(|error| self.outbox.trouble(&error))? {
                 return Err(self.gap(position, what));
             }
@@ -223,7 +223,7 @@ impl Session {
 
     /// Up to where messages were deleted, as far as this was ever done.
     pub(super) fn deleted(&mut self) -> Result<Option<OutboxPosition>, Trouble> {
-        let deleted = self.mark.look(&mut self.client, &self.shape);
+        let deleted = self.mark.look(&self.client, &self.shape);
         deleted.map_err(|error| self.outbox.trouble(&error))
     }
 

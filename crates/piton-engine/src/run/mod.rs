@@ -29,6 +29,7 @@ use self::{
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
+    signal::backoff,
 };
 pub use self::{
     error::RunError,
@@ -114,8 +115,19 @@ pub fn run(
     figures: &Figures,
 ) -> Result<Summary, RunError> {
     let mut began_again = false;
+    let (mut told, mut attempt) = (None, 0);
     loop {
         match run_once(pipeline, &**store, options, signal, figures) {
+            // An owner that hangs has lost its claim, and still has a file: until it wakes or ends.
+            Err(RunError::Locked(what)) if pipeline.wait_when_held && signal.begin_again() => {
+                if told.as_ref() != Some(&what) {
+                    (options.on_notice)(&format!("{what}. Waiting for that"));
+                    told = Some(what);
+                }
+                figures.begin_again();
+                signal.sleep(backoff(attempt));
+                attempt += 1;
+            }
             Err(RunError::InDoubt(_)) if signal.begin_again() => {
                 began_again = true;
                 figures.begin_again();
