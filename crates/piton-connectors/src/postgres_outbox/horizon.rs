@@ -11,7 +11,7 @@ use std::{
 
 use postgres::{Client, Error};
 
-use super::{position::OutboxPosition, statements::Statements};
+use super::{OutboxPosition, statements::Statements};
 
 /// How often to look whether messages are hidden, while nothing comes.
 const LOOK: Duration = Duration::from_secs(1);

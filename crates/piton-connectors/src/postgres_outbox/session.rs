@@ -3,18 +3,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use piton::postgres::outbox::{Xid, hash_of};
 use postgres::{Client, Statement, error::SqlState, fallible_iterator::FallibleIterator};
 
 use super::{
+    Fingerprint, OutboxPosition,
     ddl::WAKE_CHANNEL,
     guard,
     page::{Page, Taken, Whence, schema},
     passed::Mark,
-    position::{Fingerprint, OutboxPosition, hash_of},
     settings::OutboxSettings,
     shape::{self, Shape},
     statements::{SESSION, Statements},
-    values::Xid,
 };
 use crate::{
     postgres::connect::{ConnectError, Server, describe, is_lost},
