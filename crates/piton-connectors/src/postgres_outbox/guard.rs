@@ -6,13 +6,10 @@
 //! may lack what was relayed, and gives its ids to other transactions. All of that would be passed
 //! over without a word, so it is looked for whenever a connection is made.
 
+use piton::postgres::outbox::{Xid, hash_of};
 use tokio_postgres::{Error, Row, error::SqlState};
 
-use super::{
-    position::{Fingerprint, OutboxPosition, hash_of},
-    statements::Statements,
-    values::Xid,
-};
+use super::{Fingerprint, OutboxPosition, statements::Statements};
 use crate::postgres::wire::Wire;
 
 /// What a server says of itself, as far as the user may know.

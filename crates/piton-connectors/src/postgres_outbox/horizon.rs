@@ -11,7 +11,7 @@ use std::{
 
 use tokio_postgres::Error;
 
-use super::{position::OutboxPosition, statements::Statements};
+use super::{OutboxPosition, statements::Statements};
 use crate::postgres::wire::Wire;
 
 /// How often to look whether messages are hidden, while nothing comes.

@@ -6,15 +6,12 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
+use piton::postgres::outbox::{Xid, hash_of};
 use piton_core::StoredPosition;
 use serde_json::json;
 use tokio_postgres::Row;
 
-use super::{
-    position::{Fingerprint, OutboxPosition, hash_of},
-    shape::DataType,
-    values::{Raw, Xid},
-};
+use super::{Fingerprint, OutboxPosition, shape::DataType, values::Raw};
 use crate::{
     batch::{Batch, Column, ColumnType, Marks, Origin, Schema, Value},
     source::BadRecord,

@@ -20,15 +20,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use piton::postgres::outbox::Xid;
 use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
 use super::{
+    OutboxPosition,
     horizon::Notes,
-    position::OutboxPosition,
     session::{Outbox, Session, Trouble},
     shape::Shape,
     statements::{Statements, quote},
-    values::Xid,
 };
 use crate::{postgres::wire::Wire, source::SourceError};
 
@@ -172,7 +172,7 @@ fn pair(position: &OutboxPosition) -> (String, i64) {
 
 fn position_of(row: &Row) -> Result<OutboxPosition, Error> {
     let Xid(transaction) = row.try_get(0)?;
-    Ok(OutboxPosition::at(transaction, row.try_get(1)?))
+    Ok(OutboxPosition::new(transaction, row.try_get(1)?))
 }
 
 /// Whether the table of readers is there.

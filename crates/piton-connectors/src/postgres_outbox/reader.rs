@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use piton::postgres::outbox::Pulse;
 use piton_core::fault;
 
 use super::{
+    OutboxPosition,
     horizon::{Notes, Watch},
     page::Taken,
-    position::OutboxPosition,
-    pulse::Pulse,
     session::{Outbox, Paged, Session, Trouble},
 };
 use crate::{
@@ -93,6 +93,16 @@ impl OutboxReader {
     /// reader that begins with what is left.
     fn since(&self) -> Option<&OutboxPosition> {
         if self.at == OutboxPosition::BEGINNING { self.missing.as_ref() } else { Some(&self.at) }
+    }
+
+    /// What was held, once there is a connection that has looked in front of it.
+    fn proved(&mut self) -> Option<Read> {
+        if !matches!(self.link, Link::Up(_)) {
+            return None;
+        }
+        let (read, end) = self.held.take()?;
+        self.at = end;
+        Some(read)
     }
 
     /// Refuses what was read if messages in front of it were deleted.
@@ -238,10 +248,7 @@ impl Reader for OutboxReader {
         if !matches!(self.link, Link::Up(_)) {
             self.mend()?;
         }
-        if matches!(self.link, Link::Up(_))
-            && let Some((read, end)) = self.held.take()
-        {
-            self.at = end;
+        if let Some(read) = self.proved() {
             return Ok(read);
         }
         // Down at once, unless the connection proves to be usable.
@@ -253,11 +260,14 @@ impl Reader for OutboxReader {
             }
         };
         match self.look(&mut session, limit) {
-            Ok((read, is_usable)) => {
-                if is_usable {
-                    self.link = Link::Up(session);
-                }
+            Ok((read, true)) => {
+                self.link = Link::Up(session);
                 Ok(read)
+            }
+            Ok((read, false)) => {
+                self.link = Link::Coming(self.attempt());
+                self.mend()?;
+                Ok(self.proved().unwrap_or(read))
             }
             Err(trouble) => {
                 self.goes_down(trouble)?;

@@ -3,18 +3,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use piton::postgres::outbox::{Xid, hash_of};
 use tokio_postgres::{Error, Statement, error::SqlState};
 
 use super::{
+    Fingerprint, OutboxPosition,
     ddl::WAKE_CHANNEL,
     guard,
     page::{Page, Taken, Whence, schema},
     passed::Mark,
-    position::{Fingerprint, OutboxPosition, hash_of},
     settings::OutboxSettings,
     shape::{self, Shape},
     statements::{SESSION, Statements},
-    values::Xid,
 };
 use crate::{
     postgres::{

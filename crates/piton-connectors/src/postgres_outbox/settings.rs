@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroUsize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::position::OutboxPosition;
+use super::OutboxPosition;
 
 /// Relays the messages of an outbox table in PostgreSQL, in the order (transaction, position), and
 /// only those that no transaction in flight can precede any more.
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(start(json!("last")), Ok(Begin::Last));
         for id in [json!("771"), json!(771)] {
             let after = start(json!({"after": {"transaction_id": id, "position": 5012}})).unwrap();
-            assert_eq!(after, Begin::After(After(OutboxPosition::at(771, 5012))));
+            assert_eq!(after, Begin::After(After(OutboxPosition::new(771, 5012))));
         }
         assert!(start(json!("first")).is_err());
         assert!(start(json!({"after": {"position": 5012}})).is_err());

@@ -14,14 +14,9 @@ use tokio_postgres::{Client, Error, error::SqlState};
 
 use super::{
     OutboxPosition,
-    position::Fingerprint,
-    reader::{Reader, Xid},
+    position::{Fingerprint, Xid, hash_of},
+    reader::Reader,
 };
-
-/// The hash of a message's id that a fingerprint keeps.
-pub(super) fn hash_of(message_id: &str) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(message_id.as_bytes()))
-}
 
 /// What a server says of itself, as far as the user may know.
 pub(super) async fn look_at(client: &Client) -> Result<Option<Fingerprint>, Error> {

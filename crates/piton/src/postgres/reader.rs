@@ -17,13 +17,9 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio_postgres::{
-    Client, Error, Row, Statement,
-    error::SqlState,
-    types::{FromSql, ToSql, Type},
-};
+use tokio_postgres::{Client, Error, Row, Statement, error::SqlState, types::ToSql};
 
-use super::OutboxPosition;
+use super::{OutboxPosition, position::Xid};
 
 /// The channel on which the trigger that `piton sql postgres-outbox` prints wakes readers.
 pub(super) const WAKE_CHANNEL: &str = "piton_outbox";
@@ -305,17 +301,4 @@ fn message(row: &Row) -> Result<Message, Error> {
         kind: row.try_get(3)?,
         data: row.try_get(4)?,
     })
-}
-
-/// A transaction id of 64 bits, which does not wrap. Bound as text (`$1::text::xid8`).
-pub(super) struct Xid(pub(super) u64);
-
-impl<'a> FromSql<'a> for Xid {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        *kind == Type::XID8
-    }
 }

@@ -24,7 +24,7 @@ use super::{
     Claim, OutboxPosition, Processor, ProcessorError,
     claim::heed,
     guard,
-    position::Fingerprint,
+    position::{Fingerprint, hash_of},
     pulse::Pulse,
     reader::{Message, Page, Pages, Reader, Start, WAKE_CHANNEL},
     work::{Failed, SHORTEST, Turn, Work, save_alone},
@@ -357,7 +357,7 @@ impl<'a> Desk<'a> {
     fn proved(&mut self, page: Page) -> Result<Page, Failed> {
         let Some(since) = self.claim.position().or(self.missing.as_ref()) else {
             // It begins with what is left.
-            self.missing = Some(page.deleted.clone().unwrap_or(OutboxPosition::new(0, i64::MIN)));
+            self.missing = Some(page.deleted.clone().unwrap_or(OutboxPosition::BEGINNING));
             return Ok(page);
         };
         match page.deleted.as_ref().and_then(|mark| guard::deleted(since, mark)) {
@@ -380,7 +380,7 @@ impl<'a> Desk<'a> {
         let Some(last) = page.messages.last() else { return Ok(()) };
         self.look.pulse.found(Instant::now(), page.is_full);
         let fingerprint = self.seen.map(|seen| {
-            let message = Some(guard::hash_of(&last.id));
+            let message = Some(hash_of(&last.id));
             Fingerprint { message, ..seen.clone() }
         });
         let turn = Turn {
