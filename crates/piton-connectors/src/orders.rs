@@ -13,7 +13,11 @@ use piton_core::{Checkpoint, CheckpointKey, Order, OrderKind, Output, claim::WHO
 use piton_stores::joined::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
-use crate::sink::{Advance, Fence};
+use crate::sink::{Advance, Fence, SinkError};
+
+/// What a sink that numbers no rows keeps in a checkpoint once its table was there: without it, a
+/// checkpoint may well have a position and no table, as when all records were filtered out.
+const WRITTEN: &str = r#"{"written":true}"#;
 
 /// What an append sink keeps in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,37 @@ impl Rows {
     /// The sink state.
     pub(crate) fn state(self) -> String {
         format!("{{\"rowid\":{},\"begun\":{}}}", self.rowid, self.begun)
+    }
+}
+
+/// Whether a sink goes on from a checkpoint: it has a position, and no order resets it.
+pub(crate) fn goes_on(checkpoint: &Checkpoint, orders: &[Order]) -> bool {
+    let key = &checkpoint.key;
+    let order = orders.iter().rev().find(|order| order.covers(&key.partition, &key.sink));
+    checkpoint.position.is_some() && order.is_none_or(|order| order.kind == OrderKind::Rewind)
+}
+
+/// Whether a sink that numbers no rows goes on from a checkpoint at which its table was there.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn needs_table(ledger: &Ledger, orders: &[Order]) -> bool {
+    let is_written = |row: &Checkpoint| row.sink_state.as_deref() == Some(WRITTEN);
+    ledger.rows.values().any(|row| is_written(row) && goes_on(row, orders))
+}
+
+/// A checkpoint at which the table of a sink that numbers no rows was there.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) fn with_table(checkpoint: Checkpoint) -> Checkpoint {
+    Checkpoint { sink_state: Some(WRITTEN.to_owned()), ..checkpoint }
+}
+
+/// What the checkpoints cover would be missing.
+pub(crate) fn gone(table: &str, at: &str, pipeline: &str, sink: &str) -> SinkError {
+    SinkError::Refused {
+        what: format!(
+            "table '{table}' in {at} is gone, and its checkpoint says that it was written to. \
+             Restore it, `piton reset {pipeline} --sink {sink}` to write it anew, or run with \
+             --adopt to go on with an empty one"
+        ),
     }
 }
 
@@ -62,7 +97,8 @@ pub(crate) fn take_over(ledger: &mut Ledger, fence: &Fence, end: Option<i64>, no
         let fresh = || begun(CheckpointKey::new(&*fence.pipeline, &*partition, &*fence.sink), now);
         let is_new = known.is_none();
         let mut row = known.unwrap_or_else(fresh);
-        if is_new || end.is_none() {
+        let is_written = row.sink_state.as_deref() == Some(WRITTEN);
+        if is_new || (end.is_none() && !is_written) {
             row.sink_state = end.map(|rowid| Rows { rowid, begun: rowid }.state());
         }
         for order in orders.iter().filter(|order| order.covers(&partition, &fence.sink)) {
@@ -116,6 +152,11 @@ fn apply(order: &Order, row: &mut Checkpoint, end: Option<i64>, now: Timestamp) 
             row.position.clone_from(&order.position);
             row.records = order.records;
         }
+    }
+    if end.is_none() && order.kind == OrderKind::Rewind {
+        // What is before the position stays, in the table if there is one.
+        row.sink_state = row.sink_state.take().filter(|state| state == WRITTEN);
+        return;
     }
     let at = Rows::parse(order.sink_state.as_deref());
     row.sink_state = end.map(|end| {

@@ -79,6 +79,11 @@ pub trait TransactionalSink: Send {
         Ok(())
     }
 
+    /// An operator asked to go on from the checkpoints with an empty target, if what was written
+    /// is gone: the next [`fence`](Self::fence) does not refuse that. What goes while it is
+    /// written is refused all the same.
+    fn adopt(&mut self) {}
+
     /// The newest epoch that has written to a pipeline's sink; it outlives the checkpoints.
     ///
     /// # Errors
@@ -93,7 +98,8 @@ pub trait TransactionalSink: Send {
     /// the old owner's open transaction.
     ///
     /// # Errors
-    /// [`SinkError::Fenced`] when a row has a newer epoch.
+    /// [`SinkError::Fenced`] when a row has a newer epoch; [`SinkError::Refused`] with the choices
+    /// when what was written is gone, as far as [`inspect`](Self::inspect) was not asked.
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError>;
 
     /// The longest that a transaction may stay open, if there is a limit: it is then committed,

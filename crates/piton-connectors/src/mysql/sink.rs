@@ -8,13 +8,16 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use mysql::{Conn, Error, prelude::Queryable as _};
-use piton_core::{Checkpoint, Epoch, fault};
+use piton_core::{Checkpoint, Epoch, Order, fault};
 use piton_stores::joined::mysql::{Ledger, LedgerError, tables};
 
 use super::{
@@ -50,6 +53,8 @@ pub struct MySqlSink {
     target: Target,
     lease: Duration,
     history: Arc<History>,
+    /// Whether an operator asked to go on with an empty table.
+    adopts: bool,
     conn: Option<Conn>,
     /// How upserts reach the table, as it was seen last.
     way: Way,
@@ -62,6 +67,15 @@ pub struct MySqlSink {
 pub struct History {
     /// The last session: its number, and the lock that it holds.
     session: Mutex<Option<(u64, String)>>,
+    /// Whether the table was there, and a checkpoint speaks of it.
+    has_table: AtomicBool,
+}
+
+impl History {
+    /// The table is there, and a checkpoint speaks of it.
+    pub(super) fn note_table(&self) {
+        self.has_table.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A fenced connection.
@@ -91,8 +105,8 @@ impl MySqlSink {
     /// [`SinkError::Settings`] when the settings contradict themselves.
     pub fn new(settings: &MySqlSettings, lease: Duration) -> Result<Self, SinkError> {
         let target = settings.check().map_err(|what| SinkError::Settings { what })?;
-        let history = Arc::default();
-        Ok(Self { target, lease, history, conn: None, way: Way::Straight, open: None })
+        let (history, way) = (Arc::default(), Way::Straight);
+        Ok(Self { target, lease, history, adopts: false, conn: None, way, open: None })
     }
 
     /// The same sink, which knows what those before it in this run have seen.
@@ -130,14 +144,13 @@ impl MySqlSink {
         Ok(conn)
     }
 
-    /// What the database holds, without writing or creating anything. Refuses a target that cannot
-    /// be written as configured.
-    fn look(&mut self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
+    /// What the database holds, without writing or creating anything, and whether the table is
+    /// there, as far as its name is known. Refuses a target that cannot be written as configured.
+    fn look(&mut self, pipeline: &str, sink: &str) -> Result<(Ledger, bool), SinkError> {
         let mut conn = self.conn(pipeline)?;
         self.judge_server(&mut conn)?;
-        if self.judge(&mut conn)?.is_some()
-            && let Some(name) = self.target.table.fixed()
-        {
+        let is_there = self.judge(&mut conn)?.is_some();
+        if is_there && let Some(name) = self.target.table.fixed() {
             let way = Way::into(&mut conn, &name, &self.target);
             self.way = way.map_err(|e| failure(self.at(), "look at the triggers", &e))?;
         }
@@ -151,7 +164,7 @@ impl MySqlSink {
         conn.query_drop("COMMIT").map_err(failed)?;
         // A transaction that failed goes with its connection.
         self.conn = Some(conn);
-        Ok(ledger)
+        Ok((ledger, is_there))
     }
 
     /// Refuses a server that cannot be written as is needed.
@@ -212,10 +225,11 @@ impl MySqlSink {
         self.end_last_session(&mut conn);
         self.judge_server(&mut conn)?;
         let table = self.judge(&mut conn)?;
-        let ledger = self.take_over(&mut conn, fence)?;
+        let (ledger, must_find) = self.take_over(&mut conn, fence, table.is_some())?;
         self.remember_session(&mut conn, fence);
         let failed = |e: Error| failure(self.at(), "begin", &e);
         let mut writer = Writer::new(&mut conn).map_err(failed)?;
+        writer.must_find = must_find;
         if let Some(table) = table {
             writer.prepare(&mut conn, &self.target, &table).map_err(failed)?;
         }
@@ -223,13 +237,33 @@ impl MySqlSink {
         Ok(Open { conn, ledger, writer, silence, is_begun: false, is_lost: false })
     }
 
-    fn take_over(&self, conn: &mut Conn, fence: &Fence) -> Result<Ledger, SinkError> {
+    /// Refuses a table that is gone, while checkpoints are gone on from that speak of it.
+    fn refuse_gone(&self, ledger: &Ledger, orders: &[Order]) -> Result<(), SinkError> {
+        if !self.target.table.is_fixed() || !orders::needs_table(ledger, orders) {
+            return Ok(());
+        }
+        let Ledger { pipeline, sink, .. } = ledger;
+        Err(orders::gone(self.target.table.written(), self.at(), pipeline, sink))
+    }
+
+    /// `is_there`: whether the table is. Returns also whether a checkpoint speaks of it.
+    fn take_over(
+        &self,
+        conn: &mut Conn,
+        fence: &Fence,
+        is_there: bool,
+    ) -> Result<(Ledger, bool), SinkError> {
         let Fence { pipeline, sink, epoch, .. } = fence;
         let of = |doing: &'static str| move |e| of_ledger(self.at(), pipeline, doing, e);
         tables::create(conn).map_err(of("create piton_checkpoints"))?;
         self.lock(conn, fence)?;
         let mut ledger = tables::read(conn, pipeline, sink).map_err(of("read the checkpoints"))?;
         ledger.admit(*epoch).map_err(of("take over"))?;
+        let is_adopted = self.adopts && !self.history.has_table.load(Ordering::Relaxed);
+        if !is_there && !is_adopted {
+            self.refuse_gone(&ledger, &fence.orders)?;
+        }
+        let must_find = is_there && orders::needs_table(&ledger, &fence.orders);
         if self.target.mode == Mode::Append {
             let refused = |what| SinkError::Refused { what: format!("{}: {what}", self.at()) };
             orders::cut(&ledger, fence).map_err(refused)?;
@@ -237,7 +271,10 @@ impl MySqlSink {
         orders::take_over(&mut ledger, fence, None, Timestamp::now());
         tables::write(conn, &mut ledger).map_err(of("write the checkpoints"))?;
         conn.query_drop("COMMIT").map_err(|e| commit_failure(self.at(), &e))?;
-        Ok(ledger)
+        if must_find {
+            self.history.note_table();
+        }
+        Ok((ledger, must_find))
     }
 
     /// Begins a transaction that has the checkpoints locked. An old owner's open transaction is
@@ -384,11 +421,20 @@ impl TransactionalSink for MySqlSink {
     }
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
-        Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+        Ok(self.look(pipeline, sink)?.0.rows.into_values().collect())
+    }
+
+    fn inspect(&mut self, pipeline: &str, sink: &str, orders: &[Order]) -> Result<(), SinkError> {
+        let (ledger, is_there) = self.look(pipeline, sink)?;
+        if is_there { Ok(()) } else { self.refuse_gone(&ledger, orders) }
+    }
+
+    fn adopt(&mut self) {
+        self.adopts = true;
     }
 
     fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
-        Ok(self.look(pipeline, sink)?.epoch)
+        Ok(self.look(pipeline, sink)?.0.epoch)
     }
 
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError> {
@@ -406,10 +452,11 @@ impl TransactionalSink for MySqlSink {
     }
 
     fn begin(&mut self) -> Result<Box<dyn Transaction + '_>, SinkError> {
+        let history = Arc::clone(&self.history);
         let (target, open) = self.fenced()?;
         open.begin(target.server.location())?;
         fault::point("sink.begin");
-        Ok(Box::new(MySqlTransaction::new(target, open)))
+        Ok(Box::new(MySqlTransaction::new(target, open, history)))
     }
 
     fn forget(&mut self) -> Result<(), SinkError> {

@@ -4,17 +4,18 @@
 //! server refuses a row, what the batch has done is undone, and it is sent again in pieces until
 //! the row is found.
 
-use std::{mem, ops::Range, time::Instant};
+use std::{mem, ops::Range, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use mysql::{Error, prelude::Queryable as _};
 use piton_core::{Checkpoint, checksum::Manifest, fault};
-use piton_stores::joined::mysql::tables;
+use piton_stores::joined::mysql::{Ledger, tables};
 
 use super::{
     errors::{described, failure, is_of_a_row, is_of_a_type, of_ledger, says},
     settings::Target,
-    sink::Open,
+    sink::{History, Open},
+    table::Table,
     writer::{Trouble, bad},
 };
 use crate::{
@@ -29,10 +30,14 @@ const PROBE: usize = 10;
 /// A column of that name is there: somebody else added it.
 const DUPLICATE_COLUMN: u16 = 1060;
 
+/// There is no such table.
+const NO_TABLE: u16 = 1146;
+
 /// A transaction that has the checkpoints locked. Dropped, it rolls back.
 pub(super) struct MySqlTransaction<'a> {
     target: &'a Target,
     open: &'a mut Open,
+    history: Arc<History>,
     has_written: bool,
     /// Whether an error ended it: the server may have rolled it back, so that nothing of it may
     /// be committed.
@@ -47,8 +52,8 @@ enum Attempt {
 }
 
 impl<'a> MySqlTransaction<'a> {
-    pub(super) fn new(target: &'a Target, open: &'a mut Open) -> Self {
-        Self { target, open, has_written: false, is_over: false }
+    pub(super) fn new(target: &'a Target, open: &'a mut Open, history: Arc<History>) -> Self {
+        Self { target, open, history, has_written: false, is_over: false }
     }
 
     fn at(&self) -> &'a str {
@@ -145,9 +150,26 @@ impl<'a> MySqlTransaction<'a> {
                 undone.map_err(|e| failure(at, "write rows", &e))?;
                 Ok(Attempt::Refused(error))
             }
+            Err(Trouble::Server(error)) if says(&error, NO_TABLE) && self.is_gone() => {
+                Err(self.gone())
+            }
             Err(Trouble::Server(error)) => Err(failure(at, "write rows", &error)),
+            Err(Trouble::Gone) => Err(self.gone()),
             Err(Trouble::Grow(statement)) => Err(self.grow(&statement)),
         }
+    }
+
+    /// Whether the table was dropped of which a checkpoint speaks. Ends the transaction.
+    fn is_gone(&mut self) -> bool {
+        let name = self.target.table.fixed().filter(|_| self.open.writer.must_find);
+        let Some(name) = name else { return false };
+        self.open.roll_back();
+        matches!(Table::inspect(&mut self.open.conn, &name), Ok(None))
+    }
+
+    fn gone(&self) -> SinkError {
+        let Ledger { pipeline, sink, .. } = &self.open.ledger;
+        orders::gone(self.target.table.written(), self.at(), pipeline, sink)
     }
 
     /// Gives a table new columns. That commits what is open, so this transaction is given up first.
@@ -188,10 +210,15 @@ impl<'a> MySqlTransaction<'a> {
     /// Writes the new checkpoints, each over the one that is known.
     fn advance(&mut self, upto: &[Advance]) -> Result<(Vec<Checkpoint>, Manifest), SinkError> {
         let at = self.at();
-        let Open { conn, ledger, .. } = &mut *self.open;
+        let Open { conn, ledger, writer, .. } = &mut *self.open;
+        let has_table = self.target.table.is_fixed() && writer.has_tables();
         let now = Timestamp::now();
         let new: Vec<Checkpoint> =
             upto.iter().map(|advance| orders::advanced(ledger, advance, now)).collect();
+        let new: Vec<Checkpoint> = match has_table {
+            true => new.into_iter().map(orders::with_table).collect(),
+            false => new,
+        };
         let stored = tables::advance(conn, ledger, &new);
         let pipeline = &ledger.pipeline;
         match stored.map_err(|e| of_ledger(at, pipeline, "write the checkpoints", e))? {
@@ -243,6 +270,11 @@ impl Transaction for MySqlTransaction<'_> {
         let checkpointing = began.elapsed();
         self.open.commit(self.at())?;
         self.open.ledger.accept(&checkpoints, manifest);
+        let writer = &mut self.open.writer;
+        if self.target.table.is_fixed() && writer.has_tables() && !upto.is_empty() {
+            writer.must_find = true;
+            self.history.note_table();
+        }
         Ok(Committed { checkpoints, checkpointing })
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Writer {
     by_table: HashMap<String, usize>,
     /// Whether rows were written since the sink was opened.
     has_written: bool,
+    /// Whether a checkpoint speaks of the table that is configured: it is not made anew.
+    pub(super) must_find: bool,
     /// The group of the last row.
     current: Option<Group>,
     /// Text that waits in all statements, in bytes.
@@ -62,6 +64,8 @@ pub(super) enum Trouble {
     Grow(String),
     /// It is known without asking the server.
     Known(SinkError),
+    /// The table is gone of which a checkpoint speaks.
+    Gone,
 }
 
 impl From<Error> for Trouble {
@@ -91,6 +95,7 @@ impl Writer {
             plans: Vec::new(),
             by_table: HashMap::new(),
             has_written: false,
+            must_find: false,
             current: None,
             waiting: 0,
             packet: said(0).parse().unwrap_or(CHUNK),
@@ -119,6 +124,11 @@ impl Writer {
             shape.clear();
         }
         self.waiting = 0;
+    }
+
+    /// Whether a table is known to be there.
+    pub(super) fn has_tables(&self) -> bool {
+        !self.plans.is_empty()
     }
 
     /// Forgets all that is known of tables.
@@ -314,6 +324,9 @@ impl Writer {
         let (batch, same, left_out) = of;
         let mut found = Table::inspect(conn, name)?;
         let row = same.first().copied().unwrap_or_default();
+        if found.is_none() && self.must_find {
+            return Err(Trouble::Gone);
+        }
         if found.is_none() && target.create {
             let is_there = |key: &&String| {
                 let column = batch.schema.index_of(key);

@@ -22,6 +22,12 @@ pub(super) fn is_of_a_type(error: &Error) -> bool {
     matches!(code, Some("22P02" | "22007" | "42804" | "22P03"))
 }
 
+/// Whether a table is not there, or not the schema that it was in.
+pub(super) fn is_of_no_table(error: &Error) -> bool {
+    let codes = [&SqlState::UNDEFINED_TABLE, &SqlState::INVALID_SCHEMA_NAME];
+    error.code().is_some_and(|code| codes.contains(&code))
+}
+
 /// Whether the same may succeed when it is done again.
 fn is_passing(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };

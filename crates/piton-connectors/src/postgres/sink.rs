@@ -10,13 +10,13 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Epoch, fault};
+use piton_core::{Checkpoint, Epoch, Order, fault};
 use piton_stores::joined::postgres::{
     Ledger, LedgerError,
     tables::{self, Statements},
@@ -50,6 +50,8 @@ pub struct PostgresSink {
     target: Target,
     lease: Duration,
     history: Arc<History>,
+    /// Whether an operator asked to go on with an empty table.
+    adopts: bool,
     wire: Option<Wire>,
     /// Between a fence and the first doubt.
     open: Option<Open>,
@@ -65,6 +67,8 @@ pub struct History {
     staged: Countdown,
     /// The last session: its process, and since when.
     session: Mutex<Option<(i32, String)>>,
+    /// Whether the table was there, and a checkpoint speaks of it.
+    has_table: AtomicBool,
 }
 
 /// Transactions that are still to be written in another way, more of them each time.
@@ -130,6 +134,11 @@ impl History {
         self.staged.begin();
     }
 
+    /// The table is there, and a checkpoint speaks of it.
+    pub(super) fn note_table(&self) {
+        self.has_table.store(true, Ordering::Relaxed);
+    }
+
     /// A transaction was committed; `met_known` says that some of its keys were there.
     pub(super) fn note_commit(&self, met_known: bool) {
         self.careful.step();
@@ -152,7 +161,7 @@ impl PostgresSink {
     pub fn new(settings: &PostgresSettings, lease: Duration) -> Result<Self, SinkError> {
         let target = settings.check().map_err(|what| SinkError::Settings { what })?;
         let history = Arc::default();
-        Ok(Self { target, lease, history, wire: None, open: None })
+        Ok(Self { target, lease, history, adopts: false, wire: None, open: None })
     }
 
     /// The same sink, which knows what those before it in this run have seen.
@@ -187,9 +196,9 @@ impl PostgresSink {
         Ok(wire)
     }
 
-    /// What the database holds, without writing or creating anything. Refuses a target that cannot
-    /// be written as configured.
-    fn look(&mut self, pipeline: &str, sink: &str) -> Result<Ledger, SinkError> {
+    /// What the database holds, without writing or creating anything, and whether the table is
+    /// there. Refuses a target that cannot be written as configured.
+    fn look(&mut self, pipeline: &str, sink: &str) -> Result<(Ledger, bool), SinkError> {
         let wire = self.wire(pipeline)?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let looked = wire.wait(async {
@@ -199,9 +208,9 @@ impl PostgresSink {
             let ledger = tables::read(&wire.client, pipeline, sink).await;
             let ledger =
                 ledger.map_err(|e| of_ledger(self.at(), pipeline, "read the checkpoints", e))?;
-            self.judge(&wire.client).await?;
+            let is_there = self.judge(&wire.client).await?;
             wire.client.batch_execute("COMMIT").await.map_err(failed)?;
-            Ok(ledger)
+            Ok((ledger, is_there))
         });
         // A transaction that failed goes with its connection.
         if looked.is_ok() {
@@ -263,12 +272,14 @@ impl PostgresSink {
         Ok(())
     }
 
-    /// Refuses a table that cannot be written as configured, as far as its name is known.
-    async fn judge(&self, client: &Client) -> Result<(), SinkError> {
+    /// Refuses a table that cannot be written as configured, as far as its name is known; returns
+    /// whether it is there.
+    async fn judge(&self, client: &Client) -> Result<bool, SinkError> {
         let Target { key, create, .. } = &self.target;
-        let Some(name) = self.target.table.fixed() else { return Ok(()) };
+        let Some(name) = self.target.table.fixed() else { return Ok(true) };
         let found = Table::inspect(client, &name, self.target.rights()).await;
         let found = found.map_err(|e| failure(self.at(), "look at the table", &e))?;
+        let is_there = found.is_some();
         let why = match found {
             Some(found) => found.refuse(&name, key, self.at()),
             None if *create => None,
@@ -277,23 +288,34 @@ impl PostgresSink {
                 self.at()
             )),
         };
-        why.map_or(Ok(()), |what| Err(SinkError::Settings { what }))
+        why.map_or(Ok(is_there), |what| Err(SinkError::Settings { what }))
+    }
+
+    /// Refuses a table that is gone, while checkpoints are gone on from that speak of it.
+    fn refuse_gone(&self, ledger: &Ledger, orders: &[Order]) -> Result<(), SinkError> {
+        if !orders::needs_table(ledger, orders) {
+            return Ok(());
+        }
+        let Ledger { pipeline, sink, .. } = ledger;
+        Err(orders::gone(self.target.table.written(), self.at(), pipeline, sink))
     }
 
     fn open_fenced(&mut self, fence: &Fence) -> Result<Open, SinkError> {
         let wire = self.wire(&fence.pipeline)?;
         self.end_last_session(&wire);
-        let (ledger, statements) = wire.wait(async {
-            let ledger = self.take_over(&wire.client, fence).await?;
+        let (ledger, must_find, statements) = wire.wait(async {
+            let (ledger, must_find) = self.take_over(&wire.client, fence).await?;
             let statements = Statements::prepare(&wire.client).await;
             let of = |e| of_ledger(self.at(), &fence.pipeline, "prepare statements", e);
-            Ok::<_, SinkError>((ledger, statements.map_err(of)?))
+            Ok::<_, SinkError>((ledger, must_find, statements.map_err(of)?))
         })?;
-        let writer = Writer::new(self.lease);
+        let mut writer = Writer::new(self.lease);
+        writer.must_find = must_find;
         Ok(Open { wire, ledger, statements, writer, is_begun: false, is_lost: false })
     }
 
-    async fn take_over(&self, client: &Client, fence: &Fence) -> Result<Ledger, SinkError> {
+    /// Returns also whether a checkpoint speaks of the table.
+    async fn take_over(&self, client: &Client, fence: &Fence) -> Result<(Ledger, bool), SinkError> {
         let Fence { pipeline, sink, epoch, .. } = fence;
         let of = |doing: &'static str| move |e| of_ledger(self.at(), pipeline, doing, e);
         self.judge_server(client).await?;
@@ -301,7 +323,12 @@ impl PostgresSink {
         let mut ledger =
             tables::read(client, pipeline, sink).await.map_err(of("read the checkpoints"))?;
         ledger.admit(*epoch).map_err(of("take over"))?;
-        self.judge(client).await?;
+        let is_there = self.judge(client).await?;
+        let is_adopted = self.adopts && !self.history.has_table.load(Ordering::Relaxed);
+        if !is_there && !is_adopted {
+            self.refuse_gone(&ledger, &fence.orders)?;
+        }
+        let must_find = is_there && orders::needs_table(&ledger, &fence.orders);
         if self.target.mode == Mode::Append {
             let refused = |what| SinkError::Refused { what: format!("{}: {what}", self.at()) };
             orders::cut(&ledger, fence).map_err(refused)?;
@@ -309,7 +336,10 @@ impl PostgresSink {
         orders::take_over(&mut ledger, fence, None, Timestamp::now());
         tables::write(client, &mut ledger).await.map_err(of("write the checkpoints"))?;
         client.batch_execute("COMMIT").await.map_err(|e| commit_failure(self.at(), &e))?;
-        Ok(ledger)
+        if must_find {
+            self.history.note_table();
+        }
+        Ok((ledger, must_find))
     }
 
     /// Begins a transaction that has the checkpoints locked. An old owner's open transaction is
@@ -454,11 +484,20 @@ impl TransactionalSink for PostgresSink {
     }
 
     fn peek(&mut self, pipeline: &str, sink: &str) -> Result<Vec<Checkpoint>, SinkError> {
-        Ok(self.look(pipeline, sink)?.rows.into_values().collect())
+        Ok(self.look(pipeline, sink)?.0.rows.into_values().collect())
+    }
+
+    fn inspect(&mut self, pipeline: &str, sink: &str, orders: &[Order]) -> Result<(), SinkError> {
+        let (ledger, is_there) = self.look(pipeline, sink)?;
+        if is_there { Ok(()) } else { self.refuse_gone(&ledger, orders) }
+    }
+
+    fn adopt(&mut self) {
+        self.adopts = true;
     }
 
     fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {
-        Ok(self.look(pipeline, sink)?.epoch)
+        Ok(self.look(pipeline, sink)?.0.epoch)
     }
 
     fn fence(&mut self, fence: &Fence) -> Result<Vec<Checkpoint>, SinkError> {

@@ -9,15 +9,16 @@ use std::{mem, ops::Range, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use piton_core::{Checkpoint, checksum::Manifest, fault};
-use piton_stores::joined::postgres::tables;
+use piton_stores::joined::postgres::{Ledger, tables};
 use tokio_postgres::Error;
 
 use super::{
     connect::describe,
-    errors::{failure, is_of_a_row, is_of_a_type, of_ledger},
+    errors::{failure, is_of_a_row, is_of_a_type, is_of_no_table, of_ledger},
     plan::bad,
     settings::Target,
     sink::{History, Open},
+    table::Table,
     writer::Trouble,
 };
 use crate::{
@@ -67,6 +68,7 @@ impl<'a> PostgresTransaction<'a> {
     fn trouble(&mut self, trouble: Trouble) -> SinkError {
         match trouble {
             Trouble::Known(error) => error,
+            Trouble::Gone => self.gone(),
             Trouble::Server(_) if self.open.writer.met_known && self.open.writer.direct => {
                 self.history.note_known();
                 SinkError::Unavailable {
@@ -88,8 +90,24 @@ impl<'a> PostgresTransaction<'a> {
                     ),
                 }
             }
+            Trouble::Server(error) if is_of_no_table(&error) && self.is_gone() => self.gone(),
             Trouble::Server(error) => failure(self.at(), "write rows", &error),
         }
+    }
+
+    /// Whether the table was dropped of which a checkpoint speaks. Ends the transaction.
+    fn is_gone(&mut self) -> bool {
+        let name = self.target.table.fixed().filter(|_| self.open.writer.must_find);
+        let Some(name) = name else { return false };
+        self.open.roll_back();
+        let wire = &self.open.wire;
+        let found = wire.wait(Table::inspect(&wire.client, &name, self.target.rights()));
+        matches!(found, Ok(None))
+    }
+
+    fn gone(&self) -> SinkError {
+        let Ledger { pipeline, sink, .. } = &self.open.ledger;
+        orders::gone(self.target.table.written(), self.at(), pipeline, sink)
     }
 
     /// Writes rows until one is refused: that one is found by its line or by halving.
@@ -220,10 +238,15 @@ impl<'a> PostgresTransaction<'a> {
     /// Writes the new checkpoints, each over the one that is known.
     fn advance(&mut self, upto: &[Advance]) -> Result<(Vec<Checkpoint>, Manifest), SinkError> {
         let at = self.at();
-        let Open { wire, ledger, statements, .. } = &mut *self.open;
+        let Open { wire, ledger, statements, writer, .. } = &mut *self.open;
+        let has_table = self.target.table.is_fixed() && writer.has_tables();
         let now = Timestamp::now();
         let new: Vec<Checkpoint> =
             upto.iter().map(|advance| orders::advanced(ledger, advance, now)).collect();
+        let new: Vec<Checkpoint> = match has_table {
+            true => new.into_iter().map(orders::with_table).collect(),
+            false => new,
+        };
         let stored = wire.wait(tables::advance(&wire.client, statements, ledger, &new));
         let pipeline = &ledger.pipeline;
         match stored.map_err(|e| of_ledger(at, pipeline, "write the checkpoints", e))? {
@@ -274,6 +297,11 @@ impl Transaction for PostgresTransaction<'_> {
         let checkpointing = began.elapsed();
         self.open.commit(self.at())?;
         self.open.ledger.accept(&checkpoints, manifest);
+        let writer = &mut self.open.writer;
+        if self.target.table.is_fixed() && writer.has_tables() && !upto.is_empty() {
+            writer.must_find = true;
+            self.history.note_table();
+        }
         self.history.note_commit(self.open.writer.met_known);
         Ok(Committed { checkpoints, checkpointing })
     }

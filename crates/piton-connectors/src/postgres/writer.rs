@@ -66,6 +66,8 @@ pub(super) struct Writer {
     lease: Duration,
     /// Whether rows were written since the sink was opened.
     has_written: bool,
+    /// Whether a checkpoint speaks of the table that is configured: it is not made anew.
+    pub(super) must_find: bool,
     /// The group of the last row.
     current: Option<Group>,
     copying: Option<Copying>,
@@ -103,6 +105,8 @@ pub(super) enum Trouble {
     Server(Error),
     /// It is known without asking the server.
     Known(SinkError),
+    /// The table is gone of which a checkpoint speaks.
+    Gone,
 }
 
 impl From<Error> for Trouble {
@@ -142,6 +146,11 @@ impl Writer {
         self.plans.clear();
         self.by_table.clear();
         self.begin();
+    }
+
+    /// Whether a table is known to be there.
+    pub(super) fn has_tables(&self) -> bool {
+        !self.plans.is_empty()
     }
 
     /// Begins another transaction.
@@ -341,6 +350,9 @@ impl Writer {
         let rights = target.rights();
         let mut found = Table::inspect(client, name, rights).await?;
         let row = rows.first().copied().unwrap_or_default();
+        if found.is_none() && self.must_find {
+            return Err(Trouble::Gone);
+        }
         if found.is_none() && target.create {
             let is_there = |key: &&String| {
                 let column = batch.schema.index_of(key);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Epoch, Order, OrderKind, fault};
+use piton_core::{Checkpoint, Epoch, Order, fault};
 use piton_stores::joined::sqlite::{Ledger, tables};
 use rusqlite::Connection;
 
@@ -378,11 +378,7 @@ impl TransactionalSink for SqliteSink {
 
     fn inspect(&mut self, pipeline: &str, sink: &str, orders: &[Order]) -> Result<(), SinkError> {
         let ledger = self.look(pipeline, sink)?;
-        let goes_on = |c: &Checkpoint| {
-            let order = orders.iter().rev().find(|o| o.covers(&c.key.partition, sink));
-            c.position.is_some() && order.is_none_or(|o| o.kind == OrderKind::Rewind)
-        };
-        if !ledger.rows.values().any(goes_on) {
+        if !ledger.rows.values().any(|checkpoint| orders::goes_on(checkpoint, orders)) {
             return Ok(());
         }
         let Target { path, table, .. } = &self.target;
@@ -392,14 +388,7 @@ impl TransactionalSink for SqliteSink {
         if !open::look(path, gone).map_err(|e| failure(path, "read its tables", &e))? {
             return Ok(());
         }
-        Err(SinkError::Refused {
-            what: format!(
-                "table '{table}' in {} is gone, and its checkpoint says that it was written to. \
-                 Restore it, `piton reset {pipeline} --sink {sink}` to write it anew, or run with \
-                 --adopt to go on with an empty one",
-                path.display()
-            ),
-        })
+        Err(orders::gone(table, &path.display().to_string(), pipeline, sink))
     }
 
     fn newest_epoch(&mut self, pipeline: &str, sink: &str) -> Result<Epoch, SinkError> {

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod gone;
 mod place;
 mod refusals;
 mod rows;

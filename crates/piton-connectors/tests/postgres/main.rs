@@ -10,6 +10,7 @@
 )]
 
 mod deletes;
+mod gone;
 mod place;
 mod poll;
 mod ranges;

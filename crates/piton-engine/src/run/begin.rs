@@ -251,6 +251,9 @@ pub(crate) fn open(
                 partitions,
                 orders,
             };
+            if options.adopt {
+                sink.adopt();
+            }
             let own = sink.fence(&fence).map_err(of_sink)?;
             let _ = block_on(store.mirror(claim, own.clone()))?;
             Held::of(&own)
