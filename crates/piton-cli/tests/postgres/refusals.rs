@@ -157,3 +157,27 @@ fn a_refused_record_is_set_aside_and_the_rest_goes_on() {
         assert_eq!(letters.matches("check constraint").count(), 5, "{sink:?}: {letters}");
     }
 }
+
+/// `plan` and `run` agree, and a store that is there already changes nothing.
+#[test]
+fn a_field_that_the_records_never_have_is_named_before_anything_is_written() {
+    let Some(place) = Place::configured(10, Sink::Append) else { return };
+    place.ends_with(0, RUN);
+    let store = "store: sqlite:piton.db";
+    for (table, lacking) in [("t, key: [idd]", "'idd'"), ("\"${record.kk}\"", "'kk'")] {
+        let sink = format!("sinks: {{b: {{postgres: {{url: '{}', table: {table}}}}}}}", place.url);
+        let rest = format!("{store}\n{sink}\non_error: dead_letter");
+        place.write(
+            "q.yaml",
+            &format!("pipeline: q\nsource: {{csv: {{path: data.csv}}}}\n{rest}\n"),
+        );
+        for command in ["plan", "run"] {
+            let ended = place.ends_with(2, &[command, "q.yaml"]);
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(
+                said.contains(lacking) && said.contains("id, name, value"),
+                "{command}: {said}"
+            );
+        }
+    }
+}

@@ -42,8 +42,11 @@ fn a_second_machine_is_told_who_works_and_a_standby_takes_over_at_once() {
         let told = place.ends_with(4, RUN);
         assert!(told.stderr.contains(&format!("process {}", first.id())), "{told}");
         place.configure(&place.store, ", rate: 4000/s", "claim: {lease: 30s, when_held: wait}");
+        let waiting = Instant::now();
         let mut standby = place.program.start(RUN).unwrap();
         standby.until("it to wait", PATIENCE, |it| it.stderr().contains("held by")).unwrap();
+        let planned = place.ends_with(0, &["plan", "p.yaml"]).stdout;
+        assert!(planned.contains(&format!("wait for process {}", first.id())), "{planned}");
         let died = Instant::now();
         let before = place.written();
         first.kill().unwrap();
@@ -52,6 +55,12 @@ fn a_second_machine_is_told_who_works_and_a_standby_takes_over_at_once() {
         assert!(took < Duration::from_secs(10), "{system:?}: {took:?}, a lease was waited for");
         assert_eq!(standby.wait(PATIENCE).unwrap().code, Some(0));
         place.exactly_once();
+        let status = place.ends_with(0, &["status", "p", "--json", "--store", &place.store]);
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+        let ran = status["pipelines"][0]["run"]["seconds"].as_f64().unwrap();
+        let waited = died.duration_since(waiting).as_secs_f64();
+        let all = waiting.elapsed().as_secs_f64();
+        assert!(ran > 0.0 && ran < all - waited, "{system:?}: ran {ran} of {all}, waited {waited}");
     });
 }
 
