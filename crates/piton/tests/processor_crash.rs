@@ -21,7 +21,7 @@ use std::{
 
 use piton::{
     EffectsError, WhenHeld,
-    postgres::{Database, Message, Processor, ProcessorError},
+    postgres::{Database, Message, Processor},
 };
 use piton_testkit::{
     Dice,
@@ -230,32 +230,5 @@ async fn a_commit_whose_answer_is_lost_is_fenced_and_read() {
         done(&client, 400).await;
     };
     run_while(&database, &within, cuts).await;
-    all_once_in_order(&client).await;
-}
-
-/// Invariant 7: nobody can say whether it was done, and so the error does not either.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_without_an_answer_is_surfaced_as_in_doubt_while_the_server_stays_away() {
-    let server = blocking(|| service::needed(Postgres::shared()));
-    let Some(server) = server else { return };
-    let url = blocking(|| server.database().unwrap());
-    let (_, client) = make(&url).await;
-    append_many(&client, 0..10).await;
-    let cut = Cut::before(server.address()).unwrap();
-    let database = Database::open(&cut.url(&url)).unwrap();
-    let handler = async |batch: &[Message], tx: &Transaction<'_>| {
-        cut.lose_answer("COMMIT", "COMMIT");
-        cut.refuse(true);
-        send_at_once(batch, tx).await
-    };
-    let processor = Processor::new(&database, "mailer").patience(Duration::from_millis(500));
-    let error = processor.run(handler).await.unwrap_err();
-    assert!(matches!(error, ProcessorError::InDoubt { .. }), "{error}");
-    assert!(!error.to_string().contains("Nothing advanced"), "{error}");
-    // This one was kept, as the next run reads.
-    cut.refuse(false);
-    append_many(&client, 10..20).await;
-    let processor = Processor::new(&database, "mailer").when_held(WhenHeld::Wait);
-    processor.run_until(send_at_once, done(&client, 20)).await.unwrap();
     all_once_in_order(&client).await;
 }
