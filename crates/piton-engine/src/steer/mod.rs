@@ -98,7 +98,7 @@ pub enum SteerError {
         /// The pipeline.
         name: String,
         /// Who runs it.
-        holder: Holder,
+        holder: Box<Holder>,
         /// What ends that.
         remedy: String,
     },
@@ -412,7 +412,7 @@ fn refuse_while_running(store: &dyn Store, name: &str) -> Result<(), SteerError>
     match block_on(store.holders(name))?.into_iter().next() {
         Some(holder) => {
             let remedy = remedy(&find(store, name)?, &holder);
-            Err(SteerError::Running { name: name.to_owned(), holder, remedy })
+            Err(SteerError::Running { name: name.to_owned(), holder: Box::new(holder), remedy })
         }
         None => Ok(()),
     }
@@ -428,17 +428,19 @@ fn remedy(record: &PipelineRecord, holder: &Holder) -> String {
         let when = format!(
             "it is told so when it renews its claim, and then gives it up; at the latest the claim              ends {lease} s after it was renewed last"
         );
-        return match is_cancelled {
-            true => format!("it was cancelled: {when}. Try again then"),
-            false => format!("stop it or `piton cancel {name}` first; {when}"),
+        return if is_cancelled {
+            format!("it was cancelled: {when}. Try again then")
+        } else {
+            format!("stop it or `piton cancel {name}` first; {when}")
         };
     }
     if sinks.iter().any(SinkRecord::is_of_a_program) {
         return "stop the program first".to_owned();
     }
-    match is_cancelled {
-        true => "it was cancelled and is about to end: try again when it has".to_owned(),
-        false => format!("stop it or `piton cancel {name}` first"),
+    if is_cancelled {
+        "it was cancelled and is about to end: try again when it has".to_owned()
+    } else {
+        format!("stop it or `piton cancel {name}` first")
     }
 }
 
