@@ -36,7 +36,7 @@ fn killed_ten_times_a_run_is_exactly_once() {
 #[test]
 fn a_second_machine_is_told_who_works_and_a_standby_takes_over_at_once() {
     each(|system| {
-        let Some(place) = Place::new(system, ROWS) else { return };
+        let Some(place) = Place::new(system, ROWS * 3) else { return };
         place.configure(&place.store, ", rate: 4000/s", "claim: {lease: 30s}");
         let first = place.at_work();
         let told = place.ends_with(4, RUN);
