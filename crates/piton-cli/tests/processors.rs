@@ -41,4 +41,14 @@ fn a_processor_is_printed_shown_paused_and_resumed() {
     assert_eq!(ask(claim), None, "a new one waits");
     piton.run_to(0, &["resume", "mailer", "--store", &url]).unwrap();
     assert_eq!(ask(claim), Some(epoch + 1));
+
+    let reset: &[&str] = &["reset", "mailer", "--yes", "--store", &url];
+    let said = piton.run_to(4, reset).unwrap().stderr;
+    assert!(said.contains("`piton cancel mailer` first"), "{said}");
+    piton.run_to(0, &["cancel", "mailer", "--store", &url]).unwrap();
+    let said = piton.run_to(4, reset).unwrap().stderr;
+    assert!(said.contains("it was cancelled") && said.contains("30 s after"), "{said}");
+    assert!(!said.contains("piton cancel"), "{said}");
+    assert_eq!(ask(&format!("release_processor('mailer', {})::int", epoch + 1)), Some(1));
+    piton.run_to(0, reset).unwrap();
 }

@@ -473,8 +473,18 @@ impl Batch {
     }
 }
 
+/// The word for a number that is none, or beyond all others; `None` for an ordinary one.
+pub(crate) fn endless(x: f64) -> Option<&'static str> {
+    match x {
+        _ if x.is_nan() => Some("NaN"),
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        _ => None,
+    }
+}
+
 /// Appends one value as JSON. Bytes become hexadecimal text after `\x`, as PostgreSQL writes them;
-/// NaN and infinities, which JSON lacks, become null.
+/// NaN and infinities, for which JSON has no number, become text as PostgreSQL writes them.
 ///
 /// # Errors
 /// None in practice, see [`Batch::write_json`].
@@ -483,7 +493,10 @@ pub fn write_json_value(value: Value<'_>, out: &mut Vec<u8>) -> io::Result<()> {
         Value::Absent | Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
         Value::Int(i) => serde_json::to_writer(&mut *out, &i)?,
-        Value::Float(x) => serde_json::to_writer(&mut *out, &x)?,
+        Value::Float(x) => match endless(x) {
+            Some(word) => serde_json::to_writer(&mut *out, word)?,
+            None => serde_json::to_writer(&mut *out, &x)?,
+        },
         Value::Number(text) | Value::Json(text) => out.extend_from_slice(text.as_bytes()),
         Value::Text(text) => serde_json::to_writer(&mut *out, text)?,
         Value::Bytes(bytes) => {

@@ -134,7 +134,7 @@ pub enum StoreError {
     /// State that cannot be trusted. Nothing was read as "start from zero".
     #[error(
         "the store {at} is damaged: {what}. Nothing was changed. Restore a backup \
-         (`piton backup` makes one), or move the file away and run again with --adopt \
+         (`piton backup` makes one), or move the store away and run again with --adopt \
          to take over what the sinks hold"
     )]
     Damaged {

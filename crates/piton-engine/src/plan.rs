@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     pipeline::Pipeline,
-    run::{RunError, RunOptions, foresee, held_back},
+    run::{Awaited, RunError, RunOptions, foresee, held_back},
 };
 
 /// Why no more is promised of a transactional sink without checkpoints.
@@ -107,10 +107,25 @@ type Beginning = Result<(Vec<String>, Option<String>), RunError>;
 
 fn whether_it_begins(pipeline: &Pipeline, store: &dyn Store) -> Result<Beginning, RunError> {
     let nobody = Owner { host: String::new(), pid: 0 };
-    Ok(held_back(pipeline, store)?.and_then(|waits| {
-        let changes = foresee(pipeline, store, &RunOptions::plain(nobody))?;
-        Ok((changes, waits))
+    Ok(held_back(pipeline, store)?.and_then(|awaited| {
+        let changes = match (foresee(pipeline, store, &RunOptions::plain(nobody)), &awaited) {
+            // What the owner has locked is free once it has ended.
+            (Err(RunError::Locked(_)), Some(Awaited::Owner(_))) => Vec::new(),
+            (foreseen, _) => foreseen?,
+        };
+        Ok((changes, awaited.map(|awaited| wait(&pipeline.name, &awaited))))
     }))
+}
+
+fn wait(pipeline: &str, awaited: &Awaited) -> String {
+    match awaited {
+        Awaited::Owner(holder) => {
+            format!("it runs now: a run would wait for {holder} to end or to let go")
+        }
+        Awaited::Operator => {
+            format!("it is paused: a run waits for `piton resume {pipeline}`")
+        }
+    }
 }
 
 fn sink_plan(

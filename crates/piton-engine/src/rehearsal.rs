@@ -14,18 +14,23 @@ use crate::{
     config::nearest,
     pipeline::{Pipeline, SinkSpec},
     run::{RunError, RunOptions, foresee},
+    steer::sinks_of,
 };
 
-/// Tries the transforms on the source's first record. What cannot be read is left to the run,
-/// which says so with its place.
+/// Tries the transforms on the source's first record, and looks for the fields that the sinks need.
+/// What cannot be read is left to the run, which says so with its place.
 ///
 /// # Errors
 /// [`RunError::Settings`] for a field that the records do not have.
 pub fn rehearse(pipeline: &Pipeline) -> Result<(), RunError> {
-    if (pipeline.transforms)().is_empty() || !pipeline.source.is_bounded() {
+    // For the first record of a query, a database may have to work as long as for all of them.
+    let is_cheap = pipeline.source.kind() == "csv";
+    let transforms = !(pipeline.transforms)().is_empty();
+    if !pipeline.source.is_bounded() || !(transforms || is_cheap) {
         return Ok(());
     }
-    first_schema(pipeline).map(drop)
+    let schema = first_schema(pipeline)?;
+    if is_cheap { find_fields(pipeline, schema.as_deref()) } else { Ok(()) }
 }
 
 /// Of two reasons not to run the graver one: that a field is not there may be because the source
@@ -58,12 +63,7 @@ pub fn first_run(
     if !pipeline.source.is_bounded() {
         return pipeline.source.reader(&[]).map(drop).map_err(|error| at(&error));
     }
-    match first_schema(pipeline)? {
-        Some(schema) if (pipeline.transforms)().gives_fixed_fields() => {
-            pipeline.sinks.iter().try_for_each(|sink| find_key(sink, &schema))
-        }
-        _ => Ok(()),
-    }
+    find_fields(pipeline, first_schema(pipeline)?.as_deref())
 }
 
 /// The columns that the sinks are given; `None` if the first record does not tell.
@@ -85,18 +85,39 @@ fn first_schema(pipeline: &Pipeline) -> Result<Option<std::sync::Arc<Schema>>, R
     }
 }
 
-/// Refuses a key of which the records lack a column.
-fn find_key(sink: &SinkSpec, schema: &Schema) -> Result<(), RunError> {
-    let names = || schema.columns.iter().map(|column| &*column.name);
-    let Some(lacking) = sink.key.iter().find(|key| !names().any(|n| n.eq_ignore_ascii_case(key)))
-    else {
+/// Refuses sinks that need a field which the records never have, where that can be told from the
+/// first.
+fn find_fields(pipeline: &Pipeline, first: Option<&Schema>) -> Result<(), RunError> {
+    let Some(schema) = first.filter(|_| (pipeline.transforms)().gives_fixed_fields()) else {
         return Ok(());
     };
-    let hint = nearest(lacking, names()).map(|n| format!(": did you mean '{n}'?"));
+    let records = sinks_of(&pipeline.record);
+    let has = |key: &str| schema.columns.iter().any(|c| c.name.eq_ignore_ascii_case(key));
+    for sink in &pipeline.sinks {
+        if let Some(key) = sink.key.iter().find(|key| !has(key)) {
+            return Err(lacking(sink, schema, "the key column", key));
+        }
+        let record = records.iter().find(|record| record.name == sink.name);
+        let table = record.and_then(|record| record.table.as_deref()).unwrap_or_default();
+        if let Some(field) = fields_in(table).find(|field| schema.index_of(field).is_none()) {
+            return Err(lacking(sink, schema, &format!("`table: {table}`: the field"), field));
+        }
+    }
+    Ok(())
+}
+
+/// The fields of the record on which the name of a table depends.
+fn fields_in(table: &str) -> impl Iterator<Item = &str> {
+    table.split("${record.").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0))
+}
+
+fn lacking(sink: &SinkSpec, schema: &Schema, what: &str, name: &str) -> RunError {
+    let names = || schema.columns.iter().map(|column| &*column.name);
+    let hint = nearest(name, names()).map(|n| format!(": did you mean '{n}'?"));
     let hint = hint.unwrap_or_else(|| ".".to_owned());
     let known = names().collect::<Vec<_>>().join(", ");
-    Err(RunError::Settings(format!(
-        "{}: the key column '{lacking}' is none of the records' fields{hint} They are: {known}",
+    RunError::Settings(format!(
+        "{}: {what} '{name}' is none of the records' fields{hint} They are: {known}",
         sink.at
-    )))
+    ))
 }

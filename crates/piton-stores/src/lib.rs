@@ -104,6 +104,11 @@ impl<'a> Kind<'a> {
                 "'{scheme}://…' names no store: write sqlite:PATH, postgres://…, mysql://…, or \
                  memory:"
             )),
+            _ if url.contains(['@', '=']) => refused(
+                "that names no store: write sqlite:PATH, postgres://USER:PASSWORD@HOST/DATABASE, \
+                 mysql://…, or memory:"
+                    .to_owned(),
+            ),
             _ => refused(format!(
                 "'{url}' names no store: write sqlite:PATH (for example sqlite:piton.db), \
                  postgres://…, mysql://…, or memory:"

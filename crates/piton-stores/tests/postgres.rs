@@ -107,7 +107,7 @@ fn what_is_missing_is_damage() {
         ("DROP FUNCTION save", "open"),
         ("DROP TABLE meta", "open"),
     ];
-    servers::what_is_missing_is_damage::<Pg>("SET piton.store = 'on'", &more);
+    servers::what_is_missing_is_damage::<Pg>("SET search_path = piton, pg_temp", &more);
 }
 
 #[test]

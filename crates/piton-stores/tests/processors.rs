@@ -15,8 +15,8 @@ use std::{
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_core::{
-    Claim, ClaimAnswer, ClaimRequest, Control, Epoch, Event, Order, OrderKind, Owner, Saved, Store,
-    StoredPosition, claim::WHOLE,
+    Claim, ClaimAnswer, ClaimRequest, Control, Epoch, Event, Order, OrderKind, Owner,
+    PipelineRecord, Saved, Store, StoredPosition, claim::WHOLE,
 };
 use piton_stores::{Mode, SqlStore, postgres::schema_script};
 use piton_testkit::service::{self, Postgres};
@@ -535,4 +535,26 @@ fn a_pause_and_a_cancel_are_lifted_by_the_function() {
     let lifted = block_on(store.events(NAME, 10)).unwrap();
     assert_eq!(lifted.iter().filter(|event| event.what == "resume").count(), 2);
     block_on(store.snapshot()).unwrap();
+}
+
+/// A pipeline's checkpoints are moved by its runs alone, also where its sink has a processor's name.
+#[test]
+fn a_pipeline_is_no_processor() {
+    let Some(place) = Place::new() else { return };
+    let (mut session, store) = (place.session(), place.store());
+    let record = PipelineRecord {
+        pipeline: NAME.to_owned(),
+        source: r#"{"postgres_outbox":{}}"#.to_owned(),
+        transforms: "[]".to_owned(),
+        sinks: "[]".to_owned(),
+        control: Control::Run,
+        file: None,
+    };
+    block_on(store.register(record)).unwrap();
+    for call in [save(10, "NULL", 10), format!("claim_processor('{NAME}', 'a', '1 min')")] {
+        let refused = session.query_one(&format!("SELECT {call}"), &[]).unwrap_err();
+        let said = refused.as_db_error().map_or(String::new(), |error| error.message().to_owned());
+        assert!(said.contains("is a pipeline or job of this store"), "{call}: {refused:?}");
+    }
+    assert_eq!(block_on(store.load(NAME)).unwrap(), []);
 }

@@ -336,6 +336,49 @@ async fn a_restore_that_reset_transaction_ids_is_refused() {
     assert_eq!(sent(&client).await, [] as [i64; 0]);
 }
 
+/// Invariant 4: what pipelines with `delete_passed` have deleted is no silent loss for a processor,
+/// whether it starts then or runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_were_deleted_before_they_were_handled_are_a_gap() {
+    let Some((database, client)) = place().await else { return };
+    append(&client, 0..9).await;
+    // As such a pipeline does it: all below a message, and the mark at it.
+    let deleted = async |n: i64| {
+        let sql = format!(
+            "BEGIN;
+            CREATE TABLE IF NOT EXISTS piton_outbox_readers (outbox text, reader text,
+                transaction_id xid8, position bigint, PRIMARY KEY (outbox, reader));
+            INSERT INTO piton_outbox_readers SELECT 'public.outbox', '', transaction_id, position
+                FROM outbox WHERE data = '{n}' ON CONFLICT (outbox, reader) DO UPDATE SET
+                transaction_id = excluded.transaction_id, position = excluded.position;
+            DELETE FROM outbox WHERE data::text::bigint < {n}; COMMIT"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    };
+    let processor = || Processor::new(&database, "mailer").batch(1);
+    let is_gap = |ended: Result<(), ProcessorError>| {
+        let error = ended.unwrap_err();
+        assert!(matches!(error, ProcessorError::Gap { .. }), "{error}");
+        assert!(error.to_string().contains("were deleted"), "{error}");
+    };
+    // What was deleted before it began is not missed.
+    deleted(1).await;
+    let handler = async |batch: &[Message], tx: &Transaction<'_>| {
+        send(batch, tx).await?;
+        if batch[0].data == "3" {
+            deleted(6).await;
+        }
+        Ok(())
+    };
+    let ended = tokio::time::timeout(Duration::from_mins(1), processor().run(handler)).await;
+    is_gap(ended.unwrap());
+    let handled = sent(&client).await;
+    assert!(handled == [1, 2, 3] || handled == [1, 2, 3, 4], "{handled:?}");
+    let ended = tokio::time::timeout(Duration::from_mins(1), processor().run(send)).await;
+    is_gap(ended.unwrap());
+    assert_eq!(sent(&client).await, handled);
+}
+
 /// Its ids may have passed the checkpoint's since, and messages of this server be below it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_of_another_server_is_refused_unless_it_is_accepted() {

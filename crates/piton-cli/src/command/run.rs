@@ -181,7 +181,9 @@ impl Teller {
                     let _ = print_json_line(&line);
                 }
                 None => {
-                    let news = (figures.read.load(Ordering::Relaxed), behind(&figures.report()));
+                    let report = figures.report();
+                    let taken = report.sinks.iter().map(|sink| sink.records + sink.at_risk);
+                    let news = (taken.sum::<u64>(), behind(&report));
                     if news != seen {
                         seen = news;
                         note!("{}", self.line(figures));

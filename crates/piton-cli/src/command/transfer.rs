@@ -29,12 +29,18 @@ pub(crate) fn backup(args: &Backup) -> Result<u8, Failure> {
         print_json(&serde_json::json!({ "store": store.location(), "backup": args.file }))?;
         return Ok(FINISHED);
     }
-    note!(
-        "backed up {} to {}. To restore it, remove the store with its -wal and -shm files and put \
-         the backup in its place: older owners are then fenced",
-        store.location(),
-        args.file.display()
-    );
+    let (location, file) = (store.location(), args.file.display());
+    if location.contains("://") {
+        note!(
+            "backed up {location} to {file}. To restore it: piton export --store sqlite:{file} \
+             -o state.json, then piton import state.json --store with a new database"
+        );
+    } else {
+        note!(
+            "backed up {location} to {file}. To restore it, remove the store with its -wal and \
+             -shm files and put the backup in its place: older owners are then fenced"
+        );
+    }
     Ok(FINISHED)
 }
 

@@ -26,7 +26,7 @@ fn a_database_that_cannot_be_written_ends_the_run_before_it_begins() {
         (2, yaml(url, "table: numbers"), "column 'name'"),
         (2, yaml(url, "table: twice, key: [id]"), "unique"),
         (2, yaml(url, "table: hollow, key: [id]"), "NOT NULL"),
-        (2, yaml("postgres:///x", "table: t"), "names no host"),
+        (2, yaml("postgres://h/x?ssl=yes", "table: t"), "'ssl' that is not known"),
         (2, yaml(url, "table: a.b.c"), "schema.table"),
         (1, yaml("postgres://me@127.0.0.1:1/x", "table: t"), "refused"),
     ] {
@@ -179,5 +179,29 @@ fn a_table_that_is_gone_is_not_made_anew() {
         place.ends_with(0, &["reset", "p", "--sink", "out", "--keep", "--yes"]);
         place.ends_with(0, RUN);
         place.exactly_once(sink);
+    }
+}
+
+/// `plan` and `run` agree, and a store that is there already changes nothing.
+#[test]
+fn a_field_that_the_records_never_have_is_named_before_anything_is_written() {
+    let Some(place) = Place::configured(10, Sink::Append) else { return };
+    place.ends_with(0, RUN);
+    let store = "store: sqlite:piton.db";
+    for (table, lacking) in [("t, key: [idd]", "'idd'"), ("\"${record.kk}\"", "'kk'")] {
+        let sink = format!("sinks: {{b: {{postgres: {{url: '{}', table: {table}}}}}}}", place.url);
+        let rest = format!("{store}\n{sink}\non_error: dead_letter");
+        place.write(
+            "q.yaml",
+            &format!("pipeline: q\nsource: {{csv: {{path: data.csv}}}}\n{rest}\n"),
+        );
+        for command in ["plan", "run"] {
+            let ended = place.ends_with(2, &[command, "q.yaml"]);
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(
+                said.contains(lacking) && said.contains("id, name, value"),
+                "{command}: {said}"
+            );
+        }
     }
 }

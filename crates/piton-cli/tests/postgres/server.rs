@@ -71,3 +71,43 @@ fn a_connection_cut_at_random_bytes_changes_nothing() {
         place.exactly_once(sink);
     }
 }
+
+/// What a run says that it has done is what is durable, whichever reader brought it.
+#[test]
+fn a_run_whose_server_was_away_counts_all_that_it_brought() {
+    let Some(mut server) = service::needed(Postgres::start()) else { return };
+    let place = Place::on(&server, 30_000);
+    let sinks = format!("sinks: {{out: {{{}}}}}", Sink::Append.yaml(&place.url));
+    place.configure(", rate: 4000/s", &format!("{sinks}\ncheckpoint: {{max_replay: 200ms}}"));
+    let mut running = place.program.start(RUN).unwrap();
+    running.until("its first rows", PATIENCE, |_| place.rows_in(Sink::Append) > 0).unwrap();
+    server.kill().unwrap();
+    server.start_again().unwrap();
+    let ended = running.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert!(ended.stderr.contains("finished: 30,000 records in"), "{ended}");
+    place.exactly_once(Sink::Append);
+}
+
+/// A sink that has found the row which was refused, and goes on, raises no alarm.
+#[test]
+fn a_sink_that_has_set_a_row_aside_is_not_behind() {
+    let Some(place) = Place::new(1) else { return };
+    place.client().batch_execute("CREATE TABLE appended (id int PRIMARY KEY, z date)").unwrap();
+    place.write("in.jsonl", "{\"id\":1,\"z\":\"0000-00-00\"}\n{\"id\":2,\"z\":\"2024-01-01\"}\n");
+    place.write(
+        "p.yaml",
+        &format!(
+            "pipeline: p\nsource: {{jsonl: {{path: in.jsonl, follow: true}}}}\n\
+             sinks: {{out: {{{}}}}}\non_error: dead_letter\n",
+            Sink::Append.yaml(&place.url)
+        ),
+    );
+    let mut running = place.program.start(RUN).unwrap();
+    running.until("the good row", PATIENCE, |_| place.rows_in(Sink::Append) == 1).unwrap();
+    let is_well = || place.program.run(&["status", "p", "--check"]).unwrap().code == Some(0);
+    running.until("no alarm", PATIENCE, |_| is_well()).unwrap();
+    running.interrupt().unwrap();
+    let ended = running.wait(PATIENCE).unwrap();
+    assert!(!ended.stderr.contains("is behind (") && is_well(), "{ended}");
+}

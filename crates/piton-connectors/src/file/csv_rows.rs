@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use crate::batch::{Batch, Cell, Schema, write_json_value};
+use crate::batch::{Batch, Cell, Schema, endless, write_json_value};
 
 /// Writes rows as CSV. Null and absent are empty fields, as in every CSV file: read back they are
 /// an empty text, or null where the reader's settings say so.
@@ -127,7 +127,9 @@ fn write_cell(
             write_field(batch.span(span), delimiter, out);
         }
         Cell::Int(int) => out.extend_from_slice(itoa::Buffer::new().format(int).as_bytes()),
-        Cell::Float(float) if !float.is_finite() => {}
+        Cell::Float(x) if !x.is_finite() => {
+            out.extend_from_slice(endless(x).unwrap_or_default().as_bytes());
+        }
         Cell::Bool(_) | Cell::Float(_) => write_json_value(batch.value(cell), out)?,
         Cell::Bytes(_) => {
             scratch.clear();

@@ -20,6 +20,7 @@ pub(super) fn described(error: &Error) -> String {
             "the server did not answer in time".into()
         }
         Error::IoError(said) => said.to_string(),
+        Error::DriverError(said) => said.to_string(),
         error => error.to_string(),
     }
 }

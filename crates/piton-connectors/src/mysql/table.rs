@@ -119,6 +119,8 @@ impl Table {
 
     /// Finds why records with this key cannot be written into it; `at` names the database.
     pub(super) fn refuse(&self, name: &str, key: &[String], at: &str) -> Option<String> {
+        // As a person types it in the server's own shell.
+        let name = name.replace('"', "`");
         if !self.is_table() {
             return Some(format!(
                 "{name} in {at} is a view or the like, not a table: name a table"

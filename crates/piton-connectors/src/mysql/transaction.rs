@@ -213,12 +213,11 @@ impl<'a> MySqlTransaction<'a> {
         let Open { conn, ledger, writer, .. } = &mut *self.open;
         let has_table = self.target.table.is_fixed() && writer.has_tables();
         let now = Timestamp::now();
-        let new: Vec<Checkpoint> =
-            upto.iter().map(|advance| orders::advanced(ledger, advance, now)).collect();
-        let new: Vec<Checkpoint> = match has_table {
-            true => new.into_iter().map(orders::with_table).collect(),
-            false => new,
+        let advanced = |advance| {
+            let checkpoint = orders::advanced(ledger, advance, now);
+            if has_table { orders::with_table(checkpoint) } else { checkpoint }
         };
+        let new: Vec<Checkpoint> = upto.iter().map(advanced).collect();
         let stored = tables::advance(conn, ledger, &new);
         let pipeline = &ledger.pipeline;
         match stored.map_err(|e| of_ledger(at, pipeline, "write the checkpoints", e))? {

@@ -6,14 +6,13 @@ use tokio_postgres::{
     error::{Severity, SqlState},
 };
 
-use super::connect::{ConnectError, describe, is_lost};
+use super::connect::{ConnectError, class, describe, is_lost};
 use crate::sink::SinkError;
 
 /// Whether a row is the cause: its value, a constraint that it breaks, a trigger that refuses it.
 pub(super) fn is_of_a_row(error: &Error) -> bool {
     // 22: the value; 23: a constraint; 44: a view's condition; 54: too large; P0: a trigger's word.
-    let class = error.code().map(|code| &code.code()[..2]);
-    matches!(class, Some("22" | "23" | "44" | "54" | "P0"))
+    matches!(class(error), Some("22" | "23" | "44" | "54" | "P0"))
 }
 
 /// Whether a value is not of the column's type at all.
@@ -34,7 +33,7 @@ fn is_passing(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };
     // 40: rolled back, as for a deadlock; 55: somebody's lock; 57: cancelled, shutting down.
     let is_known = *code == SqlState::TOO_MANY_CONNECTIONS || *code == SqlState::LOCK_NOT_AVAILABLE;
-    is_known || matches!(&code.code()[..2], "40" | "57")
+    is_known || matches!(class(error), Some("40" | "57"))
 }
 
 /// Why something with the database failed. `doing` completes "cannot".

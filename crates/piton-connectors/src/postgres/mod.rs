@@ -1,7 +1,6 @@
 //! PostgreSQL.
 //!
-//! - [`connect`]: from a URL to a connection; `tls`: who is at the other end of it; `wire`: one
-//!   that is used from one thread;
+//! - [`connect`]: from a URL to a connection; `wire`: one that is used from one thread;
 //! - [`settings`]: what a user types; names of tables, which a record may choose, are read by the
 //!   crate's `table_name`;
 //! - [`sink`]: fence, read, begin, forget; `transaction`: write and commit; `holder`: who is in the
@@ -29,9 +28,8 @@ pub mod settings;
 pub mod sink;
 pub mod source;
 mod table;
-mod tls;
 mod transaction;
-mod wire;
+pub(crate) mod wire;
 mod writer;
 
 use crate::table_name as name;

@@ -16,8 +16,9 @@ use crate::settings::{Deletes, Mode};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSettings {
-    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. Without a
-    /// password in it, `PGPASSWORD` of the environment is used.
+    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. What it
+    /// leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`
+    /// and `PGSSLROOTCERT`.
     pub url: String,
     /// The table, as `table` or `schema.table`. A field of the record may choose it:
     /// `"${record.table}"`.

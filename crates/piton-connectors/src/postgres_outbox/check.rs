@@ -20,8 +20,8 @@ pub struct Findings {
 /// When it cannot be looked at: settings, connection, or no such table.
 pub fn check(settings: &OutboxSettings) -> Result<Findings, SourceError> {
     let outbox = Outbox::of(settings, "", 0, false)?;
-    let mut client = outbox.connect()?;
-    let shape = shape::inspect(&mut client, settings);
+    let client = outbox.connect()?;
+    let shape = shape::inspect(&client, settings);
     let shape = shape.map_err(|error| SourceError::from(outbox.trouble(&error)))?;
     let shape = shape.ok_or_else(|| outbox.missing())?;
     Ok(Findings { place: outbox.place(), misfits: shape.misfits, remarks: shape.remarks })

@@ -6,18 +6,14 @@
 //! may lack what was relayed, and gives its ids to other transactions. All of that would be passed
 //! over without a word, so it is looked for whenever a connection is made.
 
-use postgres::{Client, Error, Row, error::SqlState};
+use piton::postgres::outbox::{Xid, hash_of};
+use tokio_postgres::{Error, Row, error::SqlState};
 
-use super::{
-    passed,
-    position::{Fingerprint, OutboxPosition, hash_of},
-    shape::Shape,
-    statements::Statements,
-    values::Xid,
-};
+use super::{Fingerprint, OutboxPosition, statements::Statements};
+use crate::postgres::wire::Wire;
 
 /// What a server says of itself, as far as the user may know.
-pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error> {
+pub(super) fn look_at(client: &Wire) -> Result<Option<Fingerprint>, Error> {
     // A replica has no timeline of its own that it writes to.
     let found = client.query_one(
         "SELECT system_identifier::text, CASE WHEN pg_is_in_recovery() \
@@ -26,13 +22,12 @@ pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error>
          FROM pg_control_system()",
         &[],
     );
-    let fingerprint = |row: Row| Fingerprint {
-        system: row.get(0),
-        timeline: row.get::<_, i32>(1) as u32,
-        message: None,
+    let fingerprint = |row: &Row| {
+        let timeline = row.try_get::<_, i32>(1)? as u32;
+        Ok(Fingerprint { system: row.try_get(0)?, timeline, message: None })
     };
     match found {
-        Ok(row) => Ok(Some(fingerprint(row))),
+        Ok(row) => fingerprint(&row).map(Some),
         // Some operators take these functions away; then there is nothing to compare.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) => Err(error),
@@ -41,13 +36,13 @@ pub(super) fn look_at(client: &mut Client) -> Result<Option<Fingerprint>, Error>
 
 /// Why reading cannot go on after a position, with the choices; `None` if it can.
 pub(super) fn objection(
-    client: &mut Client,
+    client: &Wire,
     statements: &Statements,
     seen: Option<&Fingerprint>,
     position: Option<&OutboxPosition>,
 ) -> Result<Option<String>, Error> {
     let newest = client.query_one(&statements.newest(), &[])?;
-    let (last, next): (Option<Xid>, Xid) = (newest.get(0), newest.get(1));
+    let (last, next): (Option<Xid>, Xid) = (newest.try_get(0)?, newest.try_get(1)?);
     if let Some(last) = last.filter(|last| *last >= next) {
         return Ok(Some(restored(statements, last, next)));
     }
@@ -73,7 +68,8 @@ pub(super) fn objection(
     let transaction = position.transaction_id.to_string();
     let message =
         client.query_opt(&statements.message_id(), &[&transaction, &position.position])?;
-    let message = message.map(|row| hash_of(row.get::<_, Option<&str>>(0).unwrap_or_default()));
+    let hash = |row: &Row| Ok(hash_of(row.try_get::<_, Option<&str>>(0)?.unwrap_or_default()));
+    let message = message.as_ref().map(hash).transpose()?;
     Ok(match (message, &known.message) {
         (Some(here), Some(known)) if here != *known => Some(
             "another message stands there now: the server was set back, and has used the place \
@@ -94,22 +90,16 @@ pub(super) fn objection(
     })
 }
 
-/// Why reading cannot go on after a position: messages above it were deleted.
-pub(super) fn deleted(
-    client: &mut Client,
-    shape: &Shape,
-    position: Option<&OutboxPosition>,
-) -> Result<Option<String>, Error> {
-    let Some(position) = position else { return Ok(None) };
-    let deleted = passed::deleted(client, shape)?;
-    Ok(deleted.filter(|deleted| position < deleted).map(|deleted| {
+/// Why reading cannot go on after a position, if messages up to a mark were deleted.
+pub(super) fn deleted(position: &OutboxPosition, mark: &OutboxPosition) -> Option<String> {
+    position.is_below_deleted(mark).then(|| {
         format!(
             "messages up to {} were deleted, because every pipeline with `delete_passed` had \
              passed them. `piton reset` reads what is left; with `delete_passed` set for this \
              pipeline too, nothing is deleted any more that it has not passed",
-            deleted.shown()
+            mark.shown()
         )
-    }))
+    })
 }
 
 fn restored(statements: &Statements, last: Xid, next: Xid) -> String {

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postgres::{Client, Error};
+use tokio_postgres::Error;
 
-use super::{position::OutboxPosition, statements::Statements};
+use super::{OutboxPosition, statements::Statements};
+use crate::postgres::wire::Wire;
 
 /// How often to look whether messages are hidden, while nothing comes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Watch {
     pub(super) fn missed(
         &mut self,
         now: Instant,
-        client: &mut Client,
+        client: &Wire,
         statements: &Statements,
         after: &OutboxPosition,
     ) -> Result<Option<(bool, Option<String>)>, Error> {
@@ -64,7 +65,7 @@ impl Watch {
         self.looked = now;
         let transaction = after.transaction_id.to_string();
         let found = client.query_one(&statements.is_behind(), &[&transaction, &after.position])?;
-        if !found.get::<_, bool>(0) {
+        if !found.try_get::<_, bool>(0)? {
             self.hidden_since = None;
             return Ok(Some((false, None)));
         }
@@ -77,7 +78,7 @@ impl Watch {
 }
 
 /// The transaction that messages wait for, in a sentence; `None` if it has just ended.
-pub(super) fn holder(client: &mut Client) -> Result<Option<String>, Error> {
+pub(super) fn holder(client: &Wire) -> Result<Option<String>, Error> {
     // A transaction holds a lock on its own id, which everybody may see.
     let found = client.query_opt(
         "SELECT h.id::text, l.pid, a.usename::text, a.datname::text, a.application_name, a.state, \
@@ -91,23 +92,26 @@ pub(super) fn holder(client: &mut Client) -> Result<Option<String>, Error> {
         &[],
     )?;
     let Some(row) = found else { return Ok(None) };
-    let text = |column: usize| row.get::<_, Option<&str>>(column).filter(|text| !text.is_empty());
-    let since = text(6).map(|since| format!(", since {since}")).unwrap_or_default();
-    let id: &str = row.get(0);
-    if let Some(name) = text(7) {
-        let (owner, database) = (text(8).unwrap_or("?"), text(9).unwrap_or("?"));
+    let text = |column: usize| {
+        let text = row.try_get::<_, Option<&str>>(column)?;
+        Ok::<_, Error>(text.filter(|text| !text.is_empty()))
+    };
+    let since = text(6)?.map(|since| format!(", since {since}")).unwrap_or_default();
+    let id: &str = row.try_get(0)?;
+    if let Some(name) = text(7)? {
+        let (owner, database) = (text(8)?.unwrap_or("?"), text(9)?.unwrap_or("?"));
         return Ok(Some(format!(
             "messages wait for transaction {id}, which {owner} has prepared as '{name}' in \
              database {database}{since}: `COMMIT PREPARED '{name}'` or `ROLLBACK PREPARED` there \
              ends it"
         )));
     }
-    let pid: Option<i32> = row.get(1);
+    let pid: Option<i32> = row.try_get(1)?;
     let pid = pid.map_or("?".to_owned(), |pid| pid.to_string());
-    let user = text(2).map(|user| format!(", user {user}")).unwrap_or_default();
-    let database = text(3).map(|name| format!(", database {name}")).unwrap_or_default();
-    let program = text(4).map(|name| format!(", '{name}'")).unwrap_or_default();
-    let state = text(5).map(|state| format!(", {state}")).unwrap_or_default();
+    let user = text(2)?.map(|user| format!(", user {user}")).unwrap_or_default();
+    let database = text(3)?.map(|name| format!(", database {name}")).unwrap_or_default();
+    let program = text(4)?.map(|name| format!(", '{name}'")).unwrap_or_default();
+    let state = text(5)?.map(|state| format!(", {state}")).unwrap_or_default();
     Ok(Some(format!(
         "messages wait for transaction {id} of session {pid}{user}{database}{program}{state}\
          {since}: `SELECT pg_terminate_backend({pid})` ends it"

@@ -8,9 +8,9 @@
 //! skipped or seen twice. What this rests on, that ids and rows belong to this server and that the
 //! server has kept what it gave, is looked at whenever a connection is made.
 //!
-//! - [`settings`]: what a user types; [`position`]: where a message stands;
+//! - [`settings`]: what a user types; [`OutboxPosition`]: where a message stands, as for the library;
 //! - `statements`: what is asked of the database; `ddl`: the table; `shape`: a live one;
-//! - [`source`], `reader`: reading; `page`: rows into a batch; `pulse`: when to look again;
+//! - [`source`], `reader`: reading; `page`: rows into a batch;
 //! - `session`: a connection that was looked at; `guard`: whether the server is the one that was;
 //! - `horizon`: who keeps messages from being read; `passed`: deleting what all have read.
 
@@ -20,8 +20,6 @@ mod guard;
 mod horizon;
 mod page;
 mod passed;
-pub mod position;
-mod pulse;
 mod reader;
 mod session;
 pub mod settings;
@@ -34,6 +32,6 @@ mod values;
 
 pub use check::{Findings, check};
 pub use ddl::ddl;
-pub use position::OutboxPosition;
+pub use piton::postgres::{Fingerprint, OutboxPosition};
 pub use settings::OutboxSettings;
 pub use source::OutboxSource;

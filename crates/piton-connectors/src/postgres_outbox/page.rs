@@ -6,15 +6,12 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
+use piton::postgres::outbox::{Xid, hash_of};
 use piton_core::StoredPosition;
-use postgres::Row;
 use serde_json::json;
+use tokio_postgres::Row;
 
-use super::{
-    position::{Fingerprint, OutboxPosition, hash_of},
-    shape::DataType,
-    values::{Raw, Xid},
-};
+use super::{Fingerprint, OutboxPosition, shape::DataType, values::Raw};
 use crate::{
     batch::{Batch, Column, ColumnType, Marks, Origin, Schema, Value},
     source::BadRecord,
@@ -99,7 +96,7 @@ impl<'w> Page<'w> {
     }
 
     /// Takes a row. False when the page is to end with it.
-    pub(super) fn take(&mut self, row: &Row) -> Result<bool, postgres::Error> {
+    pub(super) fn take(&mut self, row: &Row) -> Result<bool, tokio_postgres::Error> {
         let Xid(transaction) = row.try_get(TRANSACTION)?;
         let pair = (transaction, row.try_get(POSITION)?);
         let mark = self.rows() as u64;
@@ -138,7 +135,7 @@ impl<'w> Page<'w> {
         &mut self,
         row: &Row,
         pair: (u64, i64),
-    ) -> Result<Result<(), String>, postgres::Error> {
+    ) -> Result<Result<(), String>, tokio_postgres::Error> {
         let limit = self.whence.record_limit;
         let too_large = |bytes: i64| {
             Ok(Err(format!("the message has {bytes} bytes, `limits: record` is {limit}")))

@@ -4,7 +4,9 @@
 //! outbox. So each pipeline with `delete_passed` notes its position in a table beside the outbox,
 //! and only what lies below the lowest of them is deleted, by whichever comes to it. A reader that
 //! is not in the table is not waited for, but nothing is taken from it without a word: the table
-//! also says up to where was deleted, and a position below that is a gap.
+//! also says up to where was deleted, and a position below that is a gap. Messages and mark go in
+//! one transaction, so whoever asks for the mark after a page was read, finds a mark that covers
+//! all that the page lacks.
 //!
 //! The message at the lowest position itself stays: by it a server that took over is seen to have
 //! received everything.
@@ -18,17 +20,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postgres::{Client, Error, GenericClient, Row};
+use piton::postgres::outbox::Xid;
+use tokio_postgres::{Error, Row, Statement, error::SqlState};
 
 use super::{
+    OutboxPosition,
     horizon::Notes,
-    position::OutboxPosition,
     session::{Outbox, Session, Trouble},
     shape::Shape,
     statements::{Statements, quote},
-    values::Xid,
 };
-use crate::source::SourceError;
+use crate::{postgres::wire::Wire, source::SourceError};
 
 /// How often a reader's position is noted.
 const NOTE: Duration = Duration::from_secs(1);
@@ -168,105 +170,132 @@ fn pair(position: &OutboxPosition) -> (String, i64) {
     (position.transaction_id.to_string(), position.position)
 }
 
-fn position_of(row: &Row) -> OutboxPosition {
-    OutboxPosition::at(row.get::<_, Xid>(0).0, row.get(1))
+fn position_of(row: &Row) -> Result<OutboxPosition, Error> {
+    let Xid(transaction) = row.try_get(0)?;
+    Ok(OutboxPosition::new(transaction, row.try_get(1)?))
 }
 
-/// Up to where messages were deleted, as far as this was ever done.
-pub(super) fn deleted(client: &mut Client, shape: &Shape) -> Result<Option<OutboxPosition>, Error> {
-    let readers = readers(shape);
-    let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?;
-    if !there.get::<_, bool>(0) {
-        return Ok(None);
+/// Whether the table of readers is there.
+fn is_there(client: &Wire, readers: &str) -> Result<bool, Error> {
+    client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?.try_get(0)
+}
+
+/// Asks up to where messages were deleted: one row, and no more than whether there is a table
+/// while there is none.
+#[derive(Default)]
+pub(super) struct Mark(Option<Statement>);
+
+impl Mark {
+    /// All messages below it were deleted; `None` if this was never done.
+    pub(super) fn look(
+        &mut self,
+        client: &Wire,
+        shape: &Shape,
+    ) -> Result<Option<OutboxPosition>, Error> {
+        let statement = match self.0.take() {
+            Some(statement) => statement,
+            None if !is_there(client, &readers(shape))? => return Ok(None),
+            None => client.prepare(&format!(
+                "SELECT transaction_id, position FROM {} WHERE outbox = $1 AND reader = $2",
+                readers(shape)
+            ))?,
+        };
+        match client.wait(client.client.query_opt(&statement, &[&shape.name, &DELETED])) {
+            Ok(found) => {
+                self.0 = Some(statement);
+                found.as_ref().map(position_of).transpose()
+            }
+            // Somebody has dropped it.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
-    let statement =
-        format!("SELECT transaction_id, position FROM {readers} WHERE outbox = $1 AND reader = $2");
-    let found = client.query_opt(&statement, &[&shape.name, &DELETED])?;
-    Ok(found.as_ref().map(position_of))
 }
 
-fn register(
-    client: &mut Client,
-    shape: &Shape,
-    reader: &str,
-    at: &OutboxPosition,
-) -> Result<(), Error> {
+fn register(client: &Wire, shape: &Shape, reader: &str, at: &OutboxPosition) -> Result<(), Error> {
     let readers = readers(shape);
-    let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&readers])?;
-    if !there.get::<_, bool>(0) {
+    if !is_there(client, &readers)? {
         // Two at once can both come this far; for the one that is second it is then there.
         let created =
             client.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {readers} ({COLUMNS})"));
         if let Err(error) = created
-            && client.query_one("SELECT to_regclass($1) IS NULL", &[&readers])?.get(0)
+            && !is_there(client, &readers)?
         {
             return Err(error);
         }
     }
-    let mut transaction = client.transaction()?;
-    let insert = format!(
-        "INSERT INTO {readers} (outbox, reader, transaction_id, position) \
-         VALUES ($1, $2, $3::text::xid8, $4)"
-    );
-    let beginning = (&"0", &i64::MIN);
-    transaction.execute(
-        &format!("{insert} ON CONFLICT DO NOTHING"),
-        &[&shape.name, &DELETED, beginning.0, beginning.1],
-    )?;
-    lock(&mut transaction, shape)?;
-    let (id, position) = pair(at);
-    transaction.execute(
-        &format!(
-            "{insert} ON CONFLICT (outbox, reader) DO UPDATE SET \
-             (transaction_id, position) = (excluded.transaction_id, excluded.position) \
-             WHERE (excluded.transaction_id, excluded.position) \
-             < (piton_outbox_readers.transaction_id, piton_outbox_readers.position)"
-        ),
-        &[&shape.name, &reader, &id, &position],
-    )?;
-    transaction.commit()
+    let is_lower = "WHERE (excluded.transaction_id, excluded.position) \
+        < (held.transaction_id, held.position)";
+    client.in_transaction(|client| {
+        lock(client, shape)?;
+        set(client, shape, reader, at, is_lower)
+    })
 }
 
 /// Lets one at a time change what is deleted of an outbox, until its transaction ends.
-fn lock(client: &mut impl GenericClient, shape: &Shape) -> Result<(), Error> {
-    let statement =
-        format!("SELECT FROM {} WHERE outbox = $1 AND reader = $2 FOR UPDATE", readers(shape));
+fn lock(client: &Wire, shape: &Shape) -> Result<(), Error> {
+    let readers = readers(shape);
+    let insert = format!(
+        "INSERT INTO {readers} (outbox, reader, transaction_id, position) \
+         VALUES ($1, $2, '0', $3) ON CONFLICT DO NOTHING"
+    );
+    // People write to this table, too: it is there even if somebody has removed it.
+    client.execute(&insert, &[&shape.name, &DELETED, &i64::MIN])?;
+    let statement = format!("SELECT FROM {readers} WHERE outbox = $1 AND reader = $2 FOR UPDATE");
     client.execute(&statement, &[&shape.name, &DELETED]).map(drop)
+}
+
+/// Notes a position under a name, over an older one where `only` is so.
+fn set(
+    client: &Wire,
+    shape: &Shape,
+    reader: &str,
+    position: &OutboxPosition,
+    only: &str,
+) -> Result<(), Error> {
+    let statement = format!(
+        "INSERT INTO {} AS held (outbox, reader, transaction_id, position) \
+         VALUES ($1, $2, $3::text::xid8, $4) ON CONFLICT (outbox, reader) DO UPDATE SET \
+         (transaction_id, position, updated_at) \
+         = (excluded.transaction_id, excluded.position, now()) {only}",
+        readers(shape)
+    );
+    let (id, at) = pair(position);
+    client.execute(&statement, &[&shape.name, &reader, &id, &at]).map(drop)
 }
 
 /// Notes a reader's position and deletes some of what lies below all of them. True if there is
 /// more.
+///
+/// A reader whose row is gone gets it again, or others would be all that is waited for.
 fn delete(
-    client: &mut Client,
+    client: &Wire,
     shape: &Shape,
     statements: &Statements,
     reader: &str,
     position: &OutboxPosition,
 ) -> Result<bool, Error> {
-    let readers = readers(shape);
-    let mut transaction = client.transaction()?;
-    lock(&mut transaction, shape)?;
-    let set = format!(
-        "UPDATE {readers} SET transaction_id = $3::text::xid8, position = $4, updated_at = now() \
-         WHERE outbox = $1 AND reader = $2"
-    );
-    let (id, at) = pair(position);
-    transaction.execute(&set, &[&shape.name, &reader, &id, &at])?;
-    let lowest = transaction.query_one(
-        &format!(
-            "SELECT transaction_id, position FROM {readers} WHERE outbox = $1 AND reader <> $2 \
-             ORDER BY transaction_id, position LIMIT 1"
-        ),
-        &[&shape.name, &DELETED],
-    )?;
-    let lowest = position_of(&lowest);
-    let (id, at) = pair(&lowest);
-    let next = transaction.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
-    let bound = next.as_ref().map_or(lowest, position_of);
-    let (id, at) = pair(&bound);
-    if transaction.execute(&statements.delete(), &[&id, &at])? > 0 {
-        transaction.execute(&set, &[&shape.name, &DELETED, &id, &at])?;
-    }
-    transaction.commit()?;
-    Ok(next.is_some())
+    client.in_transaction(|client| {
+        lock(client, shape)?;
+        set(client, shape, reader, position, "")?;
+        let lowest = client.query_one(
+            &format!(
+                "SELECT transaction_id, position FROM {} WHERE outbox = $1 AND reader <> $2 \
+                 ORDER BY transaction_id, position LIMIT 1",
+                readers(shape)
+            ),
+            &[&shape.name, &DELETED],
+        )?;
+        let lowest = position_of(&lowest)?;
+        let (id, at) = pair(&lowest);
+        let next = client.query_opt(&statements.below(), &[&id, &at, &AT_ONCE])?;
+        let bound = next.as_ref().map(position_of).transpose()?.unwrap_or(lowest);
+        let (id, at) = pair(&bound);
+        if client.execute(&statements.delete(), &[&id, &at])? > 0 {
+            let is_higher = "WHERE (excluded.transaction_id, excluded.position) \
+                > (held.transaction_id, held.position)";
+            set(client, shape, DELETED, &bound, is_higher)?;
+        }
+        Ok(next.is_some())
+    })
 }

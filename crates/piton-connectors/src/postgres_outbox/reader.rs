@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use piton::postgres::outbox::Pulse;
 use piton_core::fault;
 
 use super::{
+    OutboxPosition,
     horizon::{Notes, Watch},
     page::Taken,
-    position::OutboxPosition,
-    pulse::Pulse,
     session::{Outbox, Paged, Session, Trouble},
 };
 use crate::{
@@ -47,6 +47,11 @@ pub(super) struct OutboxReader {
     /// Attempts to connect since the connection was lost.
     attempts: u32,
     at: OutboxPosition,
+    /// Up to where messages were deleted when none was left to begin with.
+    missing: Option<OutboxPosition>,
+    /// What was read on a connection that cannot be used again, and where it ends: not given on
+    /// before it is known that nothing was deleted in front of it.
+    held: Option<(Read, OutboxPosition)>,
     /// The position that a new pipeline begins with, to be kept before anything is read.
     begins: bool,
     /// Whether the sinks are to hear that nothing more is there now.
@@ -75,11 +80,38 @@ impl OutboxReader {
             link: Link::Up(Box::new(session)),
             attempts: 0,
             at,
+            missing: None,
+            held: None,
             begins,
             is_drained: false,
             pulse: Pulse::new(now),
             watch: Watch::new(now),
         }
+    }
+
+    /// The position after which every message is to come; `None` before the first look of a
+    /// reader that begins with what is left.
+    fn since(&self) -> Option<&OutboxPosition> {
+        if self.at == OutboxPosition::BEGINNING { self.missing.as_ref() } else { Some(&self.at) }
+    }
+
+    /// What was held, once there is a connection that has looked in front of it.
+    fn proved(&mut self) -> Option<Read> {
+        if !matches!(self.link, Link::Up(_)) {
+            return None;
+        }
+        let (read, end) = self.held.take()?;
+        self.at = end;
+        Some(read)
+    }
+
+    /// Refuses what was read if messages in front of it were deleted.
+    fn prove(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        match self.since() {
+            Some(since) => session.has_all_after(since)?,
+            None => self.missing = session.deleted()?.or(Some(OutboxPosition::BEGINNING)),
+        }
+        Ok(())
     }
 
     /// Looks for messages if it is time to, else waits for a slice of that. Also says whether the
@@ -95,13 +127,15 @@ impl OutboxReader {
         }
         let asked = limit.min(self.rows_at_once).max(1);
         let paged = session.page(&self.at, asked)?;
+        if !paged.is_spent {
+            self.prove(session)?;
+        }
         let now = Instant::now();
         let Some(end) = paged.end.clone() else {
             self.pulse.missed(now);
             self.look_for_hidden(session, now)?;
             return Ok((Read::Idle, true));
         };
-        self.at = end;
         self.size_up(&paged, asked);
         let is_full = paged.is_cut || paged.rows >= asked;
         self.is_drained = !is_full;
@@ -114,7 +148,12 @@ impl OutboxReader {
             Taken::Bad(bad) => Read::Bad(bad),
             Taken::Nothing => Read::Idle,
         };
-        Ok((read, !paged.is_spent))
+        if paged.is_spent {
+            self.held = Some((read, end));
+            return Ok((Read::Idle, false));
+        }
+        self.at = end;
+        Ok((read, true))
     }
 
     /// Asks for fewer messages where a page was too large to be taken whole, and for more again
@@ -131,7 +170,7 @@ impl OutboxReader {
 
     fn look_for_hidden(&mut self, session: &mut Session, now: Instant) -> Result<(), Trouble> {
         let statements = &self.outbox.statements;
-        let seen = self.watch.missed(now, &mut session.client, statements, &self.at);
+        let seen = self.watch.missed(now, &session.client, statements, &self.at);
         if let Some((is_hidden, what)) = seen.map_err(|error| self.outbox.trouble(&error))? {
             self.pulse.hides(is_hidden);
             self.notes.set(what);
@@ -163,11 +202,11 @@ impl OutboxReader {
     }
 
     fn attempt(&self) -> Receiver<Result<Session, Trouble>> {
-        let (outbox, at) = (Arc::clone(&self.outbox), self.at.clone());
+        let (outbox, at) = (Arc::clone(&self.outbox), self.since().cloned());
         let (send, receive) = sync_channel(1);
         thread::spawn(move || {
             let session = Session::open(&outbox).and_then(|mut session| {
-                session.guard(Some(&at))?;
+                session.guard(at.as_ref())?;
                 Ok(session)
             });
             // Nobody waits for it when the reader is gone.
@@ -209,6 +248,9 @@ impl Reader for OutboxReader {
         if !matches!(self.link, Link::Up(_)) {
             self.mend()?;
         }
+        if let Some(read) = self.proved() {
+            return Ok(read);
+        }
         // Down at once, unless the connection proves to be usable.
         let mut session = match std::mem::replace(&mut self.link, Link::Down(Instant::now())) {
             Link::Up(session) => session,
@@ -218,11 +260,14 @@ impl Reader for OutboxReader {
             }
         };
         match self.look(&mut session, limit) {
-            Ok((read, is_usable)) => {
-                if is_usable {
-                    self.link = Link::Up(session);
-                }
+            Ok((read, true)) => {
+                self.link = Link::Up(session);
                 Ok(read)
+            }
+            Ok((read, false)) => {
+                self.link = Link::Coming(self.attempt());
+                self.mend()?;
+                Ok(self.proved().unwrap_or(read))
             }
             Err(trouble) => {
                 self.goes_down(trouble)?;

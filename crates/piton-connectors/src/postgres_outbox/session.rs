@@ -3,21 +3,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postgres::{Client, Statement, error::SqlState, fallible_iterator::FallibleIterator};
+use piton::postgres::outbox::{Xid, hash_of};
+use tokio_postgres::{Error, Statement, error::SqlState};
 
 use super::{
+    Fingerprint, OutboxPosition,
     ddl::WAKE_CHANNEL,
     guard,
     page::{Page, Taken, Whence, schema},
-    passed,
-    position::{Fingerprint, OutboxPosition, hash_of},
+    passed::Mark,
     settings::OutboxSettings,
     shape::{self, Shape},
     statements::{SESSION, Statements},
-    values::Xid,
 };
 use crate::{
-    postgres::connect::{ConnectError, Server, describe, is_lost},
+    postgres::{
+        connect::{ConnectError, Server, describe, is_lost},
+        wire::Wire,
+    },
     source::SourceError,
 };
 
@@ -88,8 +91,8 @@ impl Outbox {
     }
 
     /// Connects.
-    pub(super) fn connect(&self) -> Result<Client, Trouble> {
-        let mut client = self.server.connect().map_err(|error| match error {
+    pub(super) fn connect(&self) -> Result<Wire, Trouble> {
+        let client = Wire::open(&self.server).map_err(|error| match error {
             ConnectError::Unavailable { what } => Trouble::Away(what),
             refused => Trouble::Lasting(SourceError::Settings { what: refused.to_string() }),
         })?;
@@ -98,7 +101,7 @@ impl Outbox {
     }
 
     /// What a failed statement means.
-    pub(super) fn trouble(&self, error: &postgres::Error) -> Trouble {
+    pub(super) fn trouble(&self, error: &Error) -> Trouble {
         let said = format!("{}: {}", self.place(), describe(error));
         let is_any = |codes: &[SqlState]| error.code().is_some_and(|code| codes.contains(code));
         let is_passing = is_lost(error)
@@ -154,25 +157,26 @@ pub(super) struct Paged {
 
 /// A connection that reads.
 pub(super) struct Session {
-    pub(super) client: Client,
+    pub(super) client: Wire,
     outbox: Arc<Outbox>,
     pub(super) shape: Shape,
     whence: Whence,
     page: Statement,
+    mark: Mark,
 }
 
 impl Session {
     /// Connects and looks at the table.
     pub(super) fn open(outbox: &Arc<Outbox>) -> Result<Self, Trouble> {
-        let mut client = outbox.connect()?;
-        let failed = |error: postgres::Error| outbox.trouble(&error);
-        let shape = shape::inspect(&mut client, &outbox.settings).map_err(failed)?;
+        let client = outbox.connect()?;
+        let failed = |error: Error| outbox.trouble(&error);
+        let shape = shape::inspect(&client, &outbox.settings).map_err(failed)?;
         let shape = shape.ok_or_else(|| Trouble::Lasting(outbox.missing()))?;
         if !shape.misfits.is_empty() {
             let what = format!("{}: {}", outbox.place(), shape.misfits.join("; "));
             return Err(Trouble::Lasting(SourceError::Settings { what }));
         }
-        let fingerprint = guard::look_at(&mut client).map_err(failed)?;
+        let fingerprint = guard::look_at(&client).map_err(failed)?;
         let page = outbox.statements.page(shape.data);
         let page = client.prepare(&page).map_err(failed)?;
         if !shape.is_replica {
@@ -185,7 +189,7 @@ impl Session {
             data: shape.data,
             record_limit: outbox.record_limit,
         };
-        Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page })
+        Ok(Self { client, outbox: Arc::clone(outbox), shape, whence, page, mark: Mark::default() })
     }
 
     /// What is asked of this outbox.
@@ -197,26 +201,40 @@ impl Session {
     /// Refuses to read on after a position that this server did not give, or has lost.
     pub(super) fn guard(&mut self, position: Option<&OutboxPosition>) -> Result<(), Trouble> {
         let Outbox { statements, accept_changes, .. } = &*self.outbox;
-        if *accept_changes {
-            return Ok(());
+        if !accept_changes {
+            let seen = self.whence.fingerprint.as_ref();
+            let objection = guard::objection(&self.client, statements, seen, position);
+            if let Some(what) = objection.map_err(|error| self.outbox.trouble(&error))? {
+                return Err(self.gap(position, what));
+            }
         }
-        let seen = self.whence.fingerprint.as_ref();
-        let client = &mut self.client;
-        let objection =
-            guard::objection(client, statements, seen, position).and_then(|objection| {
-                match objection {
-                    None => guard::deleted(client, &self.shape, position),
-                    some => Ok(some),
-                }
-            });
-        match objection.map_err(|error| self.outbox.trouble(&error))? {
+        position.map_or(Ok(()), |position| self.has_all_after(position))
+    }
+
+    /// Refuses to have read on after a position if messages above it were deleted: to be asked
+    /// after a page was read, because what was deleted before is then known.
+    pub(super) fn has_all_after(&mut self, position: &OutboxPosition) -> Result<(), Trouble> {
+        let mark = self.deleted()?;
+        match mark.and_then(|mark| guard::deleted(position, &mark)) {
             None => Ok(()),
-            Some(what) => Err(Trouble::Lasting(SourceError::Gap {
-                partition: self.outbox.partition().to_owned(),
-                position: position.map_or("the beginning".into(), OutboxPosition::shown),
-                what,
-            })),
+            Some(what) => Err(self.gap(Some(position), what)),
         }
+    }
+
+    /// Up to where messages were deleted, as far as this was ever done.
+    pub(super) fn deleted(&mut self) -> Result<Option<OutboxPosition>, Trouble> {
+        let deleted = self.mark.look(&self.client, &self.shape);
+        deleted.map_err(|error| self.outbox.trouble(&error))
+    }
+
+    fn gap(&self, position: Option<&OutboxPosition>, what: String) -> Trouble {
+        Trouble::Lasting(SourceError::Gap {
+            partition: self.outbox.partition().to_owned(),
+            position: position
+                .filter(|position| **position != OutboxPosition::BEGINNING)
+                .map_or("the beginning".into(), OutboxPosition::shown),
+            what,
+        })
     }
 
     /// The position after all that can be read now, and before all that is appended later or is
@@ -225,31 +243,31 @@ impl Session {
     /// It is a message's, never a mere transaction id: a crash of the server forgets ids that have
     /// left nothing on its disk, and gives them to other transactions.
     pub(super) fn end(&mut self) -> Result<OutboxPosition, Trouble> {
-        let last = self.client.query_opt(&self.outbox.statements.last(), &[]);
-        let Some(row) = last.map_err(|error| self.outbox.trouble(&error))? else {
-            let deleted = passed::deleted(&mut self.client, &self.shape);
-            let deleted = deleted.map_err(|error| self.outbox.trouble(&error))?;
-            return Ok(deleted.unwrap_or(OutboxPosition::BEGINNING));
-        };
-        let message = Some(hash_of(row.get(2)));
         let fingerprint = self.whence.fingerprint.clone();
-        Ok(OutboxPosition {
-            transaction_id: row.get::<_, Xid>(0).0,
-            position: row.get(1),
-            fingerprint: fingerprint.map(|seen| Fingerprint { message, ..seen }),
-        })
+        let position_of = |row: tokio_postgres::Row| {
+            let (Xid(transaction_id), position) = (row.try_get(0)?, row.try_get(1)?);
+            let message = Some(hash_of(row.try_get(2)?));
+            let fingerprint = fingerprint.map(|seen| Fingerprint { message, ..seen });
+            Ok(OutboxPosition { transaction_id, position, fingerprint })
+        };
+        let last = self.client.query_opt(&self.outbox.statements.last(), &[]);
+        let last = last.and_then(|row| row.map(position_of).transpose());
+        match last.map_err(|error| self.outbox.trouble(&error))? {
+            Some(last) => Ok(last),
+            None => Ok(self.deleted()?.unwrap_or(OutboxPosition::BEGINNING)),
+        }
     }
 
     /// The next messages after a position.
     pub(super) fn page(&mut self, after: &OutboxPosition, limit: usize) -> Result<Paged, Trouble> {
         let transaction = after.transaction_id.to_string();
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let parameters: [&(dyn postgres::types::ToSql + Sync); 3] =
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
             [&transaction, &after.position, &most];
         let mut page = Page::after(&self.whence, after);
         let (mut has_ended, mut left) = (false, 0);
         let mut fill = || {
-            let mut rows = self.client.query_raw(&self.page, parameters)?;
+            let mut rows = self.client.rows(&self.page, &parameters)?;
             while let Some(row) = rows.next()? {
                 if !has_ended {
                     has_ended = !page.take(&row)?;
@@ -271,7 +289,7 @@ impl Session {
     pub(super) fn message(&mut self, at: &OutboxPosition) -> Result<Taken, Trouble> {
         let statement = self.outbox.statements.message(self.shape.data);
         let transaction = at.transaction_id.to_string();
-        let mut look = || {
+        let look = || {
             let row = self.client.query_opt(&statement, &[&transaction, &at.position])?;
             let mut page = Page::after(&self.whence, at);
             if let Some(row) = row {
@@ -286,18 +304,13 @@ impl Session {
     pub(super) fn wait(&mut self, most: Duration) -> Result<bool, Trouble> {
         let table = self.shape.oid.to_string();
         let is_ours = |payload: &str| payload.is_empty() || payload == table;
-        let mut hear = || {
-            let mut notifications = self.client.notifications();
-            let first = notifications.timeout_iter(most).next()?;
-            let mut heard = first.is_some_and(|word| is_ours(word.payload()));
-            // Several are one word.
-            let mut rest = notifications.iter();
-            while let Some(word) = rest.next()? {
-                heard |= is_ours(word.payload());
-            }
-            Ok(heard)
-        };
-        let heard = hear().map_err(|error: postgres::Error| self.outbox.trouble(&error))?;
+        let mut word = self.client.heard(most);
+        let mut heard = false;
+        // Several are one word.
+        while let Some(came) = word {
+            heard |= is_ours(came.payload());
+            word = self.client.heard(Duration::ZERO);
+        }
         if self.client.is_closed() {
             let what = format!("{}: the connection was closed", self.outbox.place());
             return Err(Trouble::Away(what));

@@ -5,15 +5,16 @@ use std::{fmt, num::NonZeroUsize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::position::OutboxPosition;
+use super::OutboxPosition;
 
 /// Relays the messages of an outbox table in PostgreSQL, in the order (transaction, position), and
 /// only those that no transaction in flight can precede any more.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutboxSettings {
-    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. Without a
-    /// password in it, `PGPASSWORD` of the environment is used.
+    /// The database: `postgres://user:password@host:5432/database?sslmode=verify-full`. What it
+    /// leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`
+    /// and `PGSSLROOTCERT`.
     pub url: String,
     /// The table, as `NAME` or `SCHEMA.NAME`, in the case in which the server keeps it.
     #[serde(default = "default_table")]
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(start(json!("last")), Ok(Begin::Last));
         for id in [json!("771"), json!(771)] {
             let after = start(json!({"after": {"transaction_id": id, "position": 5012}})).unwrap();
-            assert_eq!(after, Begin::After(After(OutboxPosition::at(771, 5012))));
+            assert_eq!(after, Begin::After(After(OutboxPosition::new(771, 5012))));
         }
         assert!(start(json!("first")).is_err());
         assert!(start(json!({"after": {"position": 5012}})).is_err());

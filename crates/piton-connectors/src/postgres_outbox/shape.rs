@@ -4,13 +4,14 @@
 //! or doubles, a transaction id of 32 bits, rows that a policy hides, no index. What only may be
 //! meant otherwise is a remark.
 
-use postgres::{Client, Error, Row};
+use tokio_postgres::{Error, Row};
 
 use super::{
     ddl::{WAKE_FUNCTION, create_index},
     settings::OutboxSettings,
     statements::{quote, quoted_table},
 };
+use crate::postgres::wire::Wire;
 
 /// What the column `data` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,7 @@ pub(super) struct Shape {
 }
 
 /// Looks at a table; `None` if it is not there.
-pub(super) fn inspect(
-    client: &mut Client,
-    settings: &OutboxSettings,
-) -> Result<Option<Shape>, Error> {
+pub(super) fn inspect(client: &Wire, settings: &OutboxSettings) -> Result<Option<Shape>, Error> {
     let table = quoted_table(&settings.table);
     let about = client.query_opt(
         "SELECT c.oid, c.relkind::text, c.relpersistence::text, row_security_active(c.oid), \
@@ -53,7 +51,8 @@ pub(super) fn inspect(
         &[&table],
     )?;
     let Some(about) = about else { return Ok(None) };
-    let oid: u32 = about.get(0);
+    let about = About::of(&about)?;
+    let oid = about.oid;
     let mut look = Look { settings, table, misfits: Vec::new(), remarks: Vec::new() };
     look.table(&about);
     let columns = client.query(
@@ -64,6 +63,8 @@ pub(super) fn inspect(
          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
         &[&oid],
     )?;
+    let columns: Vec<TableColumn> =
+        columns.iter().map(TableColumn::of).collect::<Result<_, _>>()?;
     let data = look.columns(&columns);
     // Only whole indexes that can be used: neither of a part of the rows, nor half built.
     let indexes = client.query(
@@ -75,18 +76,89 @@ pub(super) fn inspect(
          WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL",
         &[&oid],
     )?;
+    let indexes: Vec<Index> = indexes.iter().map(Index::of).collect::<Result<_, _>>()?;
     look.indexes(&indexes);
     let trigger = client.query_one(
         "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid \
          WHERE t.tgrelid = $1 AND t.tgenabled IN ('O', 'A') AND p.proname = $2)",
         &[&oid, &WAKE_FUNCTION],
     )?;
-    if !trigger.get::<_, bool>(0) {
+    if !trigger.try_get::<_, bool>(0)? {
         look.remark("it has no trigger that wakes readers: they poll");
     }
     let Look { misfits, remarks, .. } = look;
-    let (schema, name) = (about.get(9), about.get(10));
-    Ok(Some(Shape { oid, schema, name, data, is_replica: about.get(6), misfits, remarks }))
+    let About { schema, name, is_replica, .. } = about;
+    Ok(Some(Shape { oid, schema, name, data, is_replica, misfits, remarks }))
+}
+
+/// What the catalog says of a table, for this user.
+struct About {
+    oid: u32,
+    kind: String,
+    persistence: String,
+    has_policy: bool,
+    can_read: bool,
+    can_delete: bool,
+    is_replica: bool,
+    user: String,
+    synchronous_commit: String,
+    schema: String,
+    name: String,
+}
+
+impl About {
+    fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            oid: row.try_get(0)?,
+            kind: row.try_get(1)?,
+            persistence: row.try_get(2)?,
+            has_policy: row.try_get(3)?,
+            can_read: row.try_get(4)?,
+            can_delete: row.try_get(5)?,
+            is_replica: row.try_get(6)?,
+            user: row.try_get(7)?,
+            synchronous_commit: row.try_get(8)?,
+            schema: row.try_get(9)?,
+            name: row.try_get(10)?,
+        })
+    }
+}
+
+/// A column of a table.
+struct TableColumn {
+    name: String,
+    is_never_null: bool,
+    default: Option<String>,
+    kind: String,
+}
+
+impl TableColumn {
+    fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            name: row.try_get(0)?,
+            is_never_null: row.try_get(1)?,
+            default: row.try_get(2)?,
+            kind: row.try_get(3)?,
+        })
+    }
+}
+
+/// An index of a table.
+struct Index {
+    is_unique: bool,
+    /// Whether it can be read in ascending order.
+    has_order: bool,
+    columns: Vec<String>,
+}
+
+impl Index {
+    fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            is_unique: row.try_get(0)?,
+            has_order: row.try_get(1)?,
+            columns: row.try_get(2)?,
+        })
+    }
 }
 
 /// What is being found out about a table.
@@ -106,27 +178,27 @@ impl Look<'_> {
         self.remarks.push(what.into());
     }
 
-    fn table(&mut self, about: &Row) {
-        let (table, user) = (self.table.clone(), about.get::<_, &str>(7));
-        if !matches!(about.get(1), "r" | "p") {
+    fn table(&mut self, about: &About) {
+        let (table, user) = (self.table.clone(), &about.user);
+        if !matches!(about.kind.as_str(), "r" | "p") {
             self.misfit("it is not a table, and only a table has the index that reading needs");
         }
-        if !about.get::<_, bool>(4) {
+        if !about.can_read {
             self.misfit(format!("{user} may not read it: GRANT SELECT ON {table} TO {user}"));
         }
-        if about.get(3) {
+        if about.has_policy {
             self.misfit(format!(
                 "row-level security may hide messages from {user}, and what is hidden now would \
                  be passed over: ALTER ROLE {user} BYPASSRLS, or read as the table's owner"
             ));
         }
         if self.settings.delete_passed {
-            self.can_delete(about, user);
+            self.can_delete(about);
         }
-        if about.get::<_, &str>(2) == "u" {
+        if about.persistence == "u" {
             self.remark("it is UNLOGGED: a crash of the server empties it");
         }
-        if about.get::<_, &str>(8) == "off" {
+        if about.synchronous_commit == "off" {
             self.remark(
                 "`synchronous_commit` is off: a crash of the server can take back messages that \
                  were relayed, and new ones can then get a place that was passed. Transactions \
@@ -135,21 +207,21 @@ impl Look<'_> {
         }
     }
 
-    fn can_delete(&mut self, about: &Row, user: &str) {
-        if about.get(6) {
+    fn can_delete(&mut self, about: &About) {
+        if about.is_replica {
             self.misfit("`delete_passed` needs the primary, and this server is a replica");
-        } else if !about.get::<_, bool>(5) {
-            let table = self.table.clone();
+        } else if !about.can_delete {
+            let (table, user) = (self.table.clone(), &about.user);
             self.misfit(format!(
                 "`delete_passed` needs the right to delete: GRANT DELETE ON {table} TO {user}"
             ));
         }
     }
 
-    fn columns(&mut self, columns: &[Row]) -> DataType {
+    fn columns(&mut self, columns: &[TableColumn]) -> DataType {
         let names = &self.settings.columns.clone();
-        let find = |name: &str| columns.iter().find(|column| column.get::<_, &str>(0) == name);
-        let kind = |name: &str| find(name).map(|column| column.get::<_, &str>(3));
+        let find = |name: &str| columns.iter().find(|column| column.name == name);
+        let kind = |name: &str| find(name).map(|column| column.kind.as_str());
         for (name, wanted) in [
             (&names.position, "bigint"),
             (&names.transaction_id, "xid8"),
@@ -168,14 +240,14 @@ impl Look<'_> {
             ));
         }
         for name in [&names.position, &names.transaction_id, &names.message_id] {
-            if find(name).is_some_and(|column| !column.get::<_, bool>(1)) {
+            if find(name).is_some_and(|column| !column.is_never_null) {
                 let (table, name) = (&self.table, quote(name));
                 self.misfit(format!(
                     "its column {name} may be null: ALTER TABLE {table} ALTER {name} SET NOT NULL"
                 ));
             }
         }
-        let default = find(&names.transaction_id).and_then(|c| c.get::<_, Option<&str>>(2));
+        let default = find(&names.transaction_id).and_then(|c| c.default.as_deref());
         if default.is_none_or(|default| !default.contains("pg_current_xact_id()")) {
             self.remark(format!(
                 "its column {} has not the default pg_current_xact_id(): what is appended must \
@@ -197,18 +269,22 @@ impl Look<'_> {
         }
     }
 
-    fn indexes(&mut self, indexes: &[Row]) {
+    fn indexes(&mut self, indexes: &[Index]) {
         let columns = &self.settings.columns;
         let pair = [columns.transaction_id.as_str(), columns.position.as_str()];
         let id = [columns.message_id.as_str()];
         let is_unique_over = |of: &[&str]| {
             indexes.iter().any(|index| {
-                let over: Vec<&str> = index.get(2);
-                index.get(0) && !over.is_empty() && over.iter().all(|column| of.contains(column))
+                let over = &index.columns;
+                index.is_unique
+                    && !over.is_empty()
+                    && over.iter().all(|column| of.contains(&column.as_str()))
             })
         };
-        let has_order =
-            indexes.iter().any(|i| i.get(1) && i.get::<_, Vec<&str>>(2).starts_with(&pair));
+        let has_order = indexes.iter().any(|index| {
+            let over = index.columns.iter().take(2);
+            index.has_order && over.map(String::as_str).eq(pair)
+        });
         let (is_unique, has_own_id) = (is_unique_over(&pair), is_unique_over(&id));
         let (transaction, position, id) = (quote(pair[0]), quote(pair[1]), quote(id[0]));
         if !has_order {

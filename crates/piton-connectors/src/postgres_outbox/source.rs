@@ -6,10 +6,10 @@ use piton_core::{PositionOrder, StoredPosition, position::order_of};
 use serde_json::json;
 
 use super::{
+    OutboxPosition,
     horizon::Notes,
     page::{Taken, rebuilt},
     passed::Passed,
-    position::OutboxPosition,
     reader::OutboxReader,
     session::{Outbox, Session, Trouble},
     settings::{Begin, OutboxSettings},

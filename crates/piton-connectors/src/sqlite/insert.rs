@@ -289,7 +289,11 @@ fn bound(batch: &Batch, cell: Cell, affinity: Affinity) -> Result<ValueRef<'_>, 
         Cell::Absent | Cell::Null => ValueRef::Null,
         Cell::Bool(b) => ValueRef::Integer(i64::from(b)),
         Cell::Int(i) => ValueRef::Integer(i),
-        // SQLite has no NaN: it stores NULL.
+        // SQLite would store NULL.
+        Cell::Float(x) if x.is_nan() => match affinity {
+            Affinity::Text | Affinity::None => ValueRef::Text(b"NaN"),
+            _ => return Err("NaN, which no number column of SQLite holds"),
+        },
         Cell::Float(x) => ValueRef::Real(x),
         Cell::Json(span) => ValueRef::Text(batch.span(span)),
         Cell::Bytes(span) => ValueRef::Blob(batch.span(span)),

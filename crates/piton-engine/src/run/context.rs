@@ -274,6 +274,11 @@ impl Held {
         }
     }
 
+    /// Whether all that was taken is saved.
+    pub(crate) fn has_saved_all(&self) -> bool {
+        self.partitions.values().all(|at| at.taken.is_none() && at.saving.is_none())
+    }
+
     /// Notes a "begun" checkpoint.
     pub(crate) fn begun(&mut self, partition: &str, version: u64) {
         self.partitions.entry(partition.to_owned()).or_default().version = version;

@@ -18,10 +18,17 @@ use piton_core::{
 use super::{
     RunError,
     context::{Context, Held},
-    figures::SinkFigures,
+    figures::{SinkFigures, SinkState},
     lane::{End, Inlet},
     signal::backoff,
 };
+
+/// Why a sink that was let go is behind.
+pub(crate) const SLOWER: &str =
+    "it is slower than the sinks beside it, and goes on at its own pace";
+
+/// Why a sink is behind that works again.
+const CATCHING_UP: &str = "it works again, and catches up with the sinks beside it";
 
 /// How a delivery ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,9 +242,28 @@ impl<'a> Delivery<'a> {
         self.figures().saving_nanos.fetch_add(nanos, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Notes a stored checkpoint.
+    /// Notes a stored checkpoint. A sink that was behind is not any more once none is further; what
+    /// it was behind for is over in any case.
     pub(crate) fn note_saved(&mut self, records: u64, counted: Duration) {
-        self.figures().note_saved(records, counted, &self.interval);
+        let figures = self.figures();
+        figures.note_saved(records, counted, &self.interval);
+        if figures.state() != SinkState::Behind {
+            return;
+        }
+        if self.cx.figures.is_furthest(self.sink) {
+            figures.note_state(SinkState::Working, None);
+        } else if figures.trouble().as_deref() != Some(SLOWER) {
+            figures.note_state(SinkState::Behind, Some(CATCHING_UP.to_owned()));
+        }
+    }
+
+    /// Notes that its lane has nothing more now: a sink that has all of it is not behind.
+    pub(crate) fn note_idle(&self) {
+        let figures = self.figures();
+        let has_all = self.held.has_saved_all() && !self.cx.signal.is_paused();
+        if has_all && figures.state() == SinkState::Behind {
+            figures.note_state(SinkState::Working, None);
+        }
     }
 }
 

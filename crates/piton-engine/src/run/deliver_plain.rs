@@ -83,7 +83,10 @@ impl Plain<'_, '_> {
                     }
                     self.save_if_due()?;
                 }
-                Next::Parcel(Parcel::Idle) => self.save_if_idle()?,
+                Next::Parcel(Parcel::Idle) => {
+                    self.save_if_idle()?;
+                    self.delivery.note_idle();
+                }
                 // Due, and nothing has come that could be written meanwhile.
                 Next::Deadline => self.save_and_wait()?,
                 Next::End => {

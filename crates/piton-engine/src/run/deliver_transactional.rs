@@ -46,7 +46,8 @@ fn transactions(
         match inlet.next(None) {
             Next::Parcel(_) if delivery.is_hurried() => return Ok(Ended::Stopped),
             Next::Parcel(Parcel::Batch(batch)) => transaction(delivery, sink, inlet, &batch)?,
-            Next::Parcel(Parcel::Idle) | Next::Deadline => {}
+            Next::Parcel(Parcel::Idle) => delivery.note_idle(),
+            Next::Deadline => {}
             Next::End => return ended(inlet),
         }
     }

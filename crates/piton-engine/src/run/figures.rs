@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 /// The figures of a run.
 #[derive(Debug)]
 pub struct Figures {
-    began: Instant,
-    /// Records read in this run by the reader that is furthest.
-    pub read: AtomicU64,
+    /// When the claim was granted: what a standby waits is not time in which it ran.
+    began: OnceLock<Instant>,
+    /// Records that the furthest sink had when the run began.
+    at_start: OnceLock<u64>,
     /// Records set aside in this run.
     pub set_aside: AtomicU64,
     extent: Mutex<Option<Extent>>,
@@ -66,7 +67,7 @@ pub enum SinkState {
     /// In step with its reader.
     #[default]
     Working,
-    /// Waiting to be tried again, or catching up with a reader of its own.
+    /// Waiting to be tried again, or catching up with the sinks beside it.
     Behind,
     /// Has everything the source had.
     Finished,
@@ -87,8 +88,8 @@ impl Figures {
             detail: Mutex::default(),
         };
         Self {
-            began: Instant::now(),
-            read: AtomicU64::new(0),
+            began: OnceLock::new(),
+            at_start: OnceLock::new(),
             set_aside: AtomicU64::new(0),
             extent: Mutex::new(None),
             waiting: Mutex::new(None),
@@ -96,22 +97,46 @@ impl Figures {
         }
     }
 
-    /// Notes that the run begins again: what was read and is not covered by a checkpoint is read
-    /// again.
-    pub(crate) fn begin_again(&self) {
-        let saved = |sink: &SinkFigures| {
-            let saved = sink.saved.load(Ordering::Relaxed);
-            sink.taken.store(saved, Ordering::Relaxed);
-            saved
-        };
-        let furthest = self.sinks.iter().map(saved).max().unwrap_or_default();
-        self.read.store(furthest, Ordering::Relaxed);
+    /// Notes that the claim was granted: time counts from here, also if it is claimed anew.
+    pub(crate) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
     }
 
-    /// Notes how far reading is, and how much there is in all.
+    /// Notes how many records each sink has as the run begins.
+    pub(crate) fn note_totals(&self, totals: &[u64]) {
+        self.at_start.get_or_init(|| totals.iter().copied().max().unwrap_or(0));
+        for (sink, total) in self.sinks.iter().zip(totals) {
+            sink.total.store(*total, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the run begins again: what was taken and is not covered by a checkpoint is taken
+    /// again.
+    pub(crate) fn begin_again(&self) {
+        self.sinks.iter().for_each(SinkFigures::note_lost);
+    }
+
+    /// Whether no sink has more records than this one.
+    pub(crate) fn is_furthest(&self, sink: usize) -> bool {
+        let total = |sink: &SinkFigures| sink.total.load(Ordering::Relaxed);
+        self.sinks.iter().all(|other| total(other) <= total(&self.sinks[sink]))
+    }
+
+    /// Records by which the furthest sink is further than the furthest one was at the start.
+    fn records(&self) -> u64 {
+        let furthest = self.sinks.iter().map(SinkFigures::reached).max().unwrap_or(0);
+        furthest.saturating_sub(self.at_start.get().copied().unwrap_or(0))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.began.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Notes how far a reader is, and how much there is in all. The furthest reader counts.
     pub(crate) fn note_extent(&self, now: u64, all: u64) {
         let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
         let at_start = extent.map_or(now, |extent| extent.at_start);
+        let now = extent.map_or(now, |extent| extent.now.max(now));
         *extent = Some(Extent { at_start, now, all });
     }
 
@@ -131,15 +156,15 @@ impl Figures {
         if now <= at_start || all == 0 {
             return None;
         }
-        let seconds = all.saturating_sub(now) as f64 / (now - at_start) as f64
-            * self.began.elapsed().as_secs_f64();
+        let seconds =
+            all.saturating_sub(now) as f64 / (now - at_start) as f64 * self.elapsed().as_secs_f64();
         Some(((now as f64 / all as f64).min(1.0), seconds))
     }
 
     /// A picture of the figures, to be shown or stored.
     pub fn report(&self) -> Report {
-        let seconds = self.began.elapsed().as_secs_f64();
-        let records = self.read.load(Ordering::Relaxed);
+        let seconds = self.elapsed().as_secs_f64();
+        let records = self.records();
         Report {
             records,
             seconds,
@@ -171,6 +196,22 @@ impl SinkFigures {
         self.taken.store(saved, Ordering::Relaxed);
     }
 
+    /// Notes that what was taken and is not covered by a checkpoint is not in the sink: it is taken
+    /// again.
+    pub(crate) fn note_lost(&self) {
+        self.taken.store(self.saved.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Records taken, over all runs.
+    fn reached(&self) -> u64 {
+        self.total.load(Ordering::Relaxed) + self.at_risk()
+    }
+
+    fn at_risk(&self) -> u64 {
+        let saved = self.saved.load(Ordering::Relaxed);
+        self.taken.load(Ordering::Relaxed).saturating_sub(saved)
+    }
+
     /// Notes what the sink is doing, and why it is not in step.
     pub(crate) fn note_state(&self, state: SinkState, trouble: Option<String>) {
         let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,15 +226,19 @@ impl SinkFigures {
         self.detail.lock().unwrap_or_else(PoisonError::into_inner).state
     }
 
+    /// Why it is not in step, while it is not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.detail.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+    }
+
     fn report(&self) -> SinkReport {
         let detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = self.saved.load(Ordering::Relaxed);
         SinkReport {
             name: self.name.clone(),
             state: detail.state,
             trouble: detail.trouble.clone(),
             records: self.total.load(Ordering::Relaxed),
-            at_risk: self.taken.load(Ordering::Relaxed).saturating_sub(saved),
+            at_risk: self.at_risk(),
             checkpoints: self.checkpoints.load(Ordering::Relaxed),
             saving_seconds: self.saving_nanos.load(Ordering::Relaxed) as f64 / 1e9,
             checkpoint_age_seconds: detail.saved_at.map(|at| at.elapsed().as_secs_f64()),
@@ -210,9 +255,10 @@ impl SinkFigures {
 /// A picture of a run's figures; kept in the store with the run while it runs and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Records read in this run.
+    /// Records that this run has brought to the sink that is furthest; at its end, durably. What
+    /// another sink catches up with is not new.
     pub records: u64,
-    /// How long the run has lasted.
+    /// How long the run has lasted since it was granted its claim.
     pub seconds: f64,
     /// Records per second over the whole run.
     pub rate: f64,

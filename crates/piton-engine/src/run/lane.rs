@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -114,11 +114,11 @@ pub(crate) struct Lane<'a> {
     pub(crate) context: &'a Context<'a>,
     pub(crate) starts: Vec<Start>,
     pub(crate) outlets: Vec<Outlet>,
-    /// Whether its records count as the run's: the first lane's do, a second reader's do not.
+    /// Whether it tells how far it is: where sinks begin at several places, only the furthest.
     pub(crate) counts: Option<Counting>,
 }
 
-/// How far the reader is that counts, for progress and ETA.
+/// How far a reader is, for progress and the time that is left.
 pub(crate) struct Counting {
     places: BTreeMap<String, StoredPosition>,
     told: Instant,
@@ -131,7 +131,6 @@ impl Counting {
     }
 
     fn note(&mut self, cx: &Context<'_>, batch: &Batch) {
-        cx.figures.read.fetch_add(batch.records, Ordering::Relaxed);
         match self.places.get_mut(&*batch.partition) {
             Some(place) => place.clone_from(&batch.end),
             None => drop(self.places.insert(batch.partition.to_string(), batch.end.clone())),

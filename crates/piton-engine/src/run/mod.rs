@@ -29,6 +29,7 @@ use self::{
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
+    signal::backoff,
 };
 pub use self::{
     error::RunError,
@@ -114,8 +115,19 @@ pub fn run(
     figures: &Figures,
 ) -> Result<Summary, RunError> {
     let mut began_again = false;
+    let (mut told, mut attempt) = (None, 0);
     loop {
         match run_once(pipeline, &**store, options, signal, figures) {
+            // An owner that hangs has lost its claim, and still has a file: until it wakes or ends.
+            Err(RunError::Locked(what)) if pipeline.wait_when_held && signal.begin_again() => {
+                if told.as_ref() != Some(&what) {
+                    (options.on_notice)(&format!("{what}. Waiting for that"));
+                    told = Some(what);
+                }
+                figures.begin_again();
+                signal.sleep(backoff(attempt));
+                attempt += 1;
+            }
             Err(RunError::InDoubt(_)) if signal.begin_again() => {
                 began_again = true;
                 figures.begin_again();
@@ -145,6 +157,7 @@ fn run_once(
     let mut sinks = make_all(pipeline)?;
     let needed = begin::epoch_needed(pipeline, &mut sinks)?;
     let (claim, died) = claiming::obtain(pipeline, store, options, signal, needed)?;
+    figures.begin();
     let run = Claimed { pipeline, store, options, signal, figures, claim };
     let result = run.run(sinks, died.as_ref());
     // A claim that could not be given up is given up by the lock, when this process ends.
@@ -168,24 +181,28 @@ pub(crate) fn foresee(
     Ok(notices.into_iter().map(|(_, detail)| detail).collect())
 }
 
+/// What a run waits for before it begins.
+pub(crate) enum Awaited {
+    /// The end of another one, which holds what the sinks write to.
+    Owner(Holder),
+    /// An operator.
+    Operator,
+}
+
 /// Why a run does not begin, or waits first, whatever its sinks say: another one is at work, or an
 /// operator wants it so.
 pub(crate) fn held_back(
     pipeline: &Pipeline,
     store: &dyn Store,
-) -> Result<Result<Option<String>, RunError>, StoreError> {
+) -> Result<Result<Option<Awaited>, RunError>, StoreError> {
     let name = &pipeline.name;
     let holder = block_on(store.holders(name))?.into_iter().next();
     let control = block_on(store.control(name))?;
     Ok(match (holder, control) {
-        (Some(holder), _) if pipeline.wait_when_held => {
-            Ok(Some(format!("it runs now, held by {holder}: a run waits for that to end")))
-        }
+        (Some(holder), _) if pipeline.wait_when_held => Ok(Some(Awaited::Owner(holder))),
         (Some(holder), _) => Err(RunError::Held { pipeline: name.clone(), holder }),
         (None, Control::Cancel) => Err(cancelled(name)),
-        (None, Control::Pause) => {
-            Ok(Some(format!("it is paused: a run waits for `piton resume {name}`")))
-        }
+        (None, Control::Pause) => Ok(Some(Awaited::Operator)),
         (None, Control::Run) => Ok(None),
     })
 }
@@ -346,12 +363,10 @@ impl Claimed<'_> {
 
     /// Tells where each sink goes on.
     fn note_totals(&self, ready: &[Ready]) {
-        let mut resumed = Vec::new();
-        for (figures, ready) in self.figures.sinks.iter().zip(ready) {
-            let total = ready.held.saved_records();
-            figures.total.store(total, std::sync::atomic::Ordering::Relaxed);
-            resumed.push((total, &figures.name));
-        }
+        let totals: Vec<u64> = ready.iter().map(|ready| ready.held.saved_records()).collect();
+        self.figures.note_totals(&totals);
+        let names = self.figures.sinks.iter().map(|sink| &sink.name);
+        let resumed: Vec<_> = totals.into_iter().zip(names).collect();
         let first = resumed.first().map_or(0, |(total, _)| *total);
         if resumed.iter().any(|(total, _)| *total != first) {
             let each = resumed.iter().map(|(total, name)| match total {

@@ -17,7 +17,7 @@ use super::{
     RunError,
     begin::{self, Ready},
     context::{Context, Held},
-    deliver::{Delivery, Ended, Trouble},
+    deliver::{Delivery, Ended, SLOWER, Trouble},
     deliver_plain, deliver_transactional,
     figures::SinkState,
     lane::{Counting, Inlet, Lane, join},
@@ -27,9 +27,6 @@ use crate::pipeline::{Commit, SinkSpec};
 
 /// How long a sink that the policy does not need is waited for once all others have finished.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Why a sink that was let go is behind.
-const SLOWER: &str = "it is slower than the sinks beside it, and goes on at its own pace";
 
 /// Delivers to every sink. True when the policy's sinks have everything the source had.
 pub(crate) fn deliver_all(cx: &Context<'_>, ready: Vec<Ready>) -> Result<bool, RunError> {
@@ -173,6 +170,7 @@ fn attend<'scope, 'env: 'scope>(
             Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, Some(SLOWER.to_owned())),
             Ok(ended) => return Ok(ended),
             Err(trouble) => {
+                figures.note_lost();
                 let stood_at = ready.held.saved_records();
                 let trouble = doubt_once(cx, sink, trouble, stood_at, &mut doubted_at);
                 let what = tolerable(cx, sink, trouble)?;
@@ -202,7 +200,9 @@ fn own_lane<'scope, 'env: 'scope>(
     held: &Held,
 ) -> Inlet {
     let (outlet, inlet) = join(cx.pipeline.batches_waiting());
-    let lane = Lane { context: cx, starts: held.starts(), outlets: vec![outlet], counts: None };
+    let starts = held.starts();
+    let counts = Some(Counting::from(&starts));
+    let lane = Lane { context: cx, starts, outlets: vec![outlet], counts };
     scope.spawn(move || lane.run());
     inlet
 }

@@ -44,6 +44,11 @@ impl SinkRecord {
         self.kind == "library"
     }
 
+    /// Whether it stands for a processor, which a program keeps by SQL functions.
+    fn is_of_a_processor(&self) -> bool {
+        self.kind == "processor"
+    }
+
     /// What it writes to, for people.
     pub(crate) fn output(&self) -> String {
         match &self.table {
@@ -88,12 +93,14 @@ pub enum SteerError {
         known: Vec<String>,
     },
     /// It runs. Exit code 4.
-    #[error("'{name}' is running, held by {holder}: stop it or `piton cancel {name}` first")]
+    #[error("'{name}' is running, held by {holder}: {remedy}")]
     Running {
         /// The pipeline.
         name: String,
         /// Who runs it.
-        holder: Holder,
+        holder: Box<Holder>,
+        /// What ends that.
+        remedy: String,
     },
     /// The operator has to say more. Exit code 2.
     #[error("{0}")]
@@ -403,8 +410,37 @@ pub fn control(
 
 fn refuse_while_running(store: &dyn Store, name: &str) -> Result<(), SteerError> {
     match block_on(store.holders(name))?.into_iter().next() {
-        Some(holder) => Err(SteerError::Running { name: name.to_owned(), holder }),
+        Some(holder) => {
+            let remedy = remedy(&find(store, name)?, &holder);
+            Err(SteerError::Running { name: name.to_owned(), holder: Box::new(holder), remedy })
+        }
         None => Ok(()),
+    }
+}
+
+/// What ends the run of a pipeline, a processor or a program.
+fn remedy(record: &PipelineRecord, holder: &Holder) -> String {
+    let name = &record.pipeline;
+    let sinks = sinks_of(record);
+    let is_cancelled = record.control == Control::Cancel;
+    let lease = holder.lease.as_secs_f64();
+    if sinks.iter().any(SinkRecord::is_of_a_processor) {
+        let when = format!(
+            "it is told so when it renews its claim, and then gives it up; at the latest the claim              ends {lease} s after it was renewed last"
+        );
+        return if is_cancelled {
+            format!("it was cancelled: {when}. Try again then")
+        } else {
+            format!("stop it or `piton cancel {name}` first; {when}")
+        };
+    }
+    if sinks.iter().any(SinkRecord::is_of_a_program) {
+        return "stop the program first".to_owned();
+    }
+    if is_cancelled {
+        "it was cancelled and is about to end: try again when it has".to_owned()
+    } else {
+        format!("stop it or `piton cancel {name}` first")
     }
 }
 

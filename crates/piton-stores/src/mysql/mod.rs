@@ -36,8 +36,8 @@ impl SqlStore {
     ///
     /// What the URL leaves out is taken from the environment: `MYSQL_PWD`, `MYSQL_HOST`,
     /// `MYSQL_TCP_PORT`, and `USER`. `ssl-mode` is one of `disabled`, `preferred` (the default),
-    /// `required`, `verify_ca` and `verify_identity`, as it is to the program `mysql`; `ssl-ca` is a
-    /// file of authorities' certificates.
+    /// `required` and `verify_identity`, as it is to the program `mysql`; `ssl-ca` is a file of
+    /// authorities' certificates, trusted beside the public ones.
     ///
     /// # Errors
     /// [`StoreError::Refused`] for a URL that cannot be used; [`StoreError::Missing`],

@@ -6,16 +6,12 @@
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
-use piton_core::{
-    StoreError,
-    checksum::{self, Checksum},
-};
+use piton_core::checksum::{self, Checksum};
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_postgres::{
     Client, Statement,
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{address::Address, errors, schema};
 use crate::{
@@ -39,7 +35,6 @@ const LEASE: Duration = Duration::from_secs(30);
 /// A PostgreSQL server, and what connects to it.
 pub(super) struct Postgres {
     address: Address,
-    connector: MakeRustlsConnect,
     /// How many connections there have been.
     connections: u64,
     /// The store that was opened: another one in its place is another one.
@@ -47,12 +42,8 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) fn new(address: Address) -> Result<Self, StoreError> {
-        let connector = address
-            .tls
-            .connector()
-            .map_err(|what| StoreError::Refused { what: format!("{}: {what}", address.shown()) })?;
-        Ok(Self { address, connector, connections: 0, store: None })
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, connections: 0, store: None }
     }
 
     /// Connects to the store for the first time, and makes it if the mode says so.
@@ -68,17 +59,10 @@ impl Postgres {
     fn link(&mut self) -> Result<Link> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Trouble::io("no connection could be prepared", e))?;
-        // Each host has its own limit; this one is for all of them, and for a proxy that is silent.
-        let hosts = self.address.config.get_hosts().len().max(1) as u32;
-        let limit = self.address.config.get_connect_timeout().map_or(ANSWER, |limit| *limit);
-        let connecting = self.address.config.connect(self.connector.clone());
-        let connected = runtime.block_on(within(limit * hosts, connecting));
-        let (client, connection) = match connected {
-            Some(connected) => connected.map_err(|error| errors::of(&error, false))?,
-            None => return Err(silent(limit * hosts)),
-        };
+        let connected = runtime.block_on(self.address.connect(|_| {}));
+        let (client, driver) = connected.map_err(|error| error.setback())?;
         let driver = runtime.spawn(async move {
-            let ended = connection.await;
+            let ended = driver.await;
             ended.err().map(|error| errors::of(&error, false))
         });
         self.connections += 1;

@@ -7,6 +7,7 @@ use tokio_postgres::{
     error::{DbError, Severity, SqlState},
 };
 
+use super::attempt::tls_error;
 use crate::sql::Setback;
 
 /// What an error on a connection means. `is_open`: whether the connection outlived it.
@@ -22,7 +23,7 @@ fn of_client(error: &Error, is_open: bool) -> Setback {
     if what.contains("password missing") {
         return Setback::Refused(advice(&SqlState::INVALID_PASSWORD, what));
     }
-    if causes(error).any(certificate_is_wrong) {
+    if matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_))) {
         return Setback::Refused(what);
     }
     let is_network = error.is_closed() || causes(error).any(<dyn StdError>::is::<io::Error>);
@@ -30,19 +31,13 @@ fn of_client(error: &Error, is_open: bool) -> Setback {
 }
 
 /// What an error comes from, and that.
-fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+pub(super) fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     let mut next = error.source();
     std::iter::from_fn(move || {
         let cause = next?;
         next = cause.source();
         Some(cause)
     })
-}
-
-fn certificate_is_wrong(cause: &(dyn StdError + 'static)) -> bool {
-    let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let of_tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
-    matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn of_server(said: &DbError, is_open: bool) -> Setback {
@@ -111,7 +106,7 @@ fn words(said: &DbError) -> String {
 }
 
 /// An error with its causes: by itself it says little.
-fn told(error: &Error) -> String {
+pub(super) fn told(error: &Error) -> String {
     let mut what = error.to_string();
     for more in causes(error).map(ToString::to_string) {
         if !what.ends_with(&more) {

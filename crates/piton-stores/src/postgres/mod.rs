@@ -10,20 +10,23 @@
 //! long as it stays: locks and settings belong to the session.
 
 mod address;
+mod attempt;
 mod connection;
 mod errors;
 mod schema;
 mod tls;
 
-use std::future::poll_fn;
-
 use piton_core::StoreError;
-use tokio_postgres::{AsyncMessage, Notification};
+use tokio_postgres::Notification;
 
-use self::{address::Address, connection::Postgres};
+use self::connection::Postgres;
+pub use self::{
+    address::{Address, Environment},
+    attempt::{Driver, NoConnection, tls_error},
+};
 use crate::{
     Mode,
-    sql::{ServerSession, Setback, SqlStore, Trouble},
+    sql::{ServerSession, Setback, SqlStore},
 };
 
 /// The SQL that makes the store in a PostgreSQL database, for `psql`: what [`SqlStore::postgres`]
@@ -55,25 +58,14 @@ pub async fn connect_and_hear(
     mut heard: impl FnMut(&Notification) + Send + 'static,
 ) -> Result<tokio_postgres::Client, StoreError> {
     let address = Address::parse(url, &|name| std::env::var(name).ok())?;
-    let at = address.shown().to_owned();
-    let connector = address.tls.connector();
-    let connector =
-        connector.map_err(|what| StoreError::Refused { what: format!("{at}: {what}") })?;
-    let connected = address.config.connect(connector).await;
-    let (client, mut connection) =
-        connected.map_err(|error| Trouble::from(errors::of(&error, false)).at(&at))?;
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(notification) = message {
-                heard(&notification);
-            }
-        }
-    });
+    let connected = address.connect(move |notification| heard(&notification)).await;
+    let (client, driver) = connected.map_err(|error| error.at(address.shown()))?;
+    tokio::spawn(driver);
     Ok(client)
 }
 
 /// Whether an error means that the connection is gone, and with it what is known of the statement
-/// that was under way.
+/// that was under way. What the server says of others, such as a foreign server, does not.
 pub fn is_lost(error: &tokio_postgres::Error) -> bool {
     matches!(errors::of(error, true), Setback::Lost(_))
 }
@@ -89,8 +81,8 @@ impl SqlStore {
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full`, as `psql` takes it.
     /// [`Mode::Create`] makes the schema `piton` if there is none.
     ///
-    /// What the URL leaves out is taken from the environment: `PGPASSWORD`, `PGUSER`, `PGHOST`,
-    /// `PGPORT`, `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`.
+    /// What the URL leaves out is taken from the environment, as
+    /// [`Address::parse`](crate::postgres::Address::parse) says.
     ///
     /// # Errors
     /// [`StoreError::Refused`] for a URL that cannot be used; [`StoreError::Missing`],
@@ -100,7 +92,7 @@ impl SqlStore {
         let address = Address::parse(url, &|name| std::env::var(name).ok())?;
         let at = address.shown().to_owned();
         Self::start(at.clone(), move || {
-            let mut server = Postgres::new(address)?;
+            let mut server = Postgres::new(address);
             let connection = server.open(mode).map_err(|trouble| trouble.at(&at))?;
             Ok(Box::new(ServerSession::new(server, connection)))
         })

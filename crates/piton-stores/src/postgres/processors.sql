@@ -46,6 +46,16 @@ BEGIN
   END IF;
 END $$;
 
+-- Refuses the name of a pipeline: its checkpoints are moved by runs alone.
+CREATE FUNCTION refuse_pipeline(named text) RETURNS void
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT FROM pipelines WHERE pipeline = named AND source <> '"processor"') THEN
+    RAISE EXCEPTION '''%'' is a pipeline or job of this store, and no processor', named
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'give the processor another name';
+  END IF;
+END $$;
+
 -- Makes a processor known to whoever looks at the store. `ver`: a version that it has.
 CREATE FUNCTION register_processor(named text, ver int) RETURNS void
 LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
@@ -54,11 +64,8 @@ DECLARE
   sum bigint;
   listed text;
 BEGIN
+  PERFORM refuse_pipeline(named);
   SELECT * INTO old FROM pipelines WHERE pipeline = named;
-  IF old.source <> '"processor"' THEN
-    RAISE EXCEPTION '''%'' is a pipeline or job of this store, and no processor', named
-      USING ERRCODE = 'invalid_parameter_value', HINT = 'give the processor another name';
-  END IF;
   SELECT '[' || string_agg(format('{"name":%s,"kind":"processor","at":"the program itself",'
       '"replay":"sends_again"}', to_json(sink)), ',' ORDER BY sink) || ']' INTO listed
     FROM (SELECT sink FROM checkpoints WHERE pipeline = named UNION SELECT 'v' || ver) AS s;
@@ -137,6 +144,7 @@ BEGIN
       USING ERRCODE = 'null_value_not_allowed';
   END IF;
   PERFORM lock_to_save(named);
+  PERFORM refuse_pipeline(named);
   SELECT * INTO old FROM checkpoints
     WHERE pipeline = named AND partition = part AND sink = 'v' || ver;
   SELECT greatest(max(epoch), old.epoch, 0) INTO fence FROM claims
@@ -382,4 +390,5 @@ SELECT pipeline AS processor_id,
   (position::json ->> 'position')::bigint AS last_processed_position,
   (position::json ->> 'transaction_id')::xid8 AS last_processed_transaction_id,
   partition, substr(sink, 2)::int AS version
-FROM checkpoints WHERE kind = 'postgres_outbox' AND sink ~ '^v[0-9]{1,9}$';
+FROM checkpoints WHERE kind = 'postgres_outbox' AND sink ~ '^v[0-9]{1,9}$'
+  AND pipeline IN (SELECT pipeline FROM pipelines WHERE source = '"processor"');

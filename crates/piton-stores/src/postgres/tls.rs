@@ -13,6 +13,9 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+/// The name of the operating system's authorities, as that of a file.
+pub(super) const SYSTEM: &str = "system";
+
 /// What of a server's certificate is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verify {
@@ -45,12 +48,14 @@ impl Tls {
             Verify::Authority => Arc::new(AnyHost(self.webpki(&provider)?)),
             Verify::Full => self.webpki(&provider)?,
         };
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
+        // Without it a server refuses `sslnegotiation=direct`.
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(MakeRustlsConnect::new(config))
     }
 
@@ -64,7 +69,7 @@ impl Tls {
     fn roots(&self) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
         match &self.root {
-            Some(path) if path.as_os_str() != "system" => {
+            Some(path) if path.as_os_str() != SYSTEM => {
                 let wrong = |error: &dyn std::fmt::Display| {
                     format!("sslrootcert {}: {error}", path.display())
                 };

@@ -1,6 +1,6 @@
 //! Why a processor could not go on.
 
-use piton_core::{Saved, StoreError};
+use piton_core::{Saved, StoreError, StoredPosition};
 
 use super::OutboxPosition;
 use crate::error::{CursorError, EffectsError};
@@ -38,6 +38,22 @@ pub enum ProcessorError {
         #[source]
         error: tokio_postgres::Error,
     },
+    /// A COMMIT was sent, no answer came, and the server stayed away since. What the transaction
+    /// did and the checkpoint were kept together, or neither was: run again, and it is read which.
+    #[error(
+        "'{processor}': the COMMIT of what ends at {upto} was not answered, and the server stays \
+         away: {error}. It was kept as a whole or not at all; run again when the server is there, \
+         and it goes on from what is stored"
+    )]
+    InDoubt {
+        /// The processor.
+        processor: String,
+        /// Where the checkpoint is if it was kept.
+        upto: Box<OutboxPosition>,
+        /// How the COMMIT ended.
+        #[source]
+        error: tokio_postgres::Error,
+    },
     /// A newer owner has taken over: stop, and leave the rest to it.
     #[error("'{processor}' was taken over by a newer owner (epoch {epoch}): stop here")]
     Fenced {
@@ -48,7 +64,7 @@ pub enum ProcessorError {
     },
     /// The checkpoint is not where this processor left it. What was done was rolled back; run
     /// again to go on from there.
-    #[error("the checkpoint of '{processor}' was moved by somebody else: {saved:?}")]
+    #[error("the checkpoint of '{processor}' was moved by somebody else: {}", words(.saved))]
     Moved {
         /// The processor.
         processor: String,
@@ -78,6 +94,25 @@ pub enum ProcessorError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What was found where the checkpoint should have been.
+fn words(saved: &Saved) -> String {
+    let place = |stored: &Option<StoredPosition>| match stored {
+        None => "nothing is stored any more".to_owned(),
+        Some(stored) => match stored.read::<OutboxPosition>() {
+            Ok(at) => format!("it is at {at}"),
+            Err(_) => format!("it is {}", stored.json),
+        },
+    };
+    match saved {
+        Saved::Stored { .. } => "it was stored".to_owned(),
+        Saved::Ignored => "it is already where the batch ends".to_owned(),
+        Saved::Further { stored } => format!("{}, which is further", place(stored)),
+        Saved::Older { stored } => format!("{}, which is after the batch", place(stored)),
+        Saved::Mismatch { stored } => place(stored),
+        Saved::Fenced { epoch } => format!("a newer owner has it (epoch {})", epoch.0),
+    }
 }
 
 /// What the server said: the error by itself says "db error".

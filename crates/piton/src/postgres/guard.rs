@@ -14,14 +14,9 @@ use tokio_postgres::{Client, Error, error::SqlState};
 
 use super::{
     OutboxPosition,
-    position::Fingerprint,
-    reader::{Reader, Xid},
+    position::{Fingerprint, Xid, hash_of},
+    reader::Reader,
 };
-
-/// The hash of a message's id that a fingerprint keeps.
-pub(super) fn hash_of(message_id: &str) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(message_id.as_bytes()))
-}
 
 /// What a server says of itself, as far as the user may know.
 pub(super) async fn look_at(client: &Client) -> Result<Option<Fingerprint>, Error> {
@@ -43,6 +38,19 @@ pub(super) async fn look_at(client: &Client) -> Result<Option<Fingerprint>, Erro
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Why reading cannot go on after a position, if messages up to a mark were deleted. Pipelines
+/// that delete wait for each other, and not for processors.
+pub(super) fn deleted(after: &OutboxPosition, mark: &OutboxPosition) -> Option<String> {
+    after.is_below_deleted(mark).then(|| {
+        format!(
+            "it is at {after}, and messages up to {mark} were deleted by pipelines with \
+             `delete_passed`, which had passed them. Reset the processor to go on with what is \
+             left; and unset `delete_passed`, or keep a row for the processor in \
+             piton_outbox_readers, so that it is waited for"
+        )
+    })
 }
 
 /// Why reading cannot go on after a position, with the choices; `None` if it can.

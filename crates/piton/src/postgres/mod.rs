@@ -53,6 +53,16 @@ pub use self::{
     reader::{Message, Start},
 };
 
+/// What every reader of an outbox is made of: for the source `postgres_outbox` of pipelines, no
+/// promise to anybody else.
+#[doc(hidden)]
+pub mod outbox {
+    pub use super::{
+        position::{Xid, hash_of},
+        pulse::Pulse,
+    };
+}
+
 /// A PostgreSQL database with a store, the program's tables and the outbox.
 #[derive(Clone)]
 pub struct Database {

@@ -33,6 +33,7 @@ pub struct Processor {
     pub(super) max_open: Duration,
     pub(super) order: CheckpointOrder,
     pub(super) attempts: u32,
+    pub(super) patience: Duration,
     pub(super) again: bool,
     pub(super) accepts_server: bool,
     pub(super) options: Options,
@@ -51,6 +52,7 @@ impl Processor {
             max_open: Duration::from_secs(1),
             order: CheckpointOrder::First,
             attempts: 5,
+            patience: Duration::from_mins(1),
             again: false,
             accepts_server: false,
             options: Options::default(),
@@ -99,6 +101,12 @@ impl Processor {
     #[must_use]
     pub fn attempts(self, attempts: u32) -> Self {
         Self { attempts: attempts.max(1), ..self }
+    }
+
+    /// How long a server that is away is waited for before its error is surfaced. Default 1 min.
+    #[must_use]
+    pub fn patience(self, time: Duration) -> Self {
+        Self { patience: time, ..self }
     }
 
     /// What to do while another instance has the processor. Default: fail at once.

@@ -20,7 +20,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Decides when to look again, from what looking gave. Times are passed in.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub struct Pulse {
     /// When there last was a message, or word of one.
     lively_at: Instant,
     next: Instant,
@@ -31,23 +31,24 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Looks at once.
+    pub fn new(now: Instant) -> Self {
         Self { lively_at: now, next: now, is_notified: false, owes: false }
     }
 
     /// How long until the next look; zero when it is due.
-    pub(super) fn pause(&self, now: Instant) -> Duration {
+    pub fn pause(&self, now: Instant) -> Duration {
         self.next.saturating_duration_since(now)
     }
 
     /// Word came of a message.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub fn heard(&mut self, now: Instant) {
         (self.is_notified, self.owes) = (true, true);
         (self.lively_at, self.next) = (now, now);
     }
 
     /// Looking gave messages; `is_full` if there may be more at once.
-    pub(super) fn found(&mut self, now: Instant, is_full: bool) {
+    pub fn found(&mut self, now: Instant, is_full: bool) {
         // A message that nobody announced: there is no trigger any more.
         self.is_notified &= self.owes || is_full;
         self.owes = false;
@@ -56,7 +57,7 @@ impl Pulse {
     }
 
     /// Looking gave nothing.
-    pub(super) fn missed(&mut self, now: Instant) {
+    pub fn missed(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.lively_at);
         let pause = if age < LIVELY {
             (age / 6).clamp(SHORTEST, LIVELY_PAUSE)
@@ -69,7 +70,7 @@ impl Pulse {
     }
 
     /// A message is there and hidden behind a transaction in flight, or is not any more.
-    pub(super) fn hides(&mut self, owes: bool) {
+    pub fn hides(&mut self, owes: bool) {
         self.owes = owes;
     }
 }

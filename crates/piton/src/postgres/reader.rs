@@ -10,16 +10,16 @@
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_core::Stream;
-use tokio_postgres::{
-    Client, Error, Row, Statement,
-    types::{FromSql, ToSql, Type},
-};
+use tokio_postgres::{Client, Error, Row, Statement, error::SqlState, types::ToSql};
 
-use super::OutboxPosition;
+use super::{OutboxPosition, position::Xid};
 
 /// The channel on which the trigger that `piton sql postgres-outbox` prints wakes readers.
 pub(super) const WAKE_CHANNEL: &str = "piton_outbox";
@@ -68,6 +68,7 @@ pub(super) struct Pages<'c> {
     client: &'c Client,
     page: Statement,
     behind: Statement,
+    deletions: Deletions,
     /// How many messages are expected to fit into a page.
     fitting: AtomicU64,
 }
@@ -131,8 +132,9 @@ impl Reader {
                 self.table
             ))
             .await?;
+        let deletions = Deletions::of(client, &self.table).await?;
         client.batch_execute(&format!("LISTEN {WAKE_CHANNEL}")).await?;
-        Ok(Pages { client, page, behind, fitting: AtomicU64::new(u64::MAX) })
+        Ok(Pages { client, page, behind, deletions, fitting: AtomicU64::new(u64::MAX) })
     }
 }
 
@@ -141,6 +143,8 @@ pub(super) struct Page {
     pub(super) messages: Vec<Message>,
     /// Whether there may be more.
     pub(super) is_full: bool,
+    /// All messages below were deleted, as was known after these were read.
+    pub(super) deleted: Option<OutboxPosition>,
 }
 
 impl Page {
@@ -163,21 +167,31 @@ impl Pages<'_> {
         let (transaction, position) = pair(after);
         let limit = limit.min(self.fitting.load(Ordering::Relaxed)).max(1);
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let parameters: [&(dyn ToSql + Sync); 3] = [&transaction, &position, &most];
+        let (messages, is_cut) = self.take([&transaction, &position, &most], limit).await?;
+        self.size_up(messages.len() as u64, limit, is_cut);
+        let is_full = is_cut || messages.len() as u64 >= limit;
+        // After the page: what was deleted before its snapshot is known by now.
+        let deleted = self.deletions.mark(self.client).await?;
+        Ok(Page { messages, is_full, deleted })
+    }
+
+    /// Takes what fits of a page, and whether that is less than was asked for.
+    async fn take(
+        &self,
+        parameters: [&(dyn ToSql + Sync); 3],
+        limit: u64,
+    ) -> Result<(Vec<Message>, bool), Error> {
         let mut rows = pin!(self.client.query_raw(&self.page, parameters).await?);
-        let (mut messages, mut bytes, mut is_cut) = (Vec::new(), 0, false);
+        let (mut messages, mut bytes) = (Vec::new(), 0);
         while let Some(row) = poll_fn(|cx| rows.as_mut().poll_next(cx)).await {
             let row = row?;
             bytes += row.raw_size_bytes();
             messages.push(message(&row)?);
             if bytes >= PAGE_BYTES && (messages.len() as u64) < limit {
-                is_cut = true;
-                break;
+                return Ok((messages, true));
             }
         }
-        self.size_up(messages.len() as u64, limit, is_cut);
-        let is_full = is_cut || messages.len() as u64 >= limit;
-        Ok(Page { messages, is_full })
+        Ok((messages, false))
     }
 
     /// Asks for fewer messages where a page was too large to be taken whole, and for more again
@@ -206,6 +220,72 @@ impl Pages<'_> {
     }
 }
 
+/// What pipelines with `delete_passed` have deleted of an outbox, as they say in a table beside it.
+struct Deletions {
+    /// The table, quoted, and the outbox as it is named there.
+    table: String,
+    outbox: String,
+    /// Only while the table is there.
+    statement: Mutex<Option<Statement>>,
+}
+
+impl Deletions {
+    async fn of(client: &Client, outbox: &str) -> Result<Self, Error> {
+        let sql = "SELECT quote_ident(n.nspname) || '.piton_outbox_readers',
+            format('%I.%I', n.nspname, c.relname)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = $1::text::regclass";
+        let row = client.query_one(sql, &[&outbox]).await?;
+        let (table, outbox) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(Self { table, outbox, statement: Mutex::default() })
+    }
+
+    /// All messages below it were deleted; `None` if this was never done.
+    async fn mark(&self, client: &Client) -> Result<Option<OutboxPosition>, Error> {
+        let known = self.known().clone();
+        let statement = match known {
+            Some(statement) => statement,
+            None => match self.prepare(client).await? {
+                Some(statement) => statement,
+                None => return Ok(None),
+            },
+        };
+        match client.query_opt(&statement, &[&self.outbox]).await {
+            Ok(found) => {
+                let position_of = |row: Row| {
+                    let Xid(transaction) = row.try_get(0)?;
+                    Ok(OutboxPosition::new(transaction, row.try_get(1)?))
+                };
+                found.map(position_of).transpose()
+            }
+            // Somebody has dropped the table.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                *self.known() = None;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn prepare(&self, client: &Client) -> Result<Option<Statement>, Error> {
+        let there = "SELECT to_regclass($1) IS NOT NULL";
+        if !client.query_one(there, &[&self.table]).await?.try_get::<_, bool>(0)? {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT transaction_id, position FROM {} WHERE outbox = $1 AND reader = ''",
+            self.table
+        );
+        let statement = client.prepare(&sql).await?;
+        *self.known() = Some(statement.clone());
+        Ok(Some(statement))
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Statement>> {
+        self.statement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn pair(after: Option<&OutboxPosition>) -> (String, i64) {
     after.map_or_else(
         || ("0".to_owned(), i64::MIN),
@@ -221,17 +301,4 @@ fn message(row: &Row) -> Result<Message, Error> {
         kind: row.try_get(3)?,
         data: row.try_get(4)?,
     })
-}
-
-/// A transaction id of 64 bits, which does not wrap. Bound as text (`$1::text::xid8`).
-pub(super) struct Xid(pub(super) u64);
-
-impl<'a> FromSql<'a> for Xid {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        *kind == Type::XID8
-    }
 }

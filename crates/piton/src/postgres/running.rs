@@ -24,7 +24,7 @@ use super::{
     Claim, OutboxPosition, Processor, ProcessorError,
     claim::heed,
     guard,
-    position::Fingerprint,
+    position::{Fingerprint, hash_of},
     pulse::Pulse,
     reader::{Message, Page, Pages, Reader, Start, WAKE_CHANNEL},
     work::{Failed, SHORTEST, Turn, Work, save_alone},
@@ -34,9 +34,6 @@ use crate::error::CursorError;
 /// The pause after a failed attempt, at first and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// How long a server that is away is waited for: long enough for it to be restarted.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How many messages the first batch has: nothing is known of the handler yet.
 const FIRST: u64 = 100;
@@ -92,6 +89,8 @@ struct Setbacks {
     attempts: u32,
     /// Since when the server is away.
     away_since: Option<Instant>,
+    /// The commit of which it is not known what became.
+    in_doubt: Option<ProcessorError>,
 }
 
 impl Setbacks {
@@ -99,8 +98,8 @@ impl Setbacks {
         (PAUSE * 2_u32.pow(self.attempts.min(7))).min(LONGEST_PAUSE)
     }
 
-    fn is_patient(&self) -> bool {
-        self.away_since.is_none_or(|since| since.elapsed() < PATIENCE)
+    fn is_patient(&self, patience: Duration) -> bool {
+        self.away_since.is_none_or(|since| since.elapsed() < patience)
     }
 }
 
@@ -132,8 +131,11 @@ pub(super) async fn run<W: Work, F: Future<Output = ()>>(
         if stop.is_asked().await {
             return Ok(());
         }
-        if !setbacks.is_patient() {
-            return Err(error);
+        if !setbacks.is_patient(processor.patience) {
+            return Err(setbacks.in_doubt.unwrap_or(error));
+        }
+        if matches!(error, ProcessorError::InDoubt { .. }) {
+            setbacks.in_doubt = Some(error);
         }
         setbacks.attempts += 1;
         setbacks.away_since.get_or_insert_with(Instant::now);
@@ -153,6 +155,8 @@ async fn attempt<W: Work, F: Future<Output = ()>>(
     let Some(connected) = stop.unless(Connected::new(processor)).await else { return Ok(()) };
     let mut connected = connected?;
     let Some(mut claim) = claim(processor, &connected.writes, stop).await? else { return Ok(()) };
+    // The claim has read what is stored, and fences what may still be under way.
+    setbacks.in_doubt = None;
     let ended = go_on(processor, &mut connected, &mut claim, work, stop, setbacks).await;
     // A transaction that is still open goes with its connection.
     drop(connected);
@@ -279,6 +283,8 @@ struct Desk<'a> {
     size: u64,
     /// What was read while the batch before was handled.
     ahead: Option<Page>,
+    /// Up to where messages were deleted when none was left to begin with.
+    missing: Option<OutboxPosition>,
 }
 
 impl<'a> Desk<'a> {
@@ -298,11 +304,13 @@ impl<'a> Desk<'a> {
             return Err(Failed::ForGood(ProcessorError::Gap { processor, what }));
         }
         let pages = reader.pages(reads).await.map_err(failed)?;
+        let missing = None;
         let (look, duties) = (Look::new(heard), Duties::new(processor));
         let size = processor.batch.min(FIRST);
         let seen = seen.as_ref();
+        let ahead = None;
         let mut desk =
-            Self { processor, pages, writes, claim, seen, look, duties, size, ahead: None };
+            Self { processor, pages, writes, claim, seen, look, duties, size, ahead, missing };
         desk.begin().await?;
         Ok(desk)
     }
@@ -331,7 +339,7 @@ impl<'a> Desk<'a> {
     ) -> Result<Option<Page>, Failed> {
         if let Some(mut page) = self.ahead.take() {
             page.cut_to(self.size);
-            return Ok(Some(page));
+            return self.proved(page).map(Some);
         }
         let Self { look, pages, claim, size, duties, .. } = self;
         let looked = async {
@@ -340,8 +348,24 @@ impl<'a> Desk<'a> {
         };
         match stop.unless(looked).await {
             None => Ok(None),
-            Some(Ok(page)) => Ok(Some(page)),
+            Some(Ok(page)) => self.proved(page).map(Some),
             Some(Err(error)) => Err(Failed::of(&self.processor.name, error)),
+        }
+    }
+
+    /// Refuses a page if messages in front of it were deleted.
+    fn proved(&mut self, page: Page) -> Result<Page, Failed> {
+        let Some(since) = self.claim.position().or(self.missing.as_ref()) else {
+            // It begins with what is left.
+            self.missing = Some(page.deleted.clone().unwrap_or(OutboxPosition::BEGINNING));
+            return Ok(page);
+        };
+        match page.deleted.as_ref().and_then(|mark| guard::deleted(since, mark)) {
+            None => Ok(page),
+            Some(what) => {
+                let processor = self.processor.name.clone();
+                Err(Failed::ForGood(ProcessorError::Gap { processor, what }))
+            }
         }
     }
 
@@ -356,7 +380,7 @@ impl<'a> Desk<'a> {
         let Some(last) = page.messages.last() else { return Ok(()) };
         self.look.pulse.found(Instant::now(), page.is_full);
         let fingerprint = self.seen.map(|seen| {
-            let message = Some(guard::hash_of(&last.id));
+            let message = Some(hash_of(&last.id));
             Fingerprint { message, ..seen.clone() }
         });
         let turn = Turn {

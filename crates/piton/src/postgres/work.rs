@@ -102,7 +102,7 @@ where
             tx.rollback().await.map_err(failed)?;
             return Err(Failed::Handler(error));
         }
-        tx.commit().await.map_err(failed)?;
+        commit(tx, processor, upto).await?;
         claim.committed();
         Ok(())
     }
@@ -134,9 +134,20 @@ pub(super) async fn save_alone(
     let failed = |error| Failed::of(processor, error);
     let mut tx = client.transaction().await.map_err(failed)?;
     save(claim, processor, &mut tx, upto, messages).await?;
-    tx.commit().await.map_err(failed)?;
+    commit(tx, processor, upto.clone()).await?;
     claim.committed();
     Ok(())
+}
+
+/// Commits; a COMMIT without an answer may have been done.
+async fn commit(tx: Transaction<'_>, processor: &str, upto: OutboxPosition) -> Result<(), Failed> {
+    tx.commit().await.map_err(|error| {
+        if !is_lost(&error) {
+            return Failed::of(processor, error);
+        }
+        let (processor, upto) = (processor.to_owned(), Box::new(upto));
+        Failed::Away(ProcessorError::InDoubt { processor, upto, error })
+    })
 }
 
 /// Anything but "stored" ends the transaction, which is dropped, and so rolled back.

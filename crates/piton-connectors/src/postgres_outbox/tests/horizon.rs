@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Place, append, ids, nothing_comes, until};
 use crate::{
+    postgres::{Server, wire::Wire},
     postgres_outbox::horizon::holder,
     source::{Source, Start},
 };
@@ -41,7 +42,7 @@ fn whoever_holds_messages_back_is_named() {
         append(&mut place.client(), statements);
         nothing_comes(&mut *reader, A_WHILE);
         for looks in [url, as_low.as_str()] {
-            let named = holder(&mut Client::connect(looks, NoTls).unwrap()).unwrap().unwrap();
+            let named = holder(&wire(looks)).unwrap().unwrap();
             assert!(named.contains(&format!("of session {pid}")), "{statements}: {named}");
             let (_, database) = at.rsplit_once('/').unwrap();
             assert!(named.contains(&format!("database {database}")), "{statements}: {named}");
@@ -55,12 +56,12 @@ fn whoever_holds_messages_back_is_named() {
         .unwrap();
     append(&mut place.client(), "prepared");
     nothing_comes(&mut *reader, A_WHILE);
-    let named = holder(&mut place.client()).unwrap().unwrap();
+    let named = holder(&wire(url)).unwrap().unwrap();
     assert!(named.contains("prepared as 'forgotten'"), "{named}");
     assert!(named.contains(&format!("database {database}")), "{named}");
     prepares.batch_execute("ROLLBACK PREPARED 'forgotten'").unwrap();
     assert_eq!(ids(&mut *reader, 1), ["prepared"]);
-    assert_eq!(holder(&mut place.client()).unwrap(), None);
+    assert_eq!(holder(&wire(url)).unwrap(), None);
 }
 
 /// Reading holds nothing back: neither the reader nor another reads behind the other.
@@ -88,4 +89,8 @@ fn readers_hold_nobody_back_and_what_waits_long_is_told() {
     old.batch_execute("COMMIT").unwrap();
     assert_eq!(ids(&mut *reader, 1), ["hidden"]);
     assert_eq!(source.trouble(), None);
+}
+
+fn wire(url: &str) -> Wire {
+    Wire::open(&Server::parse(url).unwrap()).unwrap()
 }

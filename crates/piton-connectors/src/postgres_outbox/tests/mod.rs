@@ -17,7 +17,7 @@ use piton_testkit::service::{self, Postgres, Server};
 use postgres::{Client, NoTls};
 use serde_json::{Value as Json, json};
 
-use super::{OutboxSettings, OutboxSource, ddl, position::OutboxPosition};
+use super::{OutboxPosition, OutboxSettings, OutboxSource, ddl};
 use crate::{
     batch::Batch,
     source::{Read, Reader, Source, SourceError, Start},
@@ -154,7 +154,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn at(transaction_id: u64, position: i64) -> StoredPosition {
-    OutboxPosition::at(transaction_id, position).stored()
+    OutboxPosition::new(transaction_id, position).stored()
 }
 
 fn gap(result: Result<impl Sized, SourceError>) -> String {

@@ -118,3 +118,77 @@ fn many_messages_are_deleted_in_short_transactions() {
     assert_eq!(largest.unwrap().get::<_, i64>(0), 1);
     assert_eq!(relay.trouble(), None);
 }
+
+/// Invariant 4: what is deleted in front of a reader that runs is no silent loss either.
+#[test]
+fn a_running_reader_that_was_not_waited_for_finds_a_gap() {
+    let Some(mut place) = place() else { return };
+    let relay = place.source_of("relay");
+    let mut reader = begun(&relay, None);
+    let batch = &super::batches(&mut *reader, 9)[0];
+    place.settings["delete_passed"] = json!(false);
+    let late = place.source_of("late");
+    let mut lagging = begun(&late, Some(batch.resume_at(2)));
+    let mut ahead = begun(&late, Some(batch.resume_at(6)));
+    let mut new = begun(&late, None);
+    relay.acknowledge("outbox", &batch.resume_at(6));
+    drop((reader, relay));
+    assert_eq!(left(&place), ["6", "7", "8", "9"]);
+    let what = gap(lagging.read(1000));
+    assert!(what.contains("were deleted"), "{what}");
+    assert_eq!(ids(&mut *ahead, 3), ["7", "8", "9"]);
+    assert_eq!(ids(&mut *new, 4), ["6", "7", "8", "9"], "what is left is where it begins");
+}
+
+/// The same where the page is so large that its connection is given up.
+#[test]
+fn a_large_page_is_not_given_before_a_gap_in_front_of_it_is_seen() {
+    let Some(mut place) = place() else { return };
+    place.sql(
+        "INSERT INTO outbox (message_id, message_type, data)
+         SELECT 'm' || n, 'T', to_jsonb(repeat('x', 1048576)) FROM generate_series(1, 12) n",
+    );
+    let relay = place.source_of("relay");
+    let mut reader = begun(&relay, None);
+    let batches = super::batches(&mut *reader, 21);
+    place.settings["delete_passed"] = json!(false);
+    let late = place.source_of("late");
+    let mut lagging = begun(&late, Some(batches[0].resume_at(2)));
+    let mut ahead = begun(&late, Some(batches[0].resume_at(8)));
+    relay.acknowledge("outbox", &batches[0].resume_at(8));
+    drop((reader, relay));
+    assert_eq!(left(&place).len(), 14);
+    let refused = (0..1000).find_map(|_| match lagging.read(1000) {
+        Ok(crate::source::Read::Idle) => None,
+        other => Some(gap(other)),
+    });
+    assert!(refused.unwrap().contains("were deleted"));
+    assert_eq!(ids(&mut *ahead, 13).len(), 13);
+}
+
+/// People remove rows of pipelines that are no more, and may be wrong.
+#[test]
+fn a_reader_whose_row_was_removed_is_waited_for_again() {
+    let Some(place) = place() else { return };
+    let (relay, mailer) = (place.source_of("relay"), place.source_of("mailer"));
+    let (mut first, _second) = (begun(&relay, None), begun(&mailer, None));
+    let batch = &super::batches(&mut *first, 9)[0];
+    place.sql("DELETE FROM piton_outbox_readers WHERE reader IN ('mailer', '')");
+    mailer.acknowledge("outbox", &batch.resume_at(3));
+    drop(mailer);
+    relay.acknowledge("outbox", &batch.resume_at(8));
+    drop(relay);
+    assert_eq!(left(&place), ["3", "4", "5", "6", "7", "8", "9"]);
+    assert!(gap(place.verify(Some(batch.resume_at(1)))).contains("were deleted"));
+}
+
+#[test]
+fn a_table_of_readers_of_another_shape_is_an_error() {
+    let Some(place) = place() else { return };
+    place.sql(
+        "CREATE TABLE piton_outbox_readers
+         (outbox text, reader text, transaction_id text, position text);
+         INSERT INTO piton_outbox_readers VALUES ('public.outbox', '', '7', '7')",
+    );
+    assert!(place.verify(Some(super::at(1, 1))).is_err());
+}

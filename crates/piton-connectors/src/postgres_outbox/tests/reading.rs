@@ -188,8 +188,8 @@ fn a_page_is_one_scan_of_the_index_without_a_sort() {
          END LOOP; END $$",
     );
     let outbox = Outbox::of(&place.settings(), "relay", 1 << 20, false).unwrap();
-    let mut session = Session::open(&std::sync::Arc::new(outbox)).unwrap();
-    let (page, client) = (session_page(&session), &mut session.client);
+    let session = Session::open(&std::sync::Arc::new(outbox)).unwrap();
+    let (page, client) = (session_page(&session), &session.client);
     let newest: u64 = client
         .query_one("SELECT max(transaction_id::text::bigint) FROM outbox", &[])
         .map(|row| row.get::<_, i64>(0) as u64)
@@ -205,7 +205,7 @@ fn a_page_is_one_scan_of_the_index_without_a_sort() {
                     "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE p('{}', 0, 1000)",
                     newest - behind
                 );
-                let plan = client.simple_query(&execute).unwrap();
+                let plan = client.wait(client.client.simple_query(&execute)).unwrap();
                 let SimpleQueryMessage::Row(plan) = &plan[1] else { panic!("{plan:?}") };
                 let plan: serde_json::Value = serde_json::from_str(plan.get(0).unwrap()).unwrap();
                 client.batch_execute("DEALLOCATE p").unwrap();
