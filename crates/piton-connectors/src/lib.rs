@@ -8,6 +8,8 @@
 
 pub mod batch;
 pub mod conformance;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod deletes;
 pub mod file;
 pub mod http;
 mod kept;

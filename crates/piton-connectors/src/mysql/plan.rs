@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Cell, ColumnType, Schema, Value},
-    settings::Deletes,
+    deletes::Deletes,
     shown::shown,
 };
 

@@ -9,7 +9,7 @@ use super::{
     connect::Server,
     name::{MYSQL, Pattern},
 };
-use crate::settings::{Deletes, Mode};
+use crate::{deletes::Deletes, settings::Mode};
 
 /// Writes into tables of a MySQL or MariaDB database, exactly once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Cell, ColumnType, Schema, Value},
-    settings::Deletes,
+    deletes::Deletes,
     shown::shown,
     sink::SinkError,
 };

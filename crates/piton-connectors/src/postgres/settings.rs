@@ -10,7 +10,7 @@ use super::{
     name::{POSTGRES, Pattern},
     table::Rights,
 };
-use crate::settings::{Deletes, Mode};
+use crate::{deletes::Deletes, settings::Mode};
 
 /// Writes into tables of a PostgreSQL database, exactly once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
