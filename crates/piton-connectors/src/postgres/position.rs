@@ -37,7 +37,7 @@ impl PostgresPosition {
 }
 
 impl PartialOrd for PostgresPosition {
-    /// As [`key_part::order`].
+    /// As `key_part::order`.
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         key_part::order((&self.key, self.rows), (&other.key, other.rows))
     }

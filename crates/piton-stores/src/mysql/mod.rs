@@ -1,7 +1,7 @@
 //! The store in a database on a MySQL or MariaDB server.
 //!
 //! One connection does everything; what happens when it breaks is the same for every server
-//! ([`crate::sql`]). Writing transactions run at READ COMMITTED and begin by locking the pipeline's
+//! (`crate::sql`). Writing transactions run at READ COMMITTED and begin by locking the pipeline's
 //! row in `anchors`, so that what they read afterwards is fresh and stays as it is; a save of any
 //! number of partitions is one call of a procedure that does the same in the server. That an owner
 //! lives is shown by a named lock of its session, at which others look without touching it.

@@ -11,8 +11,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod machines;
 mod mistakes;
 mod outages;
 mod place;
 mod steering;
+mod takeover;
