@@ -19,7 +19,10 @@ use piton_connectors::{
 };
 use piton_testkit::service::Postgres;
 use postgres::{Client, NoTls};
-use tokio::{runtime::Runtime, sync::Notify};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Notify,
+};
 use tokio_postgres::Transaction;
 
 use super::{
@@ -91,7 +94,9 @@ impl Bench {
     /// Messages of about 100 bytes, 500 in each transaction.
     fn new(url: String) -> Result<Self, Failure> {
         let database = Database::open(&url).map_err(|error| found(&error))?;
-        let runtime = Runtime::new().map_err(|error| found(&error))?;
+        // Of one thread, as the example has it: nothing is handed from one to another.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| found(&error))?;
         let bench = Self { url, database, runtime, runs: Cell::new(0) };
         bench.sql(&ddl(&OutboxSettings::at(&bench.url), false))?;
         bench.sql(

@@ -27,7 +27,11 @@ fn who_holds_messages_back_is_told_by_run_and_status() {
     old.batch_execute("COMMIT").unwrap();
     running.until("it to go on", PATIENCE, |r| r.stderr().contains("the source goes on")).unwrap();
     running.until("the messages", PATIENCE, |_| place.file().len() == 3).unwrap();
-    place.ends_with(0, &["status", "relay", "--check"]);
+    // A run says about once a second how it is.
+    let is_well = || {
+        place.program.run(&["status", "relay", "--check"]).is_ok_and(|ended| ended.code == Some(0))
+    };
+    running.until("status to find it well", PATIENCE, |_| is_well()).unwrap();
     stop(running);
     place.exactly_once_in_order();
 }

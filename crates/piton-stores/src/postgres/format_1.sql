@@ -171,9 +171,13 @@ BEGIN
   END IF;
 END $$;
 
+-- What is called often is in PL/pgSQL, which keeps the plans of its statements.
+
 -- Puts checkpoints of a pipeline in place of what is there, with manifest and history.
 CREATE FUNCTION put_checkpoints(named text, entries json, with_history boolean) RETURNS void
-LANGUAGE sql SET search_path = piton, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
 WITH new AS MATERIALIZED (
   SELECT * FROM json_to_recordset(entries) AS n (partition text, sink text, position text,
     records bigint, version bigint, epoch bigint, schema_version bigint, updated_at text,
@@ -202,12 +206,14 @@ SELECT named, 'checkpoints', '', '',
   (SELECT coalesce(bit_xor(checksum), 0) FROM new)
     # (SELECT coalesce(bit_xor(checksum), 0) FROM old)
 ON CONFLICT (pipeline, holds, partition, sink) DO UPDATE
-  SET rows = m.rows + excluded.rows, checksum = m.checksum # excluded.checksum
-$$;
+  SET rows = m.rows + excluded.rows, checksum = m.checksum # excluded.checksum;
+END $$;
 
 -- Writes changed entries of state, of which those without JSON go, with their manifests.
 CREATE FUNCTION put_state(named text, entries json) RETURNS void
-LANGUAGE sql SET search_path = piton, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = piton, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
 WITH new AS MATERIALIZED (
   SELECT * FROM json_to_recordset(entries)
     AS n (partition text, sink text, key text, json text, checksum bigint)
@@ -230,8 +236,8 @@ INSERT INTO manifest AS m (pipeline, holds, partition, sink, rows, checksum)
 SELECT named, 'state', partition, sink, sum(rows), bit_xor(checksum)
 FROM changed GROUP BY partition, sink
 ON CONFLICT (pipeline, holds, partition, sink) DO UPDATE
-  SET rows = m.rows + excluded.rows, checksum = m.checksum # excluded.checksum
-$$;
+  SET rows = m.rows + excluded.rows, checksum = m.checksum # excluded.checksum;
+END $$;
 
 -- Stores checkpoints under a claim, all or none: fence, epoch, version and position are compared
 -- here. False: they must not be stored as they are, and nothing was written.

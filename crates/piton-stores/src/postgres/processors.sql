@@ -6,18 +6,24 @@
 
 -- 63 bits of SHA-256 over columns as text, each with its length.
 CREATE FUNCTION sealed(VARIADIC columns text[]) RETURNS bigint
-LANGUAGE sql IMMUTABLE SET search_path = piton, pg_temp AS $$
-SELECT ('x' || left(encode(sha256(convert_to(string_agg(
-    coalesce(octet_length(convert_to(c, 'UTF8')) || ':' || c, '-'), '' ORDER BY n), 'UTF8')),
-    'hex'), 16))::bit(64)::bigint & 9223372036854775807
-FROM unnest(columns) WITH ORDINALITY AS u (c, n)
-$$;
+LANGUAGE plpgsql IMMUTABLE SET search_path = piton, pg_temp AS $$
+DECLARE
+  sealed text := '';
+  c text;
+BEGIN
+  FOREACH c IN ARRAY columns LOOP
+    sealed := sealed || coalesce(octet_length(convert_to(c, 'UTF8')) || ':' || c, '-');
+  END LOOP;
+  RETURN ('x' || left(encode(sha256(convert_to(sealed, 'UTF8')), 'hex'), 16))::bit(64)::bigint
+    & 9223372036854775807;
+END $$;
 
 -- A time as rows have it: RFC 3339 in UTC, without zeros at its end.
 CREATE FUNCTION moment(at timestamptz) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = piton, pg_temp AS $$
-SELECT rtrim(rtrim(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z'
-$$;
+LANGUAGE plpgsql IMMUTABLE SET search_path = piton, pg_temp AS $$
+BEGIN
+  RETURN rtrim(rtrim(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z';
+END $$;
 
 CREATE FUNCTION change_manifest(named text, held text, added bigint, change bigint) RETURNS void
 LANGUAGE sql SET search_path = piton, pg_temp AS $$

@@ -27,6 +27,7 @@
 //! }
 //! ```
 
+mod ahead;
 mod claim;
 mod error;
 mod guard;

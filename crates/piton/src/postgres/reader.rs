@@ -5,13 +5,13 @@
 //! the same however deep the backlog is.
 //!
 //! It reads on a connection of its own: the next page comes while the handler is busy with the
-//! one before, and what is set for reading is not set for the handler.
+//! one before (`ahead`), and what is set for reading is not set for the handler.
 
 use std::{
     future::poll_fn,
     pin::pin,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -64,8 +64,8 @@ pub(super) struct Reader {
 }
 
 /// An outbox on a connection that reads it.
-pub(super) struct Pages<'c> {
-    client: &'c Client,
+pub(super) struct Pages {
+    client: Arc<Client>,
     page: Statement,
     behind: Statement,
     deletions: Deletions,
@@ -114,7 +114,7 @@ impl Reader {
     }
 
     /// Prepares a connection to read.
-    pub(super) async fn pages<'c>(&self, client: &'c Client) -> Result<Pages<'c>, Error> {
+    pub(super) async fn pages(&self, client: Arc<Client>) -> Result<Pages, Error> {
         client.batch_execute(SESSION).await?;
         let page = client
             .prepare(&format!(
@@ -132,13 +132,14 @@ impl Reader {
                 self.table
             ))
             .await?;
-        let deletions = Deletions::of(client, &self.table).await?;
+        let deletions = Deletions::of(&client, &self.table).await?;
         client.batch_execute(&format!("LISTEN {WAKE_CHANNEL}")).await?;
         Ok(Pages { client, page, behind, deletions, fitting: AtomicU64::new(u64::MAX) })
     }
 }
 
 /// Messages that were read at once.
+#[derive(Default)]
 pub(super) struct Page {
     pub(super) messages: Vec<Message>,
     /// Whether there may be more.
@@ -147,17 +148,7 @@ pub(super) struct Page {
     pub(super) deleted: Option<OutboxPosition>,
 }
 
-impl Page {
-    /// Leaves messages for a later page.
-    pub(super) fn cut_to(&mut self, messages: u64) {
-        if self.messages.len() as u64 > messages {
-            self.messages.truncate(messages as usize);
-            self.is_full = true;
-        }
-    }
-}
-
-impl Pages<'_> {
+impl Pages {
     /// The next messages, at most `limit`, and no more than fit.
     pub(super) async fn page(
         &self,
@@ -167,12 +158,17 @@ impl Pages<'_> {
         let (transaction, position) = pair(after);
         let limit = limit.min(self.fitting.load(Ordering::Relaxed)).max(1);
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let (messages, is_cut) = self.take([&transaction, &position, &most], limit).await?;
+        // One journey. The mark is asked for after the page: what was deleted before the page's
+        // snapshot is known by then.
+        let (taken, deleted) = tokio::join!(
+            biased;
+            self.take([&transaction, &position, &most], limit),
+            self.deletions.mark(&self.client)
+        );
+        let (messages, is_cut) = taken?;
         self.size_up(messages.len() as u64, limit, is_cut);
         let is_full = is_cut || messages.len() as u64 >= limit;
-        // After the page: what was deleted before its snapshot is known by now.
-        let deleted = self.deletions.mark(self.client).await?;
-        Ok(Page { messages, is_full, deleted })
+        Ok(Page { messages, is_full, deleted: deleted? })
     }
 
     /// Takes what fits of a page, and whether that is less than was asked for.
@@ -225,6 +221,7 @@ struct Deletions {
     /// The table, quoted, and the outbox as it is named there.
     table: String,
     outbox: String,
+    is_there: Statement,
     /// Only while the table is there.
     statement: Mutex<Option<Statement>>,
 }
@@ -237,7 +234,8 @@ impl Deletions {
             WHERE c.oid = $1::text::regclass";
         let row = client.query_one(sql, &[&outbox]).await?;
         let (table, outbox) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Self { table, outbox, statement: Mutex::default() })
+        let is_there = client.prepare("SELECT to_regclass($1) IS NOT NULL").await?;
+        Ok(Self { table, outbox, is_there, statement: Mutex::default() })
     }
 
     /// All messages below it were deleted; `None` if this was never done.
@@ -268,8 +266,7 @@ impl Deletions {
     }
 
     async fn prepare(&self, client: &Client) -> Result<Option<Statement>, Error> {
-        let there = "SELECT to_regclass($1) IS NOT NULL";
-        if !client.query_one(there, &[&self.table]).await?.try_get::<_, bool>(0)? {
+        if !client.query_one(&self.is_there, &[&self.table]).await?.try_get::<_, bool>(0)? {
             return Ok(None);
         }
         let sql = format!(

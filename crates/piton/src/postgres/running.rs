@@ -22,6 +22,7 @@ use tokio_postgres::Client;
 
 use super::{
     Claim, OutboxPosition, Processor, ProcessorError,
+    ahead::Ahead,
     claim::heed,
     guard,
     position::{Fingerprint, hash_of},
@@ -204,7 +205,7 @@ async fn claim<F: Future<Output = ()>>(
 
 /// The connections of a processor: it reads on one and writes on the other.
 struct Connected {
-    reads: Client,
+    reads: Arc<Client>,
     writes: Client,
     /// Notified when somebody has appended.
     heard: Arc<Notify>,
@@ -227,8 +228,9 @@ impl Connected {
             }
         };
         let reads = database.connect_and_hear(on_word).await.map_err(ProcessorError::from)?;
+        let reads = Arc::new(reads);
         let named = "SELECT set_config('application_name', left('piton ' || $1, 63), false)";
-        for client in [&reads, &writes] {
+        for client in [&*reads, &writes] {
             client.execute(named, &[&processor.name]).await.map_err(failed)?;
         }
         // Who hangs within a transaction holds every reader back, and the heir.
@@ -273,7 +275,7 @@ async fn go_on<W: Work, F: Future<Output = ()>>(
 /// All that a batch is read and handled with.
 struct Desk<'a> {
     processor: &'a Processor,
-    pages: Pages<'a>,
+    ahead: Ahead,
     writes: &'a mut Client,
     claim: &'a mut Claim,
     seen: Option<&'a Fingerprint>,
@@ -281,8 +283,6 @@ struct Desk<'a> {
     duties: Duties<'a>,
     /// How many messages the next batch has at most.
     size: u64,
-    /// What was read while the batch before was handled.
-    ahead: Option<Page>,
     /// Up to where messages were deleted when none was left to begin with.
     missing: Option<OutboxPosition>,
 }
@@ -303,14 +303,12 @@ impl<'a> Desk<'a> {
             let processor = processor.name.clone();
             return Err(Failed::ForGood(ProcessorError::Gap { processor, what }));
         }
-        let pages = reader.pages(reads).await.map_err(failed)?;
+        let ahead = Ahead::new(reader.pages(Arc::clone(reads)).await.map_err(failed)?);
         let missing = None;
         let (look, duties) = (Look::new(heard), Duties::new(processor));
         let size = processor.batch.min(FIRST);
         let seen = seen.as_ref();
-        let ahead = None;
-        let mut desk =
-            Self { processor, pages, writes, claim, seen, look, duties, size, ahead, missing };
+        let mut desk = Self { processor, ahead, writes, claim, seen, look, duties, size, missing };
         desk.begin().await?;
         Ok(desk)
     }
@@ -323,7 +321,7 @@ impl<'a> Desk<'a> {
         let at = match &self.processor.start {
             Start::Beginning => return Ok(()),
             Start::End => {
-                let end = self.pages.end().await;
+                let end = self.ahead.pages().end().await;
                 end.map_err(|error| Failed::of(&self.processor.name, error))?
             }
             Start::After(at) => at.clone(),
@@ -337,14 +335,12 @@ impl<'a> Desk<'a> {
         &mut self,
         stop: &mut Stop<'_, F>,
     ) -> Result<Option<Page>, Failed> {
-        if let Some(mut page) = self.ahead.take() {
-            page.cut_to(self.size);
-            return self.proved(page).map(Some);
-        }
-        let Self { look, pages, claim, size, duties, .. } = self;
+        let Self { look, ahead, claim, size, duties, .. } = self;
         let looked = async {
-            look.wait(duties.every).await;
-            pages.page(claim.position(), *size).await
+            if !ahead.is_any() {
+                look.wait(duties.every).await;
+            }
+            ahead.next(claim.position(), *size).await
         };
         match stop.unless(looked).await {
             None => Ok(None),
@@ -371,11 +367,11 @@ impl<'a> Desk<'a> {
 
     /// There was nothing to read.
     async fn missed(&mut self) -> Result<(), Failed> {
-        let missed = self.look.missed(&self.pages, self.claim.position()).await;
+        let missed = self.look.missed(self.ahead.pages(), self.claim.position()).await;
         missed.map_err(|error| Failed::of(&self.processor.name, error))
     }
 
-    /// Handles a batch, and reads the next one meanwhile if there is one.
+    /// Handles a batch.
     async fn handle<W: Work>(&mut self, page: &Page, work: &mut W) -> Result<(), Failed> {
         let Some(last) = page.messages.last() else { return Ok(()) };
         self.look.pulse.found(Instant::now(), page.is_full);
@@ -392,18 +388,14 @@ impl<'a> Desk<'a> {
             messages: &page.messages,
             upto: OutboxPosition { fingerprint, ..last.at.clone() },
         };
-        let next = async {
-            if page.is_full { self.pages.page(Some(&last.at), self.size).await.ok() } else { None }
-        };
         let began = Instant::now();
-        let (done, next) = tokio::join!(work.handle(turn), next);
+        let done = work.handle(turn).await;
         if done.is_err() {
             self.look.pulse.found(Instant::now(), true);
+            self.ahead.forget();
             return done;
         }
         self.size = self.processor.next_size(page.messages.len() as u64, began.elapsed());
-        // What was appended while our own transaction was open could not be read yet.
-        self.ahead = next.filter(|next| !next.messages.is_empty());
         Ok(())
     }
 }
@@ -436,7 +428,7 @@ impl<'a> Look<'a> {
 
     async fn missed(
         &mut self,
-        pages: &Pages<'_>,
+        pages: &Pages,
         after: Option<&OutboxPosition>,
     ) -> Result<(), tokio_postgres::Error> {
         self.pulse.missed(Instant::now());
