@@ -47,7 +47,8 @@ pub enum Obtained {
 /// Asks for a claim until it is granted or not to be waited for.
 ///
 /// `on_news` hears of the holder when it is first seen and whenever it has stirred. `sleep` lets
-/// the time pass and answers whether to go on.
+/// the time pass and answers whether to go on. `is_spared` answers whether a holder must not be
+/// replaced although it is silent: because a command that it started may be at work.
 ///
 /// # Errors
 /// What the store fails with.
@@ -57,11 +58,15 @@ pub async fn obtain<S: Future<Output = bool>>(
     when_held: WhenHeld,
     mut on_news: impl FnMut(&Holder),
     mut sleep: impl FnMut(Duration) -> S,
+    mut is_spared: impl AsyncFnMut() -> Result<bool, StoreError>,
 ) -> Result<Obtained, StoreError> {
     let mut watch = Watch::default();
     loop {
         let asked = Instant::now();
-        request.silent = watch.silent(asked);
+        request.silent = match watch.silent(asked) {
+            Some(silent) if !is_spared().await? => Some(silent),
+            _ => None,
+        };
         let holder = match store.claim(request.clone()).await? {
             ClaimAnswer::Granted { claim, died } => {
                 return Ok(Obtained::Granted { claim, died, asked });

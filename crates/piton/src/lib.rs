@@ -74,6 +74,7 @@ mod blocking;
 pub mod claiming;
 mod clock;
 mod error;
+pub mod job;
 mod options;
 mod pace;
 #[cfg(feature = "postgres")]

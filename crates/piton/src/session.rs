@@ -7,7 +7,7 @@ use futures_timer::Delay;
 use jiff::Timestamp;
 use piton_core::{
     Checkpoint, Claim, ClaimRequest, Control, Epoch, Holder, Order, PipelineRecord, Run, RunEnd,
-    Saved, Store, claim::WHOLE,
+    Saved, Store, StoreError, claim::WHOLE,
 };
 
 use crate::{
@@ -16,8 +16,9 @@ use crate::{
     options::Options,
 };
 
-/// What a store remembers as the source of a library's job.
-const LIBRARY: &str = "\"library\"";
+/// What a store remembers as the source of a program's own cursor, and of its job of several steps.
+pub(crate) const LIBRARY: &str = "\"library\"";
+pub(crate) const JOB: &str = "\"job\"";
 
 /// How long history, runs and events of a job are kept.
 const KEEP: Duration = Duration::from_hours(30 * 24);
@@ -54,16 +55,18 @@ impl Session {
             Delay::new(time).await;
             true
         };
-        Self::claim_while(store, job, options, at_least, sleep).await
+        Self::claim_while(store, job, options, at_least, sleep, async || Ok(false)).await
     }
 
-    /// Claims a job; while it is held, `sleep` lets the time pass and answers whether to go on.
+    /// Claims a job; while it is held, `sleep` lets the time pass and answers whether to go on, and
+    /// `is_spared` whether a silent holder is left alone.
     pub(crate) async fn claim_while<S: Future<Output = bool>>(
         store: &Arc<dyn Store>,
         job: &str,
         options: &Options,
         at_least: Epoch,
         sleep: impl FnMut(Duration) -> S,
+        is_spared: impl AsyncFnMut() -> Result<bool, StoreError>,
     ) -> Result<Self, CursorError> {
         if job.is_empty() {
             let what = "a job needs a name, by which its checkpoint is found again".to_owned();
@@ -78,7 +81,7 @@ impl Session {
             silent: None,
             now: Timestamp::now(),
         };
-        match obtain(&**store, request, options.when_held, |_| {}, sleep).await? {
+        match obtain(&**store, request, options.when_held, |_| {}, sleep, is_spared).await? {
             Obtained::Held(holder) => Err(CursorError::Held { job: job.to_owned(), holder }),
             Obtained::Granted { claim, died, .. } => {
                 Ok(Self { store: Arc::clone(store), claim, died, run: None })
@@ -92,11 +95,11 @@ impl Session {
 
     /// Registers the job, unless its name belongs to something else, and reads what is known of it.
     /// `sinks` says where its checkpoint is kept.
-    pub(crate) async fn register(&self, sinks: &str) -> Result<Known, CursorError> {
+    pub(crate) async fn register(&self, source: &str, sinks: &str) -> Result<Known, CursorError> {
         let store = &*self.store;
         let record = PipelineRecord {
             pipeline: self.job().to_owned(),
-            source: LIBRARY.to_owned(),
+            source: source.to_owned(),
             transforms: "[]".to_owned(),
             sinks: sinks.to_owned(),
             control: Control::Run,
@@ -110,10 +113,10 @@ impl Session {
         };
         match found {
             None => store.register(record).await?,
-            Some(found) if found.source != LIBRARY => {
+            Some(found) if found.source != source => {
                 return Err(self.mismatch(
-                    "the store has a pipeline of that name. Give the job another name, or it \
-                     another store",
+                    "the store has something else of that name. Give it another name, or another \
+                     store",
                 ));
             }
             Some(found) if found.sinks != sinks && known.checkpoints.is_empty() => {

@@ -38,7 +38,8 @@ pub(crate) fn obtain(
         }
     };
     let sleep = |time| ready(signal.sleep(time));
-    match block_on(claiming::obtain(store, request, when_held, on_news, sleep))? {
+    match block_on(claiming::obtain(store, request, when_held, on_news, sleep, async || Ok(false)))?
+    {
         Obtained::Granted { claim, died, asked } => {
             signal.renewed(asked, claim.lease);
             Ok((claim, died))

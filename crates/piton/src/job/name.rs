@@ -1,0 +1,89 @@
+//! Names: of steps, of paths through the tree, and of a job with its parameters.
+
+use piton_core::{Store, StoreError};
+use pollster::block_on;
+
+use super::{JobError, WHOLE_JOB};
+
+/// The longest name of a step, in bytes.
+const LONGEST: usize = 200;
+
+/// The path of a step below its parent: names with `/` between them.
+///
+/// # Errors
+/// [`JobError::Name`] for a name that no step can have.
+pub fn path_of(parent: Option<&str>, name: &str) -> Result<String, JobError> {
+    let is_fine = !name.is_empty()
+        && name.len() <= LONGEST
+        && name != WHOLE_JOB
+        && !name.contains(|c: char| c == '/' || c.is_control());
+    match parent {
+        _ if !is_fine => Err(JobError::Name { name: name.to_owned() }),
+        None => Ok(name.to_owned()),
+        Some(parent) => Ok(format!("{parent}/{name}")),
+    }
+}
+
+/// The name under which a store has a job with its parameters: `nightly(date=2026-11-20)`. The
+/// order in which they are given does not matter.
+pub fn instance(name: &str, params: &[(String, String)]) -> String {
+    if params.is_empty() {
+        return name.to_owned();
+    }
+    let mut params: Vec<String> =
+        params.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    params.sort();
+    format!("{name}({})", params.join(", "))
+}
+
+/// The name of a further run of the same instance.
+pub(super) fn numbered(instance: &str, run: u64) -> String {
+    if run == 1 { instance.to_owned() } else { format!("{instance}#{run}") }
+}
+
+/// The number of a run by the name under which a store has it, if it is one of this instance.
+pub(super) fn number_in(instance: &str, stored: &str) -> Option<u64> {
+    match stored.strip_prefix(instance)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('#')?.parse().ok(),
+    }
+}
+
+/// The name under which a store has the newest run of an instance; `None` if there is none.
+///
+/// # Errors
+/// What the store fails with.
+pub fn newest(store: &dyn Store, instance: &str) -> Result<Option<String>, StoreError> {
+    Ok(newest_number(store, instance)?.map(|run| numbered(instance, run)))
+}
+
+pub(super) fn newest_number(store: &dyn Store, instance: &str) -> Result<Option<u64>, StoreError> {
+    let known = block_on(store.pipelines())?;
+    Ok(known.iter().filter_map(|record| number_in(instance, &record.pipeline)).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_again_by_its_name() {
+        let params = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())];
+        let named = instance("nightly", &params);
+        assert_eq!(named, "nightly(a=1, b=2)");
+        assert_eq!(instance("nightly", &[]), "nightly");
+        for run in [1, 2, 10] {
+            assert_eq!(number_in(&named, &numbered(&named, run)), Some(run));
+        }
+        assert_eq!(number_in("nightly", &named), None);
+        assert_eq!(number_in("night", "nightly"), None);
+    }
+
+    #[test]
+    fn names_that_no_path_can_hold_are_refused() {
+        assert_eq!(path_of(Some("a"), "b").unwrap(), "a/b");
+        for name in ["", ".", "a/b", "a\n", &"x".repeat(201)] {
+            assert!(matches!(path_of(None, name), Err(JobError::Name { .. })), "{name}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How far a step is, as it is at rest: the position of the step's own checkpoint.
+
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+use piton_core::Position;
+use serde::{Deserialize, Serialize};
+
+/// What a step that was begun has come to. A step without a checkpoint has not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// It runs, or whoever ran it died.
+    Running,
+    /// It ended with an error.
+    Failed,
+    /// It is done, and its children are.
+    Done,
+    /// An operator said that it counts as done.
+    Skipped,
+}
+
+impl Stage {
+    /// The word at rest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Whether a restart passes it over.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Skipped)
+    }
+}
+
+/// The checkpoint of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepState {
+    /// What it has come to.
+    #[serde(rename = "state")]
+    pub stage: Stage,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// How many attempts in a row ended without a word, up to the present one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// When the present attempt began, by the clock of the machine that ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed, or who skipped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// It starts a command, which may live on when whoever started it dies: nobody else may take
+    /// over before that has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub command: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl StepState {
+    /// The state of a step that begins, after what it was.
+    pub(super) fn begun(before: Option<&Self>, command: bool, now: Timestamp) -> Self {
+        let died = before.is_some_and(|before| before.stage == Stage::Running);
+        Self {
+            stage: Stage::Running,
+            attempt: before.map_or(0, |before| before.attempt) + 1,
+            crashes: before.filter(|_| died).map_or(0, |before| before.crashes + 1),
+            started_at: Some(now),
+            ended_at: None,
+            why: None,
+            command,
+        }
+    }
+
+    /// The same attempt, ended.
+    pub(super) fn ended(&self, stage: Stage, why: Option<String>, now: Timestamp) -> Self {
+        Self { stage, ended_at: Some(now), why, command: false, crashes: 0, ..self.clone() }
+    }
+
+    /// Whether a command may be at work.
+    pub fn is_running_command(&self) -> bool {
+        self.stage == Stage::Running && self.command
+    }
+
+    /// A step that an operator has marked done: a later one than any of its attempts.
+    pub fn skipped(before: Option<&Self>, by: &str, now: Timestamp) -> Self {
+        Self {
+            stage: Stage::Skipped,
+            attempt: before.map_or(0, |before| before.attempt),
+            crashes: 0,
+            started_at: before.and_then(|before| before.started_at),
+            ended_at: Some(now),
+            why: Some(format!("by {by}")),
+            command: false,
+        }
+    }
+}
+
+impl PartialOrd for StepState {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some((self.attempt, self.stage).cmp(&(other.attempt, other.stage)))
+    }
+}
+
+impl Position for StepState {
+    const KIND: &'static str = "step";
+}
+
+#[cfg(test)]
+mod tests {
+    use piton_core::StoredPosition;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_person_can_read_it_and_an_attempt_is_later_than_those_before() {
+        let first = StepState::begun(None, true, at(0));
+        let json = StoredPosition::of(&first).unwrap().json;
+        assert_eq!(
+            json,
+            r#"{"state":"running","attempt":1,"started_at":"1970-01-01T00:00:00Z","command":true}"#
+        );
+        let failed = first.ended(Stage::Failed, Some("no disk".into()), at(1));
+        let second = StepState::begun(Some(&failed), false, at(2));
+        let died = StepState::begun(Some(&second), false, at(3));
+        let done = died.ended(Stage::Done, None, at(4));
+        assert!(first < failed && failed < second && second < died && died < done);
+        assert_eq!((second.crashes, died.crashes, died.attempt), (0, 1, 3));
+        assert!(done < StepState::skipped(Some(&done), "me", at(5)));
+    }
+}

@@ -1,0 +1,404 @@
+//! The checkpoints of a job's steps, under the claim of this process.
+//!
+//! A step costs one commit: that it is done is stored together with the beginning of the next one,
+//! or at once when it took long enough for a commit of its own not to matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_timer::Delay;
+use jiff::Timestamp;
+use piton_core::{
+    Checkpoint, CheckpointKey, Claim, Control, Epoch, Position, RunEnd, Save, Saved, Store,
+    StoredPosition, position::order_of,
+};
+use pollster::block_on;
+
+use super::{
+    JobError, JobOptions, Stage, StepState, WHOLE_JOB,
+    name::{instance, newest_number, numbered},
+};
+use crate::{
+    options::Options,
+    session::{JOB, Known, Session},
+};
+
+/// The sink of a step's own checkpoint.
+pub const STEP: &str = "step";
+/// The sink of the position that a step keeps.
+pub const POSITION: &str = "position";
+
+/// Where the checkpoints are, in the words that `piton status` and `piton reset` understand.
+const SINKS: &str = r#"[{"name":"step","kind":"library","at":"the program itself","replay":"sends_again"},{"name":"position","kind":"library","at":"the program itself","replay":"sends_again"}]"#;
+
+/// A step that takes less is stored as done together with what is stored next.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The checkpoints of one run of a job.
+pub struct Steps {
+    session: Session,
+    rows: Mutex<Rows>,
+    /// How many attempts of a step may end without a word, one after the other.
+    most_crashes: u32,
+}
+
+#[derive(Default)]
+struct Rows {
+    steps: BTreeMap<String, Row>,
+    /// Changed, and not stored yet.
+    waiting: BTreeSet<String>,
+    positions: BTreeMap<String, Checkpoint>,
+}
+
+#[derive(Clone)]
+struct Row {
+    state: StepState,
+    version: u64,
+    stored: Option<StoredPosition>,
+}
+
+/// What came of beginning a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a step that is over is not run again"]
+pub enum Beginning {
+    /// It was done, or is to be passed over.
+    Over(Stage),
+    /// It is noted as running: do it, and say how it ended.
+    Begun(Begun),
+}
+
+/// A step that was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The first is 1.
+    pub attempt: u32,
+    /// It had begun before and not finished.
+    pub recovering: bool,
+    /// When this attempt began.
+    pub started_at: Timestamp,
+    /// When the attempt before it began.
+    pub before: Option<Timestamp>,
+    /// The position that it has kept.
+    pub position: Option<StoredPosition>,
+}
+
+impl Steps {
+    /// Claims the newest run of a job and reads what is stored of its steps, and whether it had
+    /// finished before. A finished one is begun once more if the options say so.
+    ///
+    /// # Errors
+    /// [`JobError::Held`] while another living process has it, or a command that it started lives;
+    /// [`JobError::Mismatch`] if the name belongs to something else; what the store fails with.
+    pub fn open(
+        store: &Arc<dyn Store>,
+        name: &str,
+        options: &JobOptions,
+    ) -> Result<(Self, bool), JobError> {
+        let instance = instance(name, &options.params);
+        let run = newest_number(&**store, &instance)?.unwrap_or(1);
+        let steps = Self::claim(store, &numbered(&instance, run), &options.cursor)?;
+        let is_finished = steps.is_over(WHOLE_JOB);
+        if !(is_finished && options.again) {
+            return Ok((steps, is_finished));
+        }
+        steps.end(RunEnd::Finished)?;
+        Ok((Self::claim(store, &numbered(&instance, run + 1), &options.cursor)?, false))
+    }
+
+    /// Claims a job and reads what is stored of its steps.
+    fn claim(store: &Arc<dyn Store>, job: &str, options: &Options) -> Result<Self, JobError> {
+        let sleep = |time| async move {
+            Delay::new(time).await;
+            true
+        };
+        // A command may be at work although its owner is silent, or dead: never two at once.
+        let runs_command = async || {
+            let running = |checkpoint: &Checkpoint| {
+                let state = checkpoint.position.as_ref().map(StoredPosition::read::<StepState>);
+                state.is_some_and(|state| state.is_ok_and(|state| state.is_running_command()))
+            };
+            Ok(store.load(job).await?.iter().any(running))
+        };
+        let claiming = Session::claim_while(store, job, options, Epoch(0), sleep, runs_command);
+        let session = block_on(claiming)?;
+        let claim = session.claim.clone();
+        let opened = block_on(Self::read(session));
+        if opened.is_err() {
+            // Nothing was done under it: nobody died.
+            let _ = block_on(store.release(&claim));
+        }
+        opened
+    }
+
+    async fn read(mut session: Session) -> Result<Self, JobError> {
+        let Known { checkpoints, orders } = session.register(JOB, SINKS).await?;
+        session.applied(&orders).await?;
+        let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at);
+        session.begin(last).await?;
+        let rows = Rows::of(session.job(), checkpoints)?;
+        Ok(Self { session, rows: Mutex::new(rows), most_crashes: 10 })
+    }
+
+    /// The job.
+    pub fn job(&self) -> &str {
+        self.session.job()
+    }
+
+    /// The claim: a command that a step starts inherits its lock.
+    pub fn held(&self) -> &Claim {
+        &self.session.claim
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a step; `None`: it has not begun.
+    pub fn state(&self, path: &str) -> Option<StepState> {
+        self.rows().steps.get(path).map(|row| row.state.clone())
+    }
+
+    /// Whether a step is done, or is to be passed over.
+    pub fn is_over(&self, path: &str) -> bool {
+        self.rows().steps.get(path).is_some_and(|row| row.state.stage.is_over())
+    }
+
+    /// Begins a step, unless it is over. What was not stored yet is stored with it. `command`: it
+    /// starts a command, which inherits the claim.
+    ///
+    /// # Errors
+    /// [`JobError::Parked`] after too many crashes; [`JobError::Fenced`]; what the store fails with.
+    pub fn begin(&self, path: &str, command: bool) -> Result<Beginning, JobError> {
+        let mut rows = self.rows();
+        let before = rows.steps.get(path).map(|row| row.state.clone());
+        if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
+            return Ok(Beginning::Over(before.stage));
+        }
+        let now = Timestamp::now();
+        let state = StepState::begun(before.as_ref(), command, now);
+        if state.crashes >= self.most_crashes {
+            let (job, step) = (self.job().to_owned(), path.to_owned());
+            return Err(JobError::Parked { job, step, crashes: state.crashes });
+        }
+        let begun = Begun {
+            attempt: state.attempt,
+            recovering: before.is_some(),
+            started_at: now,
+            before: before.and_then(|before| before.started_at),
+            position: rows.positions.get(path).and_then(|at| at.position.clone()),
+        };
+        rows.put(path, state);
+        self.write(&mut rows)?;
+        Ok(Beginning::Begun(begun))
+    }
+
+    /// Notes that a step and all below it is done.
+    ///
+    /// # Errors
+    /// [`JobError::Fenced`]; what the store fails with.
+    pub fn done(&self, path: &str) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        let state = rows.end(path, Stage::Done, None);
+        let took = state.started_at.map(|began| Timestamp::now().duration_since(began));
+        if took.is_some_and(|took| took.unsigned_abs() < SHORT) {
+            return Ok(());
+        }
+        self.write(&mut rows)
+    }
+
+    /// Notes that a step failed, durably.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn failed(&self, path: &str, why: &str) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        rows.end(path, Stage::Failed, Some(why.to_owned()));
+        self.write(&mut rows)
+    }
+
+    /// Notes that a step was asked to stop: it goes on another time, and nobody died.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn stopped(&self, path: &str) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        rows.end(path, Stage::Running, None);
+        self.write(&mut rows)
+    }
+
+    /// Stores what is not stored yet.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn flush(&self) -> Result<(), JobError> {
+        self.write(&mut self.rows())
+    }
+
+    /// Stores where a step stands, with all that is not stored yet. `records` were passed since the
+    /// last time.
+    ///
+    /// # Errors
+    /// [`JobError::Moved`] for a position that is below the stored one; as [`done`](Self::done).
+    pub fn moved<P: Position>(&self, path: &str, to: &P, records: u64) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        let position = StoredPosition::of(to).map_err(|error| self.position(path, error))?;
+        let old = rows.positions.get(path);
+        let save = Save {
+            key: CheckpointKey::new(self.job(), path, POSITION),
+            expected_version: old.map_or(0, |old| old.version),
+            expected: old.and_then(|old| old.position.clone()),
+            position: Some(position),
+            order: order_of::<P>,
+            records: old.map_or(0, |old| old.records) + records,
+            schema_version: 0,
+            sink_state: None,
+            state: Vec::new(),
+        };
+        self.save(&mut rows, Some(save))
+    }
+
+    fn position(&self, path: &str, error: piton_core::PositionError) -> JobError {
+        JobError::Position { job: self.job().to_owned(), step: path.to_owned(), error }
+    }
+
+    fn write(&self, rows: &mut Rows) -> Result<(), JobError> {
+        if rows.waiting.is_empty() { Ok(()) } else { self.save(rows, None) }
+    }
+
+    fn save(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
+        let mut saves = Vec::with_capacity(rows.waiting.len() + 1);
+        for path in &rows.waiting {
+            if let Some(row) = rows.steps.get(path) {
+                saves.push(row.save(self.job(), path).map_err(|e| self.position(path, e))?);
+            }
+        }
+        saves.extend(more);
+        let now = Timestamp::now();
+        let store = &self.session.store;
+        let saved = block_on(store.save(&self.session.claim, saves.clone(), now))?;
+        for (save, saved) in saves.into_iter().zip(saved) {
+            let Saved::Stored { version } = saved else {
+                return Err(self.refused(save.key.partition, saved));
+            };
+            rows.stored(save, version, self.session.claim.epoch, now);
+        }
+        rows.waiting.clear();
+        Ok(())
+    }
+
+    fn refused(&self, step: String, saved: Saved) -> JobError {
+        let job = self.job().to_owned();
+        match saved {
+            Saved::Fenced { epoch } => JobError::Fenced { job, epoch: epoch.0 },
+            saved => JobError::Moved { job, step, saved },
+        }
+    }
+
+    /// Shows others that this owner lives.
+    ///
+    /// # Errors
+    /// [`JobError::Fenced`] when a newer owner has taken over; what the store fails with.
+    pub fn renew(&self) -> Result<(), JobError> {
+        match block_on(self.session.renew())? {
+            Some(Epoch(epoch)) => Err(JobError::Fenced { job: self.job().to_owned(), epoch }),
+            None => Ok(()),
+        }
+    }
+
+    /// What an operator wants of the job.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub fn control(&self) -> Result<Control, JobError> {
+        Ok(block_on(self.session.store.control(self.job()))?)
+    }
+
+    /// Stores what is not stored yet, ends the run in the store's history, and gives the claim up.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn end(self, end: RunEnd) -> Result<(), JobError> {
+        self.flush()?;
+        let records = self.rows().steps.values().filter(|row| row.state.stage.is_over()).count();
+        Ok(block_on(self.session.end(end, records as u64))?)
+    }
+}
+
+impl Rows {
+    fn of(job: &str, checkpoints: Vec<Checkpoint>) -> Result<Self, JobError> {
+        let mut rows = Self::default();
+        for checkpoint in checkpoints {
+            let path = checkpoint.key.partition.clone();
+            if checkpoint.key.sink != STEP {
+                rows.positions.insert(path, checkpoint);
+                continue;
+            }
+            let Some(stored) = checkpoint.position else { continue };
+            let state = stored.read::<StepState>().map_err(|error| JobError::Position {
+                job: job.to_owned(),
+                step: path.clone(),
+                error,
+            })?;
+            let row = Row { state, version: checkpoint.version, stored: Some(stored) };
+            rows.steps.insert(path, row);
+        }
+        Ok(rows)
+    }
+
+    fn put(&mut self, path: &str, state: StepState) {
+        let old = self.steps.get(path);
+        let (version, stored) = old.map_or((0, None), |row| (row.version, row.stored.clone()));
+        self.steps.insert(path.to_owned(), Row { state, version, stored });
+        self.waiting.insert(path.to_owned());
+    }
+
+    fn end(&mut self, path: &str, stage: Stage, why: Option<String>) -> StepState {
+        let now = Timestamp::now();
+        let state = match self.steps.get(path) {
+            Some(row) => row.state.ended(stage, why, now),
+            None => StepState::begun(None, false, now).ended(stage, why, now),
+        };
+        self.put(path, state.clone());
+        state
+    }
+
+    fn stored(&mut self, save: Save, version: u64, epoch: Epoch, now: Timestamp) {
+        let path = save.key.partition.clone();
+        if save.key.sink == STEP {
+            if let Some(row) = self.steps.get_mut(&path) {
+                (row.version, row.stored) = (version, save.position);
+            }
+            return;
+        }
+        let checkpoint = Checkpoint {
+            key: save.key,
+            position: save.position,
+            records: save.records,
+            version,
+            epoch,
+            schema_version: 0,
+            updated_at: now,
+            sink_state: None,
+        };
+        self.positions.insert(path, checkpoint);
+    }
+}
+
+impl Row {
+    fn save(&self, job: &str, path: &str) -> Result<Save, piton_core::PositionError> {
+        Ok(Save {
+            key: CheckpointKey::new(job, path, STEP),
+            expected_version: self.version,
+            expected: self.stored.clone(),
+            position: Some(StoredPosition::of(&self.state)?),
+            order: order_of::<StepState>,
+            records: 0,
+            schema_version: 0,
+            sink_state: None,
+            state: Vec::new(),
+        })
+    }
+}
