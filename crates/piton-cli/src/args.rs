@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -44,6 +44,10 @@ pub(crate) enum Command {
     Resume(Named),
     /// Drain a pipeline and end it; a new run needs --again
     Cancel(Named),
+    /// Run a command as a step of a job, unless it is done: checkpoints for shell scripts
+    Step(Step),
+    /// Print or keep the position of a script's step
+    Position(Position),
     /// List, show, count, replay or drop records that were set aside
     DeadLetters(DeadLetters),
     /// Copy the state into a file, consistently, while pipelines run
@@ -228,6 +232,64 @@ pub(crate) struct Rewind {
     /// A version (12), a time (2026-11-20T10:00:00Z) or a position ({"offset":4096})
     #[arg(long, value_name = "WHERE")]
     pub(crate) to: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: the command's; 122 bad usage, 123 refused, 124 held by another \
+    owner, 125 another failure of piton itself. The command finds PITON_JOB, PITON_STEP, \
+    PITON_ATTEMPT (1, 2, …), PITON_RECOVERING (1 after an attempt that did not finish), \
+    PITON_STARTED_AT (of that attempt) and PITON_POSITION in its environment."
+)]
+pub(crate) struct Step {
+    /// The job that the step belongs to
+    #[arg(long, value_name = "JOB", env = "PITON_JOB")]
+    pub(crate) job: String,
+    /// The step's name
+    #[arg(long, value_name = "STEP", required_unless_present = "finish")]
+    pub(crate) name: Option<String>,
+    /// Close the job's run: its next step begins a new one
+    #[arg(long, conflicts_with_all = ["name", "command"])]
+    pub(crate) finish: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// The command and its arguments, behind `--`
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "finish")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Position {
+    #[command(subcommand)]
+    pub(crate) command: PositionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PositionCommand {
+    /// Print the position that a step has kept; nothing if it has kept none
+    Get(PositionOf),
+    /// Keep a position, which the next attempt finds in PITON_POSITION
+    Set(SetPosition),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PositionOf {
+    /// The job
+    #[arg(long, value_name = "JOB", env = "PITON_JOB")]
+    pub(crate) job: String,
+    /// The step's name
+    #[arg(long, value_name = "STEP", env = "PITON_STEP")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetPosition {
+    #[command(flatten)]
+    pub(crate) of: PositionOf,
+    /// What the step understands as its position
+    pub(crate) value: String,
 }
 
 #[derive(Debug, Args)]

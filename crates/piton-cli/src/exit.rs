@@ -44,6 +44,10 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.code
     }

@@ -40,7 +40,9 @@ pub fn main() -> ExitCode {
             }
             // Help and version are no mistake; everything else is bad usage.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::FINISHED });
+            let is_step = std::env::args_os().nth(1).is_some_and(|first| first == "step");
+            let usage = if is_step { command::step::STEP_USAGE } else { exit::USAGE };
+            return ExitCode::from(if error.use_stderr() { usage } else { exit::FINISHED });
         }
     };
     if let Err(what) = arm_faults() {
@@ -56,7 +58,7 @@ pub fn main() -> ExitCode {
 fn planned(error: &clap::Error) -> Option<&str> {
     match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(name)) => {
-            Some(name.as_str()).filter(|name| ["step", "torture", "serve"].contains(name))
+            Some(name.as_str()).filter(|name| ["torture", "serve"].contains(name))
         }
         _ => None,
     }
@@ -78,6 +80,8 @@ fn dispatch(arguments: Arguments) -> Result<u8, exit::Failure> {
         Command::Pause(named) => to::steer::control(&named, piton_core::Control::Pause),
         Command::Resume(named) => to::steer::control(&named, piton_core::Control::Run),
         Command::Cancel(named) => to::steer::control(&named, piton_core::Control::Cancel),
+        Command::Step(step) => to::step::step(&step),
+        Command::Position(position) => to::step::position(&position),
         Command::DeadLetters(letters) => to::dead_letters::dead_letters(&letters),
         Command::Backup(backup) => to::transfer::backup(&backup),
         Command::Export(export) => to::transfer::export(&export),

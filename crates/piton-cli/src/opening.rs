@@ -92,6 +92,15 @@ fn url(args: &StoreArgs) -> String {
     named.unwrap_or_else(|| "sqlite:piton.db".to_owned())
 }
 
+/// The same store for a command that is started elsewhere: a path is absolute.
+pub(crate) fn url_of(args: &StoreArgs) -> Result<String, Failure> {
+    let url = url(args);
+    Ok(match url.strip_prefix("sqlite:") {
+        Some(path) => format!("sqlite:{}", here()?.join(path).display()),
+        None => url,
+    })
+}
+
 fn here() -> Result<PathBuf, Failure> {
     env::current_dir().map_err(|e| Failure::failed(format!("the working directory: {e}")))
 }

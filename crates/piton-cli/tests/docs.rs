@@ -55,6 +55,7 @@ pages! {
     operating: "docs/operating.md"
     interval: "docs/interval.md"
     outbox: "docs/outbox.md"
+    scripts: "docs/scripts.md"
     stores: "docs/stores.md"
 }
 

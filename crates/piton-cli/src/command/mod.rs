@@ -10,4 +10,5 @@ pub(crate) mod run;
 pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod steer;
+pub(crate) mod step;
 pub(crate) mod transfer;

@@ -1,0 +1,117 @@
+//! `step` and `position`: checkpoints for shell scripts.
+//!
+//! The exit code is the command's. Failures of Piton's own have codes that few commands use.
+
+use std::{
+    env,
+    process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use piton::job::{JobError, Stage};
+use piton_core::Store;
+use piton_engine::job::script::{self, ScriptError, ScriptStep, Stepped};
+
+use crate::{
+    args::{Position, PositionCommand, Step},
+    exit::{FINISHED, Failure, HELD, REFUSED, USAGE},
+    opening,
+    output::{note, show},
+};
+
+/// The codes of `step` for what is bad usage, refused, held, and for what else fails.
+pub(crate) const STEP_USAGE: u8 = 122;
+const STEP_REFUSED: u8 = 123;
+const STEP_HELD: u8 = 124;
+const STEP_FAILED: u8 = 125;
+
+/// `piton step`
+pub(crate) fn step(args: &Step) -> Result<u8, Failure> {
+    run_or_finish(args).map_err(|failure| {
+        let code = match failure.code() {
+            USAGE => STEP_USAGE,
+            REFUSED => STEP_REFUSED,
+            HELD => STEP_HELD,
+            _ => STEP_FAILED,
+        };
+        failure.with_code(code)
+    })
+}
+
+fn run_or_finish(args: &Step) -> Result<u8, Failure> {
+    let store = opening::created(&args.store)?;
+    let job = &args.job;
+    let Some(name) = &args.name else {
+        script::finish(&store, job).map_err(of_script)?;
+        note!("'{job}' is finished: its next step begins a new run");
+        return Ok(FINISHED);
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))
+        .map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")))?;
+    let url = opening::url_of(&args.store)?;
+    let step = ScriptStep { job, name, command: &args.command, store_url: &url, stop: &stop };
+    match script::step(&store, &step).map_err(of_script)? {
+        Stepped::Before(stage) => {
+            let what =
+                if stage == Stage::Skipped { "was passed over by an operator" } else { "is done" };
+            note!("step '{name}' of '{job}' {what}: skipped");
+            Ok(FINISHED)
+        }
+        Stepped::Ended(status) => Ok(code_of(status)),
+    }
+}
+
+/// As a shell has it: 128 and its number for a signal.
+fn code_of(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return u8::try_from(128 + signal).unwrap_or(u8::MAX);
+    }
+    status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn of_script(error: ScriptError) -> Failure {
+    match error {
+        ScriptError::Job(error) => of_job(error),
+        ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => Failure::usage(error.to_string()),
+        error => Failure::failed(error.to_string()),
+    }
+}
+
+/// What a job's error means for a command.
+pub(crate) fn of_job(error: JobError) -> Failure {
+    let code = match error {
+        JobError::Store(error) => return error.into(),
+        JobError::Held { .. } | JobError::Fenced { .. } => HELD,
+        JobError::Name { .. } | JobError::Twice { .. } => USAGE,
+        JobError::Step { .. } => crate::exit::FAILED,
+        _ => REFUSED,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// `piton position`
+pub(crate) fn position(args: &Position) -> Result<u8, Failure> {
+    match &args.command {
+        PositionCommand::Get(of) => {
+            let store: Arc<dyn Store> = opening::existing(&of.store)?;
+            let found = script::position(&*store, &of.job, &of.name).map_err(of_job)?;
+            if let Some(position) = found {
+                show(format!("{position}\n").as_bytes())?;
+            }
+        }
+        PositionCommand::Set(set) => {
+            let of = &set.of;
+            let store = opening::created(&of.store)?;
+            let claim = env::var(script::claim_variable()).ok();
+            script::set_position(&store, &of.job, &of.name, &set.value, claim.as_deref())
+                .map_err(of_job)?;
+        }
+    }
+    Ok(FINISHED)
+}

@@ -1,0 +1,169 @@
+//! `piton step` and `piton position`: scripts that are killed at any point and go on where they were.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
+#![cfg(unix)]
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use piton_testkit::{Dice, Program, program::PATIENCE};
+use tempfile::TempDir;
+
+struct Place {
+    folder: TempDir,
+    program: Program,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let program = Program::new(env!("CARGO_BIN_EXE_piton"), folder.path());
+        Self { folder, program }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// Runs `sh -c` as a step, and demands an exit code.
+    #[track_caller]
+    fn step(&self, code: i32, name: &str, script: &str) -> piton_testkit::program::Ended {
+        let args = ["step", "--job", "nightly", "--name", name, "--", "sh", "-c", script];
+        self.program.run_to(code, &args).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+#[test]
+fn done_steps_are_skipped_and_the_exit_code_is_kept() {
+    let place = Place::new();
+    let says = "echo out; echo err >&2; echo \"$PITON_JOB $PITON_STEP $PITON_ATTEMPT \
+        $PITON_RECOVERING\" >> log";
+    let first = place.step(0, "load", says);
+    assert_eq!((first.stdout.as_str(), first.stderr.as_str()), ("out\n", "err\n"));
+    let again = place.step(0, "load", says);
+    assert!(again.stdout.is_empty() && again.stderr.contains("step 'load' of 'nightly' is done"));
+    place.step(3, "send", &format!("{says}; exit 3"));
+    place.step(137, "send", &format!("{says}; kill -KILL $$"));
+    place.step(0, "send", says);
+    let wanted = ["nightly load 1 0", "nightly send 1 0", "nightly send 2 1", "nightly send 3 1"];
+    assert_eq!(place.lines("log"), wanted);
+    place.program.run_to(0, &["step", "--job", "nightly", "--finish"]).unwrap();
+    place.step(0, "load", says);
+    assert_eq!(place.lines("log").last().unwrap(), "nightly load 1 0", "a new run");
+}
+
+#[test]
+fn failures_of_its_own_have_codes_of_their_own() {
+    let place = Place::new();
+    let code = |code: i32, args: &[&str]| {
+        place.program.run_to(code, args).unwrap_or_else(|error| panic!("{error}")).stderr
+    };
+    code(122, &["step", "--job", "nightly"]);
+    code(122, &["step", "--job", "nightly", "--name", "a/b", "--", "true"]);
+    let finish = code(122, &["step", "--job", "nightly", "--finish"]);
+    assert!(finish.contains("nothing to finish"), "{finish}");
+    let none = code(122, &["step", "--job", "nightly", "--name", "a", "--", "no-such-command"]);
+    assert!(none.contains("no-such-command"), "{none}");
+    fs::write(place.path("bad.db"), "not a store").unwrap();
+    let store = ["--store", "sqlite:bad.db"];
+    let args = [&["step", "--job", "j", "--name", "a"], &store[..], &["--", "true"]].concat();
+    code(123, &args);
+    let mut running =
+        place.program.start(&["step", "--job", "j", "--name", "a", "--", "sleep", "60"]);
+    let running = running.as_mut().unwrap();
+    let begun = || {
+        let args = ["status", "j", "--json"];
+        place.program.run(&args).is_ok_and(|ended| ended.stdout.contains("running"))
+    };
+    running.until("the step", PATIENCE, |_| begun()).unwrap();
+    let held = code(124, &["step", "--job", "j", "--name", "b", "--", "true"]);
+    assert!(held.contains("is already running"), "{held}");
+}
+
+/// A script's own position is kept under the claim of its step, and the next attempt finds it.
+#[test]
+fn a_position_is_found_again_by_the_next_attempt() {
+    let place = Place::new();
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let script = format!(
+        "echo \"from ${{PITON_POSITION:-start}}\" >> log
+        for n in 9 10 11; do cd / && {piton} position set $n; cd - >/dev/null; done
+        [ \"$PITON_ATTEMPT\" = 2 ]"
+    );
+    place.step(1, "load", &script);
+    let get = ["position", "get", "--job", "nightly", "--name", "load"];
+    assert_eq!(place.program.run_to(0, &get).unwrap().stdout, "11\n");
+    let set = ["position", "set", "--job", "nightly", "--name", "load", "a b"];
+    place.program.run_to(0, &set).unwrap();
+    place.step(0, "load", &script);
+    assert_eq!(place.lines("log"), ["from start", "from a b"]);
+}
+
+/// Killed alone, `piton step` leaves its command at work: nobody else begins a step before it ends.
+#[test]
+fn a_claim_is_held_while_the_command_of_a_killed_owner_lives() {
+    let place = Place::new();
+    let args = ["step", "--job", "nightly", "--name", "load", "--", "sh", "-c"];
+    let script = "echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log";
+    let mut running = place.program.start(&[&args[..], &[script]].concat()).unwrap();
+    running.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
+    running.kill().unwrap();
+    for _ in 0..3 {
+        place.step(124, "load", "echo twice >> log");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    fs::write(place.path("go"), "").unwrap();
+    let began = std::time::Instant::now();
+    while place.lines("log").len() < 2 {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    place.step(0, "load", "echo \"again $PITON_RECOVERING\" >> log");
+    assert_eq!(place.lines("log"), ["begin", "end", "again 1"]);
+}
+
+/// A script of many steps, killed whole at any point, does each once or recovers it.
+#[test]
+fn a_script_that_is_killed_anywhere_goes_on() {
+    let place = Place::new();
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let script = format!(
+        "set -e
+        for n in 1 2 3 4 5 6 7 8; do
+          {piton} step --job nightly --name $n -- sh -c 'echo \"'$n' begins\" >> log
+            [ \"$PITON_RECOVERING\" = 0 ] || echo \"'$n' recovers\" >> log
+            sleep 0.03; echo \"'$n' done\" >> log'
+        done
+        {piton} step --job nightly --finish; echo finished >> log"
+    );
+    fs::write(place.path("all.sh"), script).unwrap();
+    let sh = Program::new("/bin/sh", place.folder.path());
+    let mut dice = Dice::new();
+    let mut kills = 0;
+    while !place.lines("log").contains(&"finished".to_owned()) {
+        let pid_file = format!("setsid sh all.sh & echo $! > pid; wait; :");
+        let mut running = sh.start(&["-c", &pid_file]).unwrap();
+        let more = place.lines("log").len() + dice.between(1, 6) as usize;
+        let lines = || place.lines("log");
+        let _ = running.until("progress", PATIENCE, |_| {
+            lines().len() >= more || lines().contains(&"finished".to_owned())
+        });
+        let pid = fs::read_to_string(place.path("pid")).unwrap();
+        let _ = sh.run(&["-c", &format!("kill -s KILL -- -{}", pid.trim())]);
+        running.wait(PATIENCE).unwrap();
+        kills += 1;
+        assert!(kills < 200, "it does not get on: {:?}", place.lines("log"));
+    }
+    let log = place.lines("log");
+    for n in 1..=8 {
+        let count = |what: &str| log.iter().filter(|line| **line == format!("{n} {what}")).count();
+        assert!(count("done") >= 1, "step {n} was lost: {log:?}");
+        assert_eq!(count("begins") - 1, count("recovers"), "{log:?}");
+    }
+    assert!(kills > 2, "only {kills} kills");
+}

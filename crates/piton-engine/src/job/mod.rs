@@ -1,0 +1,4 @@
+//! Jobs: trees of steps.
+
+mod lock;
+pub mod script;

@@ -1,0 +1,249 @@
+//! Steps of a shell script: `piton step` and `piton position`.
+//!
+//! Each call claims the job, does one step, and gives the job up again. The command inherits the
+//! lock of the claim: when this process dies and the command lives on, nobody else may begin a step
+//! of the job before it has ended.
+
+use std::{
+    ffi::OsString,
+    io,
+    process::{Child, Command, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use piton::job::{
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB,
+};
+use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
+
+use super::lock;
+
+/// By which a command that runs within a step speaks of it. `CLAIM` is epoch and run.
+pub const JOB: &str = "PITON_JOB";
+const STEP: &str = "PITON_STEP";
+const ATTEMPT: &str = "PITON_ATTEMPT";
+const RECOVERING: &str = "PITON_RECOVERING";
+const POSITION: &str = "PITON_POSITION";
+const STARTED_AT: &str = "PITON_STARTED_AT";
+const CLAIM: &str = "PITON_CLAIM";
+const STORE: &str = "PITON_STORE";
+
+/// How often a command is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A step of a script.
+#[derive(Debug, Clone, Copy)]
+pub struct ScriptStep<'a> {
+    /// The job's name.
+    pub job: &'a str,
+    /// The step's name.
+    pub name: &'a str,
+    /// The program and its arguments.
+    pub command: &'a [OsString],
+    /// How the command finds the store.
+    pub store_url: &'a str,
+    /// Set when this process is asked to end: the command is asked to, then, and waited for.
+    pub stop: &'a AtomicBool,
+}
+
+/// What became of a script's step.
+#[derive(Debug)]
+pub enum Stepped {
+    /// It was done before, or an operator has skipped it.
+    Before(Stage),
+    /// The command has ended.
+    Ended(ExitStatus),
+}
+
+/// Why a script's step could not be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScriptError {
+    /// The job cannot be gone on with.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The command is not there, or cannot be started.
+    #[error("the command '{command}' cannot be started: {error}")]
+    NotStarted {
+        /// As it was given.
+        command: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// There is nothing to finish.
+    #[error("no step of '{0}' was ever begun: there is nothing to finish")]
+    NoJob(String),
+    /// The command cannot be waited for.
+    #[error("the command cannot be waited for: {0}")]
+    Wait(io::Error),
+}
+
+/// Does a step of a job: runs the command, unless the step is done. The first step after a job was
+/// finished begins a new run of it.
+///
+/// # Errors
+/// [`ScriptError::NotStarted`], and what the job and the store fail with.
+pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
+    let path = job::path_of(None, step.name)?;
+    let options = JobOptions { again: true, ..Default::default() };
+    let (steps, _) = Steps::open(store, step.job, &options)?;
+    let begun = match steps.begin(&path, true)? {
+        Beginning::Over(stage) => {
+            steps.end(RunEnd::Stopped)?;
+            return Ok(Stepped::Before(stage));
+        }
+        Beginning::Begun(begun) => begun,
+    };
+    let steps = Arc::new(steps);
+    let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
+    let ended = run(&steps, &heartbeat, step, &begun);
+    heartbeat.end();
+    let end = note(&steps, &path, &ended)?;
+    if let Ok(steps) = Arc::try_unwrap(steps) {
+        steps.end(end)?;
+    }
+    Ok(Stepped::Ended(ended?))
+}
+
+/// Stores how the command ended.
+fn note(
+    steps: &Steps,
+    path: &str,
+    ended: &Result<ExitStatus, ScriptError>,
+) -> Result<RunEnd, ScriptError> {
+    match ended {
+        Ok(status) if status.success() => {
+            steps.done(path)?;
+            Ok(RunEnd::Stopped)
+        }
+        Ok(status) => {
+            steps.failed(path, &status.to_string())?;
+            Ok(RunEnd::Failed)
+        }
+        Err(error) => {
+            steps.failed(path, &error.to_string())?;
+            Ok(RunEnd::Failed)
+        }
+    }
+}
+
+fn run(
+    steps: &Steps,
+    heartbeat: &Heartbeat,
+    step: &ScriptStep<'_>,
+    begun: &Begun,
+) -> Result<ExitStatus, ScriptError> {
+    let (program, args) =
+        step.command.split_first().map_or((OsString::new(), [].as_slice()), |c| (c.0.clone(), c.1));
+    let mut command = Command::new(&program);
+    command.args(args);
+    let claim = steps.held();
+    command.env(JOB, step.job).env(STEP, step.name).env(STORE, step.store_url);
+    command.env(ATTEMPT, begun.attempt.to_string());
+    command.env(RECOVERING, if begun.recovering { "1" } else { "0" });
+    command.env(CLAIM, format!("{} {}", claim.epoch, claim.pipeline));
+    command.env(STARTED_AT, begun.before.unwrap_or(begun.started_at).to_string());
+    match begun.position.as_ref().and_then(|position| position.read::<String>().ok()) {
+        Some(position) => command.env(POSITION, position),
+        None => command.env_remove(POSITION),
+    };
+    let child = lock::start_with(&mut command, claim).map_err(|error| ScriptError::NotStarted {
+        command: program.to_string_lossy().into_owned(),
+        error,
+    })?;
+    wait(child, steps, heartbeat, step.stop)
+}
+
+/// Waits for the command. It is asked to end when the job was cancelled, or somebody else has it.
+fn wait(
+    mut child: Child,
+    steps: &Steps,
+    heartbeat: &Heartbeat,
+    stop: &AtomicBool,
+) -> Result<ExitStatus, ScriptError> {
+    let mut was_asked = false;
+    loop {
+        if let Some(status) = child.try_wait().map_err(ScriptError::Wait)? {
+            return Ok(status);
+        }
+        let goes_on = matches!(heartbeat.wish(steps.job()), Ok(Control::Run | Control::Pause));
+        if !was_asked && (!goes_on || stop.load(Ordering::Relaxed)) {
+            lock::ask_to_end(&child);
+            was_asked = true;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Closes the present run of a job: the next step begins a new one.
+///
+/// # Errors
+/// [`ScriptError::NoJob`]; what the job and the store fail with.
+pub fn finish(store: &Arc<dyn Store>, job: &str) -> Result<(), ScriptError> {
+    let known = job::newest(&**store, job).map_err(JobError::from)?;
+    if known.is_none() {
+        return Err(ScriptError::NoJob(job.to_owned()));
+    }
+    let (steps, is_finished) = Steps::open(store, job, &JobOptions::default())?;
+    if !is_finished {
+        steps.done(WHOLE_JOB)?;
+    }
+    Ok(steps.end(RunEnd::Finished)?)
+}
+
+/// The position that a step of a script has kept.
+///
+/// # Errors
+/// What the job and the store fail with.
+pub fn position(store: &dyn Store, job: &str, name: &str) -> Result<Option<String>, JobError> {
+    let path = job::path_of(None, name)?;
+    match job::newest(store, job)? {
+        Some(run) => job::kept(store, &run, &path),
+        None => Ok(None),
+    }
+}
+
+/// Keeps a position for a step of a script: within the step under its claim, which `claim` (the
+/// variable that the command was given) names, elsewhere under one of its own.
+///
+/// # Errors
+/// [`JobError::Held`] from outside of the step while it runs; what the job and the store fail with.
+pub fn set_position(
+    store: &Arc<dyn Store>,
+    job: &str,
+    name: &str,
+    position: &str,
+    claim: Option<&str>,
+) -> Result<(), JobError> {
+    let path = job::path_of(None, name)?;
+    let run = job::newest(&**store, job)?;
+    if let Some(claim) =
+        claim.and_then(claim_of).filter(|claim| Some(&claim.pipeline) == run.as_ref())
+    {
+        return job::keep(&**store, &claim, &path, position);
+    }
+    let (steps, _) = Steps::open(store, job, &JobOptions { again: true, ..Default::default() })?;
+    job::keep(&**store, steps.held(), &path, position)?;
+    steps.end(RunEnd::Stopped)
+}
+
+/// The name of the variable by which a command tells whose claim it acts under.
+pub fn claim_variable() -> &'static str {
+    CLAIM
+}
+
+fn claim_of(words: &str) -> Option<Claim> {
+    let (epoch, job) = words.split_once(' ')?;
+    Some(Claim {
+        pipeline: job.to_owned(),
+        partition: WHOLE.to_owned(),
+        epoch: Epoch(epoch.parse().ok()?),
+        lease: Duration::from_secs(30),
+        lock: None,
+    })
+}
