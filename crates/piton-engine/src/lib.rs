@@ -9,6 +9,7 @@
 pub mod config;
 pub mod connect;
 pub mod dry_run;
+pub mod job;
 #[cfg(feature = "postgres")]
 pub mod outbox;
 pub mod pipeline;
