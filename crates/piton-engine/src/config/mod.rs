@@ -17,6 +17,7 @@ mod files;
 mod forms;
 pub mod init;
 mod interpolate;
+pub mod job;
 mod planned;
 mod read;
 pub mod scalars;

@@ -1,4 +1,5 @@
-//! Jobs: trees of steps.
+//! Jobs: a tree of steps, each a bounded pipeline, SQL or a command, with an end.
 
+pub mod definition;
 mod lock;
 pub mod script;

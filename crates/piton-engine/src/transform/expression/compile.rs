@@ -99,8 +99,17 @@ pub(super) struct FieldName {
     pub(super) needed: bool,
 }
 
+/// An expression, and what it names.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) node: Node,
+    pub(super) fields: Vec<FieldName>,
+    /// Each `field.member`.
+    pub(super) members: Vec<(String, String)>,
+}
+
 /// Parses and compiles.
-pub(super) fn compile(text: &str) -> Result<(Node, Vec<FieldName>), ExpressionError> {
+pub(super) fn compile(text: &str) -> Result<Compiled, ExpressionError> {
     if text.len() > LONGEST {
         let what = format!("the expression is longer than {LONGEST} bytes: split it up");
         return Err(ExpressionError { what, line: 1, column: 1 });
@@ -109,22 +118,24 @@ pub(super) fn compile(text: &str) -> Result<(Node, Vec<FieldName>), ExpressionEr
     // grows by copying itself.
     let parser = cel::Env::default().parser().enable_ident_escape_syntax(true);
     let (ast, source) = parser.parse_with_source_info(text).map_err(|e| syntax_error(&e))?;
-    let mut compiler = Compiler { source, fields: Vec::new(), locals: Vec::new(), depth: 0 };
+    let (fields, members, locals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut compiler = Compiler { source, fields, members, locals, depth: 0 };
     let node = compiler.node(&ast)?;
-    Ok((node, compiler.fields))
+    Ok(Compiled { node, fields: compiler.fields, members: compiler.members })
 }
 
 struct Compiler {
     source: SourceInfo,
     fields: Vec<FieldName>,
+    members: Vec<(String, String)>,
     locals: Vec<String>,
     depth: usize,
 }
 
-type Compiled<T = Node> = Result<T, ExpressionError>;
+type Made<T = Node> = Result<T, ExpressionError>;
 
 impl Compiler {
-    fn node(&mut self, ast: &Ast) -> Compiled {
+    fn node(&mut self, ast: &Ast) -> Made {
         self.depth += 1;
         if self.depth > DEEPEST {
             return self.error(ast, format!("more than {DEEPEST} operators inside one another"));
@@ -140,7 +151,7 @@ impl Compiler {
                     EntryExpr::MapEntry(entry) => Some((&entry.key, &entry.value)),
                     EntryExpr::StructField(_) => None,
                 });
-                let pairs: Compiled<Vec<_>> =
+                let pairs: Made<Vec<_>> =
                     entries.map(|(key, value)| Ok((self.node(key)?, self.node(value)?))).collect();
                 Ok(Node::Map(pairs?))
             }
@@ -152,15 +163,15 @@ impl Compiler {
         node
     }
 
-    fn all(&mut self, asts: &[Ast]) -> Compiled<Vec<Node>> {
+    fn all(&mut self, asts: &[Ast]) -> Made<Vec<Node>> {
         asts.iter().map(|ast| self.node(ast)).collect()
     }
 
-    fn boxed(&mut self, ast: &Ast) -> Compiled<Box<Node>> {
+    fn boxed(&mut self, ast: &Ast) -> Made<Box<Node>> {
         Ok(Box::new(self.node(ast)?))
     }
 
-    fn literal(&self, ast: &Ast, literal: &LiteralValue) -> Compiled {
+    fn literal(&self, ast: &Ast, literal: &LiteralValue) -> Made {
         Ok(Node::Value(match literal {
             LiteralValue::Boolean(b) => Val::Bool(*b.inner()),
             LiteralValue::Int(i) => Val::Int(*i.inner()),
@@ -175,7 +186,7 @@ impl Compiler {
         }))
     }
 
-    fn name(&mut self, ast: &Ast, name: &str) -> Compiled {
+    fn name(&mut self, ast: &Ast, name: &str) -> Made {
         // A leading dot means the outermost scope: the record.
         if let Some(field) = name.strip_prefix('.') {
             return Ok(self.field(field, true));
@@ -204,14 +215,19 @@ impl Compiler {
             && !self.locals.iter().any(|local| local == RECORD)
     }
 
-    fn select(&mut self, operand: &Ast, field: &str) -> Compiled {
+    fn select(&mut self, operand: &Ast, field: &str) -> Made {
         if self.is_record(operand) {
             return Ok(self.field(field, true));
+        }
+        if let Expr::Ident(name) = &operand.expr
+            && !self.locals.contains(name)
+        {
+            self.members.push((name.clone(), field.to_owned()));
         }
         Ok(Node::Member(self.boxed(operand)?, field.to_owned()))
     }
 
-    fn call(&mut self, ast: &Ast, call: &CallExpr) -> Compiled {
+    fn call(&mut self, ast: &Ast, call: &CallExpr) -> Made {
         if let Some(target) = &call.target {
             if matches!(&target.expr, Expr::Ident(name) if name == "math") {
                 return self.function(ast, &format!("math.{}", call.func_name), None, &call.args);
@@ -233,7 +249,7 @@ impl Compiler {
         }
     }
 
-    fn binary(&mut self, ast: &Ast, name: &str, a: &Ast, b: &Ast) -> Compiled {
+    fn binary(&mut self, ast: &Ast, name: &str, a: &Ast, b: &Ast) -> Made {
         match (name, &b.expr) {
             (op::INDEX, Expr::Literal(LiteralValue::String(field))) if self.is_record(a) => {
                 return Ok(self.field(field.inner(), true));
@@ -275,7 +291,7 @@ impl Compiler {
         Ok(make(Box::new([self.node(a)?, self.node(b)?])))
     }
 
-    fn has(&mut self, argument: &Ast) -> Compiled {
+    fn has(&mut self, argument: &Ast) -> Made {
         let node = match &argument.expr {
             Expr::Ident(name) if name != RECORD && !self.locals.contains(name) => {
                 self.field(name, false)
@@ -297,7 +313,7 @@ impl Compiler {
         Ok(Node::Has(Box::new(node)))
     }
 
-    fn list_macro(&mut self, call: &CallExpr, target: &Ast, kind: MacroKind) -> Compiled {
+    fn list_macro(&mut self, call: &CallExpr, target: &Ast, kind: MacroKind) -> Made {
         let over = self.node(target)?;
         let Expr::Ident(variable) = &call.args[0].expr else {
             return self.error(&call.args[0], "a name for the list's items stands here".into());
@@ -311,7 +327,7 @@ impl Compiler {
         Ok(Node::Macro(Box::new(Macro { kind, over, test: parts.pop(), give })))
     }
 
-    fn function(&mut self, ast: &Ast, name: &str, target: Option<&Ast>, args: &[Ast]) -> Compiled {
+    fn function(&mut self, ast: &Ast, name: &str, target: Option<&Ast>, args: &[Ast]) -> Made {
         let mut nodes = Vec::with_capacity(args.len() + 1);
         if let Some(target) = target {
             nodes.push(self.node(target)?);
@@ -320,7 +336,7 @@ impl Compiler {
         self.named(ast, name, nodes)
     }
 
-    fn named(&self, ast: &Ast, name: &str, mut args: Vec<Node>) -> Compiled {
+    fn named(&self, ast: &Ast, name: &str, mut args: Vec<Node>) -> Made {
         let Some((function, arity)) = Function::named(name) else {
             let known =
                 Function::names().chain(["has", "exists", "all", "exists_one", "map", "filter"]);
@@ -344,7 +360,7 @@ impl Compiler {
         Ok(Node::Call(function, args))
     }
 
-    fn error<T>(&self, at: &Ast, what: String) -> Compiled<T> {
+    fn error<T>(&self, at: &Ast, what: String) -> Made<T> {
         let offset = self.source.offset_for(at.id).map_or(0, |(start, _)| start as usize);
         let (mut line, mut column) = (1, 1);
         for character in self.source.source.chars().take(offset) {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use piton_connectors::batch::{Batch, Cell, ColumnType, Schema};
 
 use self::{
-    compile::{FieldName, Node},
+    compile::{Compiled, FieldName, Node},
     eval::{Evaluation, Row},
     value::Val,
 };
@@ -33,6 +33,7 @@ pub struct Expression {
     text: Arc<str>,
     node: Arc<Node>,
     fields: Arc<[FieldName]>,
+    members: Arc<[(String, String)]>,
 }
 
 /// Why an expression cannot be used, and where in its text.
@@ -53,8 +54,9 @@ impl Expression {
     /// # Errors
     /// Says what is wrong and where.
     pub fn parse(text: &str) -> Result<Self, ExpressionError> {
-        let (node, fields) = compile::compile(text)?;
-        Ok(Self { text: text.into(), node: Arc::new(node), fields: fields.into() })
+        let Compiled { node, fields, members } = compile::compile(text)?;
+        let (node, fields, members) = (Arc::new(node), fields.into(), members.into());
+        Ok(Self { text: text.into(), node, fields, members })
     }
 
     /// The text that it was parsed from.
@@ -65,6 +67,11 @@ impl Expression {
     /// The fields of a record that it reads, in the order in which it names them.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().map(|field| field.name.as_str())
+    }
+
+    /// The members of fields that it names, as in `param.date`: field and member.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.members.iter().map(|(field, member)| (field.as_str(), member.as_str()))
     }
 
     /// The field, if the expression is nothing but its name.
