@@ -7,6 +7,7 @@
 //! asynchronous client lives behind its connector's door.
 
 pub mod batch;
+pub mod command;
 pub mod conformance;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod deletes;

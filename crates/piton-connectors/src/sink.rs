@@ -196,6 +196,14 @@ pub trait PlainSink: Send {
     fn durable(&mut self) -> Result<Durable, SinkError> {
         self.promise()?.keep()
     }
+
+    /// The run ends well: all that was accepted is durable, and nothing more comes.
+    ///
+    /// # Errors
+    /// [`SinkError::Failed`] for what went wrong afterwards. No record is lost by it.
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// From what a plain sink is resumed.

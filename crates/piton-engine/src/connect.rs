@@ -10,6 +10,7 @@ use std::{
 #[cfg(feature = "mysql")]
 use piton_connectors::mysql::{History as MySqlHistory, MySqlPosition, MySqlSink, MySqlSource};
 use piton_connectors::{
+    command::{CommandPosition, CommandSink, CommandSource, Tries},
     file::{FilePosition, FileSink, FileSource},
     http::HttpSink,
     sink::{Sink, SinkError},
@@ -48,6 +49,7 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         PostgresPosition::KIND => Some(order_of::<PostgresPosition>),
         #[cfg(feature = "mysql")]
         MySqlPosition::KIND => Some(order_of::<MySqlPosition>),
+        CommandPosition::KIND => Some(order_of::<CommandPosition>),
         u64::KIND => Some(order_of::<u64>),
         _ => None,
     }
@@ -64,6 +66,7 @@ pub(crate) fn sought(kind: &str, json: &str) -> Option<StoredPosition> {
         PostgresPosition::KIND => readable::<PostgresPosition>(kind, json),
         #[cfg(feature = "mysql")]
         MySqlPosition::KIND => readable::<MySqlPosition>(kind, json),
+        CommandPosition::KIND => readable::<CommandPosition>(kind, json),
         u64::KIND => readable::<u64>(kind, json),
         _ => None,
     }
@@ -169,6 +172,11 @@ fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, Sour
         SourceSettings::Sql(sql) if sql.is_for_mysql() => {
             Arc::new(MySqlSource::new(&sql, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
+        SourceSettings::Command(command) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let source = CommandSource::new(&command, dir, &config.pipeline, limit)?;
+            Arc::new(source.shown(config.described.source["command"]["run"].clone()))
+        }
         SourceSettings::Sql(sql) => {
             Arc::new(SqlSource::new(&sql, dir, usize::try_from(limit).unwrap_or(usize::MAX))?)
         }
@@ -200,6 +208,8 @@ fn sink_spec(
     let (dir, lease) = (config.dir.clone(), config.claim.lease);
     let (pipeline, name) = (config.pipeline.clone(), sink.name.clone());
     let settings = sink.settings.clone();
+    let tries = Arc::new(Tries::at_most(config.on_error.retries));
+    let shown = command_line(config, &name);
     #[cfg(feature = "postgres")]
     let history = Arc::<History>::default();
     #[cfg(feature = "mysql")]
@@ -228,6 +238,11 @@ fn sink_spec(
             SinkSettings::Stdout(_) => Sink::Plain(Box::new(StreamSink::standard())),
             SinkSettings::Http(http) => {
                 Sink::Plain(Box::new(HttpSink::new(http, &pipeline, &name)?))
+            }
+            SinkSettings::Command(command) => {
+                let sink = CommandSink::new(command, &dir, &pipeline, &name)?;
+                let sink = sink.shown(shown.clone()).trying(Arc::clone(&tries));
+                Sink::Plain(Box::new(sink))
             }
         })
     };
@@ -279,6 +294,7 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
         SinkSettings::Csv(csv) => (at(&csv.path), Replay::CutOrRepeat),
         SinkSettings::Stdout(_) => ("standard output".to_owned(), Replay::SendsAgain),
         SinkSettings::Http(_) => ("http".to_owned(), Replay::SendsAgain),
+        SinkSettings::Command(_) => (command_line(config, &sink.name), Replay::SendsAgain),
     };
     let table = match &sink.settings {
         SinkSettings::Sqlite(sqlite) => Some(sqlite.table.clone()),
@@ -290,6 +306,14 @@ fn record(config: &Config, sink: &config::Sink) -> SinkRecord {
     };
     let (name, kind) = (sink.name.clone(), sink.settings.kind().to_owned());
     SinkRecord { name, kind, at, table, replay }
+}
+
+/// The words of a sink's command, without secrets.
+fn command_line(config: &Config, sink: &str) -> String {
+    let described = config.described.sinks.get(sink);
+    let words = described.and_then(|sink| sink["command"]["run"].as_array());
+    let words = words.into_iter().flatten().filter_map(serde_json::Value::as_str);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A path without links, also of a file that is not there yet.

@@ -21,6 +21,7 @@ pub fn dry_run(pipeline: &Pipeline, limit: u64, out: &mut dyn Write) -> Result<(
             Read::Bad(bad) => {
                 return Err(RunError::BadRecord { place: bad.place, reason: bad.reason });
             }
+            Read::Idle if pipeline.source.is_bounded() => continue,
             Read::Idle | Read::Finished => return Ok(()),
         };
         for applied in transforms.apply(batch) {

@@ -186,7 +186,12 @@ pub fn brief_source(identity: &Value) -> String {
             }
         };
         let word = |key| settings.get(key).and_then(Value::as_str);
-        let what = word("path").or(word("table")).or(word("query"))?;
+        let words = || {
+            let words = settings.get("run")?.as_array()?.iter().filter_map(Value::as_str);
+            Some(words.collect::<Vec<_>>().join(" "))
+        };
+        let what = word("path").or(word("table")).or(word("query")).map(str::to_owned);
+        let what = what.or_else(words)?;
         let of = word("url").map(|url| format!(" of {url}")).unwrap_or_default();
         Some(format!("{kind} {what}{of}"))
     };

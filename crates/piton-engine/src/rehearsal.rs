@@ -26,7 +26,8 @@ pub fn rehearse(pipeline: &Pipeline) -> Result<(), RunError> {
     // For the first record of a query, a database may have to work as long as for all of them.
     let is_cheap = pipeline.source.kind() == "csv";
     let transforms = !(pipeline.transforms)().is_empty();
-    if !pipeline.source.is_bounded() || !(transforms || is_cheap) {
+    let is_tried = pipeline.source.is_bounded() && !does_something(pipeline);
+    if !is_tried || !(transforms || is_cheap) {
         return Ok(());
     }
     let schema = first_schema(pipeline)?;
@@ -60,10 +61,18 @@ pub fn first_run(
 ) -> Result<(), RunError> {
     foresee(pipeline, store, options)?;
     let at = |error: &SourceError| RunError::of_source(&pipeline.source_at, error);
+    if does_something(pipeline) {
+        return Ok(());
+    }
     if !pipeline.source.is_bounded() {
         return pipeline.source.reader(&[]).map(drop).map_err(|error| at(&error));
     }
     find_fields(pipeline, first_schema(pipeline)?.as_deref())
+}
+
+/// Whether reading has effects, which nobody asked for yet.
+fn does_something(pipeline: &Pipeline) -> bool {
+    pipeline.source.kind() == "command"
 }
 
 /// The columns that the sinks are given; `None` if the first record does not tell.

@@ -19,7 +19,7 @@ use crate::batch::{Batch, Cell, Column, ColumnType, Schema};
 const MOST_COLUMNS: usize = 1024;
 
 /// The columns that records have had, in the order in which they came.
-pub(super) struct Columns {
+pub(crate) struct Columns {
     index: HashMap<Arc<str>, usize>,
     known: Vec<Column>,
     /// Those of some batch: behind by the columns that came since.
@@ -27,12 +27,12 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { index: HashMap::new(), known: Vec::new(), schema: Arc::default() }
     }
 
     /// The schema with all columns so far: the very same as before if none came.
-    pub(super) fn schema(&mut self) -> Arc<Schema> {
+    pub(crate) fn schema(&mut self) -> Arc<Schema> {
         if self.schema.columns.len() != self.known.len() {
             self.schema = Arc::new(Schema { columns: self.known.clone() });
         }
@@ -40,11 +40,17 @@ impl Columns {
     }
 
     /// The schema to begin a batch with.
-    pub(super) fn begin(&mut self) -> Arc<Schema> {
+    pub(crate) fn begin(&mut self) -> Arc<Schema> {
         if self.known.len() > MOST_COLUMNS {
             *self = Self::new();
         }
         self.schema()
+    }
+
+    /// The place of a name that some record has had, which is probably `likely`.
+    pub(crate) fn find(&self, name: &str, likely: usize) -> Option<usize> {
+        let is_there = self.known.get(likely).is_some_and(|column| &*column.name == name);
+        if is_there { Some(likely) } else { self.index.get(name).copied() }
     }
 
     /// The place of a name, which is probably `likely`.
@@ -63,15 +69,15 @@ impl Columns {
 }
 
 /// Why a text is not a record.
-pub(super) struct NotARecord {
+pub(crate) struct NotARecord {
     /// The byte in the text, from 1; 0 if it is about all of it.
-    pub(super) column: usize,
-    pub(super) reason: String,
+    pub(crate) column: usize,
+    pub(crate) reason: String,
 }
 
 /// Reads an object. The cells, in the order of the columns, replace what is in `cells`; their text
 /// lies in the batch.
-pub(super) fn object(
+pub(crate) fn object(
     text: &str,
     columns: &mut Columns,
     cells: &mut Vec<Cell>,

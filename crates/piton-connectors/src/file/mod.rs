@@ -38,6 +38,7 @@ mod window;
 
 pub use fingerprint::{Digest, Fingerprint};
 pub use identity::FileId;
+pub(crate) use json::{Columns, NotARecord, object};
 pub(crate) use json_rows::JsonRows;
 pub use paths::is_named_by;
 pub use position::{FilePosition, Guessed};

@@ -9,6 +9,7 @@ use std::{
 #[cfg(feature = "mysql")]
 use piton_connectors::mysql::{MySqlSink, MySqlSource};
 use piton_connectors::{
+    command::{CommandSink, CommandSource},
     file::{FileSink, FileSource},
     http::HttpSink,
     settings::Period,
@@ -321,6 +322,9 @@ impl Check<'_> {
             SourceSettings::PostgresOutbox(outbox) => {
                 OutboxSource::new(&outbox, "", record as usize, false).map(drop)
             }
+            SourceSettings::Command(command) => {
+                CommandSource::new(&command, dir, "", record as usize).map(drop)
+            }
         };
         if let Err(error) = made {
             self.wrong(&["source", source.kind()], error.to_string());
@@ -339,6 +343,9 @@ impl Check<'_> {
                 SinkSettings::Jsonl(jsonl) => FileSink::jsonl(jsonl, dir).map(drop),
                 SinkSettings::Csv(csv) => FileSink::csv(csv, dir).map(drop),
                 SinkSettings::Http(http) => HttpSink::new(http, "", &sink.name).map(drop),
+                SinkSettings::Command(command) => {
+                    CommandSink::new(command, dir, "", &sink.name).map(drop)
+                }
                 SinkSettings::Stdout(_) => Ok(()),
             };
             if let Err(error) = made {

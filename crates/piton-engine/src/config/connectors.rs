@@ -4,6 +4,7 @@
 #[cfg(feature = "mysql")]
 pub use piton_connectors::mysql::MySqlSettings as MySqlSink;
 pub use piton_connectors::{
+    command::{CommandSettings as CommandSource, CommandSinkSettings as CommandSink},
     file::{
         CsvSettings as CsvSource, CsvSinkSettings as CsvSink, JsonlSettings as JsonlSource,
         JsonlSinkSettings as JsonlSink,

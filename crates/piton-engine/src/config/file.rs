@@ -13,7 +13,8 @@ use super::connectors::MySqlSink;
 use super::connectors::{OutboxSource, PostgresSink};
 use super::{
     connectors::{
-        CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
+        CommandSink, CommandSource, CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource,
+        SqlSource, SqliteSink, StdoutSink,
     },
     scalars::{Percent, Size},
 };
@@ -82,6 +83,8 @@ pub enum SourceSettings {
     /// Messages that an application appends to a table in PostgreSQL.
     #[cfg(feature = "postgres")]
     PostgresOutbox(OutboxSource),
+    /// What a command prints: one JSON object in each line.
+    Command(CommandSource),
 }
 
 impl SourceSettings {
@@ -93,12 +96,13 @@ impl SourceSettings {
             Self::Sql(_) => "sql",
             #[cfg(feature = "postgres")]
             Self::PostgresOutbox(_) => "postgres_outbox",
+            Self::Command(_) => "command",
         }
     }
 
     /// Whether every record has the fields that its schema names. JSON objects may have any.
     pub fn has_fixed_fields(&self) -> bool {
-        !matches!(self, Self::Jsonl(_))
+        !matches!(self, Self::Jsonl(_) | Self::Command(_))
     }
 }
 
@@ -122,6 +126,8 @@ pub enum SinkSettings {
     Stdout(StdoutSink),
     /// JSON sent by POST.
     Http(HttpSink),
+    /// JSON given to a command.
+    Command(CommandSink),
 }
 
 impl SinkSettings {
@@ -137,6 +143,7 @@ impl SinkSettings {
             Self::Csv(_) => "csv",
             Self::Stdout(_) => "stdout",
             Self::Http(_) => "http",
+            Self::Command(_) => "command",
         }
     }
 }
@@ -152,6 +159,7 @@ pub(super) const SINKS: &[&str] = &[
     "csv",
     "stdout",
     "http",
+    "command",
 ];
 
 /// For a schema: one of the kinds.
@@ -187,6 +195,9 @@ pub(super) struct SinkFile {
     /// JSON batches sent by POST: at least once.
     #[serde(default)]
     http: Option<HttpSink>,
+    /// JSON lines given to a command: at least once.
+    #[serde(default)]
+    command: Option<CommandSink>,
     /// Whether the pipeline waits for this sink. One that is not required may lag behind.
     #[serde(default = "yes")]
     pub(super) required: bool,
@@ -205,6 +216,7 @@ impl SinkFile {
             self.csv.map(SinkSettings::Csv),
             self.stdout.map(SinkSettings::Stdout),
             self.http.map(SinkSettings::Http),
+            self.command.map(SinkSettings::Command),
         ]
         .into_iter()
         .flatten()

@@ -80,7 +80,7 @@ fn written(sink: &Sink, dir: &Path) -> Option<Written> {
         SinkSettings::Postgres(_) => None,
         #[cfg(feature = "mysql")]
         SinkSettings::Mysql(_) => None,
-        SinkSettings::Stdout(_) | SinkSettings::Http(_) => None,
+        SinkSettings::Stdout(_) | SinkSettings::Http(_) | SinkSettings::Command(_) => None,
     }
 }
 

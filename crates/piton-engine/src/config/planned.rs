@@ -13,9 +13,9 @@ const OF_JOBS: &[&str] = &["job", "steps"];
 const SYSTEMS: &[&str] =
     &["postgres", "postgresql", "mysql", "mariadb", "kafka", "parquet", "arrow"];
 #[cfg(feature = "postgres")]
-const SOURCES: &[&str] = &["csv", "jsonl", "sql", "postgres_outbox"];
+const SOURCES: &[&str] = &["csv", "jsonl", "sql", "postgres_outbox", "command"];
 #[cfg(not(feature = "postgres"))]
-const SOURCES: &[&str] = &["csv", "jsonl", "sql"];
+const SOURCES: &[&str] = &["csv", "jsonl", "sql", "command"];
 
 /// Names what the file uses of it.
 pub(super) fn find(root: &Node) -> Vec<Problem> {

@@ -168,7 +168,7 @@ fn attend<'scope, 'env: 'scope>(
         ready.held = delivery.held;
         match ended {
             Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, Some(SLOWER.to_owned())),
-            Ok(ended) => return Ok(ended),
+            Ok(ended) => return finish(cx, sink, &mut ready.sink).map(|()| ended),
             Err(trouble) => {
                 figures.note_lost();
                 let stood_at = ready.held.saved_records();
@@ -191,6 +191,18 @@ fn attend<'scope, 'env: 'scope>(
         }
         inlet = own_lane(scope, cx, &ready.held);
     }
+}
+
+/// A sink that has all that it is given may still have something to end.
+fn finish(cx: &Context<'_>, index: usize, sink: &mut Sink) -> Result<(), RunError> {
+    let Sink::Plain(sink) = sink else { return Ok(()) };
+    let Err(error) = sink.finish() else { return Ok(()) };
+    let error = cx.pipeline.of_sink(&cx.pipeline.sinks[index].name, &error);
+    if cx.pipeline.needs(index) {
+        return Err(error);
+    }
+    cx.figures.sinks[index].note_state(SinkState::Behind, Some(error.to_string()));
+    Ok(())
 }
 
 /// A lane for one sink alone, from where it stands.
