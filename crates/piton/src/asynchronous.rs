@@ -15,7 +15,7 @@ use crate::{
     error::CursorError,
     options::Options,
     pace::Pace,
-    session::{LIBRARY, Session},
+    session::Session,
     state::{Changes, parse},
 };
 
@@ -99,7 +99,7 @@ impl<P: Position> Cursor<P> {
     }
 
     async fn read(mut session: Session, options: Options) -> Result<Self, CursorError> {
-        let known = session.register(LIBRARY, SINKS).await?;
+        let known = session.register_cursor(SINKS).await?;
         session.applied(&known.orders).await?;
         let key = CheckpointKey::new(session.job(), OWN, OWN);
         let found = known.checkpoints.into_iter().find(|checkpoint| checkpoint.key == key);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What a store remembers as the source of a program's own cursor, and of its job of several steps.
-pub(crate) const LIBRARY: &str = "\"library\"";
+const LIBRARY: &str = "\"library\"";
 pub(crate) const JOB: &str = "\"job\"";
 
 /// How long history, runs and events of a job are kept.
@@ -94,17 +94,8 @@ impl Session {
     }
 
     /// Registers the job, unless its name belongs to something else, and reads what is known of it.
-    /// `sinks` says where its checkpoint is kept.
-    pub(crate) async fn register(&self, source: &str, sinks: &str) -> Result<Known, CursorError> {
+    pub(crate) async fn register(&self, record: PipelineRecord) -> Result<Known, CursorError> {
         let store = &*self.store;
-        let record = PipelineRecord {
-            pipeline: self.job().to_owned(),
-            source: source.to_owned(),
-            transforms: "[]".to_owned(),
-            sinks: sinks.to_owned(),
-            control: Control::Run,
-            file: None,
-        };
         let pipelines = store.pipelines().await?;
         let found = pipelines.into_iter().find(|found| found.pipeline == record.pipeline);
         let known = Known {
@@ -113,24 +104,42 @@ impl Session {
         };
         match found {
             None => store.register(record).await?,
-            Some(found) if found.source != source => {
+            Some(found) if found.source != record.source => {
                 return Err(self.mismatch(
                     "the store has something else of that name. Give it another name, or another \
                      store",
                 ));
             }
-            Some(found) if found.sinks != sinks && known.checkpoints.is_empty() => {
+            Some(found) if found.sinks != record.sinks && known.checkpoints.is_empty() => {
                 store.register(record).await?;
             }
-            Some(found) if found.sinks != sinks => {
+            Some(found) if found.sinks != record.sinks => {
                 return Err(self.mismatch(
                     "its checkpoint is kept elsewhere: in the store by `Cursor`, in the program's \
                      own database by `sqlite::Cursor`. Open it as before, or reset it to begin anew",
                 ));
             }
+            Some(found)
+                if (&found.transforms, &found.file) != (&record.transforms, &record.file) =>
+            {
+                store.register(record).await?;
+            }
             Some(_) => {}
         }
         Ok(known)
+    }
+
+    /// Registers a job that has one position. `sinks` says where its checkpoint is kept.
+    pub(crate) async fn register_cursor(&self, sinks: &str) -> Result<Known, CursorError> {
+        let record = PipelineRecord {
+            pipeline: self.job().to_owned(),
+            source: LIBRARY.to_owned(),
+            transforms: "[]".to_owned(),
+            sinks: sinks.to_owned(),
+            control: Control::Run,
+            file: None,
+        };
+        self.register(record).await
     }
 
     fn mismatch(&self, what: &str) -> CursorError {

@@ -48,8 +48,8 @@ fn connections_to_the_store_cut_at_random_bytes_change_nothing() {
         running.until("its first rows", PATIENCE, |_| place.written() > 0).unwrap();
         for seen in 1..=8 {
             match dice.between(0, 2) {
-                0 => cut.after_answered(dice.between(1, 12_000)),
-                1 => cut.after_sent(dice.between(1, 40_000)),
+                0 => cut.after_answered(dice.between(1, 2_000)),
+                1 => cut.after_sent(dice.between(1, 6_000)),
                 _ => cut.lose_request("COMMIT"),
             }
             // Where the whole is through, there is nothing left to cut.

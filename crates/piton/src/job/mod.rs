@@ -63,7 +63,7 @@ pub use self::{
     position::{Kept, keep, kept},
     state::{Stage, StepState},
     step::{Ran, Step},
-    steps::{Beginning, Begun, POSITION, STEP, Steps},
+    steps::{Beginning, Begun, POSITION, STEP, Steps, Work},
 };
 use crate::{error::EffectsError, options::Options};
 
@@ -79,6 +79,10 @@ pub struct JobOptions {
     /// Whether a job that has finished is begun once more, as a new run of it. Otherwise its steps
     /// are all skipped.
     pub again: bool,
+    /// What the job does, as JSON, by which whoever opens it notices a change.
+    pub definition: Option<String>,
+    /// The file that it was read from, for people.
+    pub file: Option<String>,
     /// How often positions within steps are stored, how long the lease is, and what is done while
     /// another process has the job. `keep` and `adopt` count for nothing here.
     pub cursor: Options,

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// An operator has had it begin anew, and it has not begun yet.
+    Rewound,
     /// It runs, or whoever ran it died.
     Running,
     /// It ended with an error.
@@ -24,6 +26,7 @@ impl Stage {
     /// The word at rest.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Rewound => "rewound",
             Self::Running => "running",
             Self::Failed => "failed",
             Self::Done => "done",
@@ -45,6 +48,9 @@ pub struct StepState {
     pub stage: Stage,
     /// How often it was begun.
     pub attempt: u32,
+    /// How often an operator has had it begin anew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u32,
     /// How many attempts in a row ended without a word, up to the present one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
@@ -71,11 +77,12 @@ fn is_zero(n: &u32) -> bool {
 impl StepState {
     /// The state of a step that begins, after what it was.
     pub(super) fn begun(before: Option<&Self>, command: bool, now: Timestamp) -> Self {
-        let died = before.is_some_and(|before| before.stage == Stage::Running);
+        let died = |before: &&Self| before.stage == Stage::Running && before.ended_at.is_none();
         Self {
             stage: Stage::Running,
             attempt: before.map_or(0, |before| before.attempt) + 1,
-            crashes: before.filter(|_| died).map_or(0, |before| before.crashes + 1),
+            generation: before.map_or(0, |before| before.generation),
+            crashes: before.filter(died).map_or(0, |before| before.crashes + 1),
             started_at: Some(now),
             ended_at: None,
             why: None,
@@ -93,11 +100,26 @@ impl StepState {
         self.stage == Stage::Running && self.command
     }
 
+    /// A step that begins anew.
+    pub fn rewound(before: Option<&Self>, now: Timestamp) -> Self {
+        Self {
+            stage: Stage::Rewound,
+            attempt: 0,
+            generation: before.map_or(0, |before| before.generation) + 1,
+            crashes: 0,
+            started_at: None,
+            ended_at: Some(now),
+            why: None,
+            command: false,
+        }
+    }
+
     /// A step that an operator has marked done: a later one than any of its attempts.
     pub fn skipped(before: Option<&Self>, by: &str, now: Timestamp) -> Self {
         Self {
             stage: Stage::Skipped,
             attempt: before.map_or(0, |before| before.attempt),
+            generation: before.map_or(0, |before| before.generation),
             crashes: 0,
             started_at: before.and_then(|before| before.started_at),
             ended_at: Some(now),
@@ -109,7 +131,8 @@ impl StepState {
 
 impl PartialOrd for StepState {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some((self.attempt, self.stage).cmp(&(other.attempt, other.stage)))
+        let place = |state: &Self| (state.generation, state.attempt, state.stage);
+        Some(place(self).cmp(&place(other)))
     }
 }
 
@@ -141,6 +164,10 @@ mod tests {
         let done = died.ended(Stage::Done, None, at(4));
         assert!(first < failed && failed < second && second < died && died < done);
         assert_eq!((second.crashes, died.crashes, died.attempt), (0, 1, 3));
-        assert!(done < StepState::skipped(Some(&done), "me", at(5)));
+        let skipped = StepState::skipped(Some(&done), "me", at(5));
+        let rewound = StepState::rewound(Some(&skipped), at(6));
+        let anew = StepState::begun(Some(&rewound), false, at(7));
+        assert!(done < skipped && skipped < rewound && rewound < anew);
+        assert_eq!((anew.attempt, anew.generation), (1, 1));
     }
 }

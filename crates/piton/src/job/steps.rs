@@ -6,14 +6,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_timer::Delay;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, CheckpointKey, Claim, Control, Epoch, Position, RunEnd, Save, Saved, Store,
-    StoredPosition, position::order_of,
+    Checkpoint, CheckpointKey, Claim, Control, Epoch, Event, Order, OrderKind, PipelineRecord,
+    Position, RunEnd, Save, Saved, Store, StoredPosition, position::order_of,
 };
 use pollster::block_on;
 
@@ -21,10 +21,7 @@ use super::{
     JobError, JobOptions, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
 };
-use crate::{
-    options::Options,
-    session::{JOB, Known, Session},
-};
+use crate::session::{JOB, Known, Session};
 
 /// The sink of a step's own checkpoint.
 pub const STEP: &str = "step";
@@ -37,6 +34,9 @@ const SINKS: &str = r#"[{"name":"step","kind":"library","at":"the program itself
 /// A step that takes less is stored as done together with what is stored next.
 const SHORT: Duration = Duration::from_millis(50);
 
+/// How late the store may hear of what is durable elsewhere.
+const LATEST: Duration = Duration::from_secs(1);
+
 /// The checkpoints of one run of a job.
 pub struct Steps {
     session: Session,
@@ -45,11 +45,12 @@ pub struct Steps {
     most_crashes: u32,
 }
 
-#[derive(Default)]
 struct Rows {
     steps: BTreeMap<String, Row>,
     /// Changed, and not stored yet.
     waiting: BTreeSet<String>,
+    /// When something was last stored.
+    written: Instant,
     positions: BTreeMap<String, Checkpoint>,
 }
 
@@ -70,9 +71,23 @@ pub enum Beginning {
     Begun(Begun),
 }
 
+/// What a step does, as far as its beginning is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Anything: that it begins is stored before it does.
+    Any,
+    /// It starts a command, which inherits the claim.
+    Command,
+    /// One transaction, in which it is noted as done: if that fails, nothing of it has happened. That
+    /// it began, and that it is done, is stored with what is stored next, and within a second.
+    Transaction,
+}
+
 /// A step that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {
+    /// How often an operator has had it begin anew.
+    pub generation: u32,
     /// The first is 1.
     pub attempt: u32,
     /// It had begun before and not finished.
@@ -99,17 +114,17 @@ impl Steps {
     ) -> Result<(Self, bool), JobError> {
         let instance = instance(name, &options.params);
         let run = newest_number(&**store, &instance)?.unwrap_or(1);
-        let steps = Self::claim(store, &numbered(&instance, run), &options.cursor)?;
+        let steps = Self::claim(store, &numbered(&instance, run), options)?;
         let is_finished = steps.is_over(WHOLE_JOB);
         if !(is_finished && options.again) {
             return Ok((steps, is_finished));
         }
         steps.end(RunEnd::Finished)?;
-        Ok((Self::claim(store, &numbered(&instance, run + 1), &options.cursor)?, false))
+        Ok((Self::claim(store, &numbered(&instance, run + 1), options)?, false))
     }
 
     /// Claims a job and reads what is stored of its steps.
-    fn claim(store: &Arc<dyn Store>, job: &str, options: &Options) -> Result<Self, JobError> {
+    fn claim(store: &Arc<dyn Store>, job: &str, options: &JobOptions) -> Result<Self, JobError> {
         let sleep = |time| async move {
             Delay::new(time).await;
             true
@@ -122,10 +137,11 @@ impl Steps {
             };
             Ok(store.load(job).await?.iter().any(running))
         };
-        let claiming = Session::claim_while(store, job, options, Epoch(0), sleep, runs_command);
+        let claiming =
+            Session::claim_while(store, job, &options.cursor, Epoch(0), sleep, runs_command);
         let session = block_on(claiming)?;
         let claim = session.claim.clone();
-        let opened = block_on(Self::read(session));
+        let opened = block_on(Self::read(session, options));
         if opened.is_err() {
             // Nothing was done under it: nobody died.
             let _ = block_on(store.release(&claim));
@@ -133,8 +149,16 @@ impl Steps {
         opened
     }
 
-    async fn read(mut session: Session) -> Result<Self, JobError> {
-        let Known { checkpoints, orders } = session.register(JOB, SINKS).await?;
+    async fn read(mut session: Session, options: &JobOptions) -> Result<Self, JobError> {
+        let record = PipelineRecord {
+            pipeline: session.job().to_owned(),
+            source: JOB.to_owned(),
+            transforms: options.definition.clone().unwrap_or_else(|| "[]".to_owned()),
+            sinks: SINKS.to_owned(),
+            control: Control::Run,
+            file: options.file.clone(),
+        };
+        let Known { checkpoints, orders } = session.register(record).await?;
         session.applied(&orders).await?;
         let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at);
         session.begin(last).await?;
@@ -166,33 +190,86 @@ impl Steps {
         self.rows().steps.get(path).is_some_and(|row| row.state.stage.is_over())
     }
 
-    /// Begins a step, unless it is over. What was not stored yet is stored with it. `command`: it
-    /// starts a command, which inherits the claim.
+    /// Begins a step, unless it is over. What was not stored yet is stored with it.
     ///
     /// # Errors
     /// [`JobError::Parked`] after too many crashes; [`JobError::Fenced`]; what the store fails with.
-    pub fn begin(&self, path: &str, command: bool) -> Result<Beginning, JobError> {
+    pub fn begin(&self, path: &str, work: Work) -> Result<Beginning, JobError> {
         let mut rows = self.rows();
         let before = rows.steps.get(path).map(|row| row.state.clone());
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
         let now = Timestamp::now();
-        let state = StepState::begun(before.as_ref(), command, now);
+        let state = StepState::begun(before.as_ref(), work == Work::Command, now);
         if state.crashes >= self.most_crashes {
             let (job, step) = (self.job().to_owned(), path.to_owned());
             return Err(JobError::Parked { job, step, crashes: state.crashes });
         }
         let begun = Begun {
+            generation: state.generation,
             attempt: state.attempt,
-            recovering: before.is_some(),
+            recovering: state.attempt > 1,
             started_at: now,
             before: before.and_then(|before| before.started_at),
             position: rows.positions.get(path).and_then(|at| at.position.clone()),
         };
         rows.put(path, state);
-        self.write(&mut rows)?;
+        if work != Work::Transaction || rows.written.elapsed() >= LATEST {
+            self.write(&mut rows)?;
+        }
         Ok(Beginning::Begun(begun))
+    }
+
+    /// Clears the position of a step, and all that is stored of the steps below it: they begin
+    /// anew, and that is noted for people.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn forget_below(&self, path: &str) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        self.write(&mut rows)?;
+        let below = format!("{path}/");
+        let steps = rows.steps.keys().filter(|step| step.starts_with(&below)).cloned();
+        let mut gone: Vec<(String, &str)> = steps.map(|step| (step, STEP)).collect();
+        let is_cleared = |step: &&String| *step == path || step.starts_with(&below);
+        let positions = rows.positions.keys().filter(is_cleared).cloned();
+        gone.extend(positions.map(|step| (step, POSITION)));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let (who, now) = (piton_stores::this_process().to_string(), Timestamp::now());
+        let order = |(partition, sink): &(String, &str)| Order {
+            id: 0,
+            pipeline: self.job().to_owned(),
+            partition: partition.clone(),
+            sink: (*sink).to_owned(),
+            kind: OrderKind::Reset,
+            position: None,
+            records: 0,
+            sink_state: None,
+            output: None,
+            who: who.clone(),
+            at: now,
+            applied_at: None,
+        };
+        let event = Event {
+            id: 0,
+            pipeline: self.job().to_owned(),
+            at: now,
+            who: who.clone(),
+            what: "restart".to_owned(),
+            detail: format!("step '{path}' begins anew"),
+        };
+        let store = &self.session.store;
+        block_on(async {
+            store.order(gone.iter().map(order).collect(), event).await?;
+            let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
+            store.applied(&self.session.claim, orders.collect(), now).await
+        })?;
+        rows.steps.retain(|step, _| !step.starts_with(&below));
+        rows.positions.retain(|step, _| !is_cleared(&step));
+        Ok(())
     }
 
     /// Notes that a step and all below it is done.
@@ -286,6 +363,7 @@ impl Steps {
             rows.stored(save, version, self.session.claim.epoch, now);
         }
         rows.waiting.clear();
+        rows.written = Instant::now();
         Ok(())
     }
 
@@ -329,7 +407,12 @@ impl Steps {
 
 impl Rows {
     fn of(job: &str, checkpoints: Vec<Checkpoint>) -> Result<Self, JobError> {
-        let mut rows = Self::default();
+        let mut rows = Self {
+            steps: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            written: Instant::now(),
+            positions: BTreeMap::new(),
+        };
         for checkpoint in checkpoints {
             let path = checkpoint.key.partition.clone();
             if checkpoint.key.sink != STEP {

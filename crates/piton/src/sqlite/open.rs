@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::CursorError,
     options::Options,
-    session::{Known, LIBRARY, Session},
+    session::{Known, Session},
 };
 
 /// The partition of a job that has only one, and the name of the program's own database.
@@ -130,7 +130,7 @@ fn take_over(
     key: &CheckpointKey,
     adopt: bool,
 ) -> Result<(Joined, Vec<Order>), Refused> {
-    let Known { checkpoints, orders } = block_on(session.register(LIBRARY, SINKS))?;
+    let Known { checkpoints, orders } = block_on(session.register_cursor(SINKS))?;
     let mut copy = checkpoints.into_iter().find(|checkpoint| checkpoint.key == *key);
     let own = peek(conn, key)?;
     let sides = Sides {
