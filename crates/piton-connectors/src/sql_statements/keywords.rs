@@ -47,6 +47,15 @@ pub(super) fn is_of_transactions(statement: &Statement) -> bool {
     }
 }
 
+/// Whether a word, in capitals, stands somewhere in a statement.
+#[cfg(feature = "mysql")]
+pub(super) fn mentions(statement: &Statement, word: &str) -> bool {
+    statement.pieces.iter().any(|piece| match piece {
+        Piece::Text(text) => text.to_ascii_uppercase().contains(word),
+        Piece::Value(_) => false,
+    })
+}
+
 /// Whether MySQL commits before and after a statement, by its first words. Those about temporary
 /// tables it does not.
 #[cfg(feature = "mysql")]

@@ -41,12 +41,18 @@ use crate::{
 /// Statements may take long: that a server is gone without a word shows on the connection.
 const PATIENCE: Duration = Duration::from_hours(24 * 365);
 
-/// Gone once the transaction has ended.
+/// Gone once the transaction has ended. To ask for it takes away those that were set after it.
 const SAVEPOINT: &str = "SAVEPOINT piton_statements";
 const SAME: &str = "RELEASE SAVEPOINT piton_statements; SAVEPOINT piton_statements";
 
 /// There is no such savepoint.
 const NO_SAVEPOINT: u16 = 1305;
+
+/// Refused as long as a transaction is open, be it another one.
+const ANY: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+
+/// A transaction is open.
+const IN_TRANSACTION: u16 = 1568;
 
 const DEADLOCK: u16 = 1213;
 
@@ -65,6 +71,8 @@ pub(super) struct Session {
     lease: Duration,
     /// Whether statements of a person were executed in it.
     is_used: bool,
+    /// Whether the open transaction may have savepoints of theirs.
+    has_savepoints: bool,
     /// Whether it can be used on.
     is_sound: bool,
 }
@@ -105,8 +113,8 @@ impl protocol::Database for Database {
         let server = self.server.clone().named(format!("piton {pipeline}"));
         let session = settings(self.lease);
         let conn = server.connect_as(&session, PATIENCE).map_err(SinkError::from)?;
-        let (lease, is_used) = (self.lease, false);
-        Ok(Session { conn, server, lease, is_used, is_sound: true })
+        let (lease, is_used, has_savepoints, is_sound) = (self.lease, false, false, true);
+        Ok(Session { conn, server, lease, is_used, has_savepoints, is_sound })
     }
 }
 
@@ -206,8 +214,20 @@ impl Session {
         StatementsError::Failed { what }
     }
 
-    /// Whether the transaction is still the one that was begun.
+    /// Whether the transaction is still the one that was begun. As long as a person's savepoints
+    /// are needed, whether one is open.
     fn is_same(&mut self) -> Result<bool, Error> {
+        if !self.has_savepoints {
+            return self.has_savepoint();
+        }
+        match run(&mut self.conn, ANY) {
+            Ok(()) => Ok(false),
+            Err(error) if says(&error, IN_TRANSACTION) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has_savepoint(&mut self) -> Result<bool, Error> {
         match run(&mut self.conn, SAME) {
             Ok(()) => Ok(true),
             Err(error) if says(&error, NO_SAVEPOINT) => Ok(false),
@@ -261,6 +281,7 @@ impl protocol::Session for Session {
 
     fn begin(&mut self, key: &CheckpointKey, _: &Watch) -> Result<Standing, StatementsError> {
         let home = self.server.database().to_owned();
+        self.has_savepoints = false;
         let (conn, settings) = (&mut self.conn, settings(self.lease));
         let begin = || {
             if std::mem::replace(&mut self.is_used, false) {
@@ -279,6 +300,7 @@ impl protocol::Session for Session {
         self.is_used = true;
         let at = self.at().to_owned();
         let statement = place.statement;
+        self.has_savepoints |= keywords::mentions(statement, "SAVEPOINT");
         let done = match self.watched(watch, |conn| Self::execute(conn, statement)) {
             Ok(done) => done,
             Err(over) => {
@@ -307,6 +329,17 @@ impl protocol::Session for Session {
         let home = self.server.database().to_owned();
         let gone = self.conn.select_db(&home);
         gone.map_err(|e| self.failed("lock the marks", &e))?;
+        let is_same = self.has_savepoint();
+        if !is_same.map_err(|e| self.failed("lock the marks", &e))? {
+            return Err(StatementsError::Committed {
+                what: format!(
+                    "one of the statements ended the transaction in {}, and began another. What it \
+                     committed stands, and nothing is recorded: executed again, all of it is \
+                     repeated. See what was done, and take COMMIT out",
+                    self.at()
+                ),
+            });
+        }
         let locked = tables::lock_standing(&mut self.conn, key);
         locked.map_err(|e| self.of_ledger(&key.pipeline, "lock the marks", e))
     }

@@ -75,8 +75,12 @@ const CREATING: &str = "SELECT pg_advisory_xact_lock(hashtext('piton_checkpoints
 /// # Errors
 /// [`LedgerError::Damaged`] when only one is, or what the database fails with.
 pub async fn are_there(client: &impl GenericClient) -> Result<bool, LedgerError> {
-    let sql = "SELECT to_regclass('piton_checkpoints') IS NOT NULL, \
-               to_regclass('piton_manifest') IS NOT NULL";
+    // Read from the catalog itself: `to_regclass` may not know yet what another session has made.
+    let sql = "SELECT \
+        EXISTS (SELECT FROM pg_class WHERE relname = 'piton_checkpoints' AND relkind = 'r' \
+                AND pg_table_is_visible(oid)), \
+        EXISTS (SELECT FROM pg_class WHERE relname = 'piton_manifest' AND relkind = 'r' \
+                AND pg_table_is_visible(oid))";
     let row = client.query_typed_one(sql, &[]).await?;
     Ledger::are_there(row.try_get(0)?, row.try_get(1)?)
 }
