@@ -27,6 +27,7 @@ pub mod settings;
 mod shown;
 pub mod sink;
 pub mod source;
+pub mod sql_statements;
 pub mod sqlite;
 pub mod stdout;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

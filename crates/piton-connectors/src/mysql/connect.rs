@@ -8,7 +8,7 @@ use std::{collections::HashMap, env, fmt, time::Duration};
 
 use mysql::{Conn, DriverError, Error, Row, Value, prelude::Queryable as _};
 use piton_stores::mysql::Address;
-pub(super) use piton_stores::mysql::run;
+pub(crate) use piton_stores::mysql::run;
 
 use super::errors::{described, is_lost};
 
@@ -23,7 +23,7 @@ SET autocommit = 1, time_zone = '+00:00', sql_safe_updates = 0, sql_select_limit
 
 /// A MySQL database: where it is, and how it is reached.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(crate) struct Server {
     address: Address,
     database: String,
     location: String,
@@ -33,7 +33,7 @@ pub(super) struct Server {
 
 /// Why there is no session.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// Asking again changes nothing: a wrong password, no such database.
     Settings(String),
     /// The server does not answer, or not yet.
@@ -41,7 +41,7 @@ pub(super) enum Refusal {
 }
 
 impl Server {
-    pub(super) fn parse(url: &str) -> Result<Self, String> {
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
         if !(url.starts_with("mysql://") || url.starts_with("mariadb://")) {
             return Err("the URL does not begin with mysql:// or mariadb://".into());
         }
@@ -55,17 +55,17 @@ impl Server {
     }
 
     /// Where it is, for people, without the password.
-    pub(super) fn location(&self) -> &str {
+    pub(crate) fn location(&self) -> &str {
         &self.location
     }
 
     /// The database's name.
-    pub(super) fn database(&self) -> &str {
+    pub(crate) fn database(&self) -> &str {
         &self.database
     }
 
     /// The same under another name of the program.
-    pub(super) fn named(mut self, program: String) -> Self {
+    pub(crate) fn named(mut self, program: String) -> Self {
         self.program = program;
         self
     }
@@ -77,7 +77,7 @@ impl Server {
     }
 
     /// A session with settings of its own.
-    pub(super) fn connect_as(&self, session: &str, patience: Duration) -> Result<Conn, Refusal> {
+    pub(crate) fn connect_as(&self, session: &str, patience: Duration) -> Result<Conn, Refusal> {
         let attributes = HashMap::from([("program_name".to_owned(), self.program.clone())]);
         let conn = self.address.connect(|options| {
             options

@@ -8,7 +8,7 @@ use super::connect::Refusal;
 use crate::sink::SinkError;
 
 /// What an error says.
-pub(super) fn described(error: &Error) -> String {
+pub(crate) fn described(error: &Error) -> String {
     match error {
         Error::MySqlError(said) => said.message.clone(),
         Error::IoError(said)
@@ -33,16 +33,16 @@ fn said(error: &Error) -> Option<&MySqlError> {
 }
 
 /// Whether the server says this.
-pub(super) fn says(error: &Error, code: u16) -> bool {
+pub(crate) fn says(error: &Error, code: u16) -> bool {
     said(error).is_some_and(|said| said.code == code)
 }
 
 /// Somebody else kept a lock for too long.
-pub(super) const LOCK_WAIT: u16 = 1205;
+pub(crate) const LOCK_WAIT: u16 = 1205;
 
 /// Whether the connection is gone: the server ends it, it was cut, or nothing could be sent. What
 /// was under way may or may not have been done.
-pub(super) fn is_lost(error: &Error) -> bool {
+pub(crate) fn is_lost(error: &Error) -> bool {
     match said(error) {
         // The server ends, packets were cut, the session was ended or silent for too long.
         Some(said) => matches!(said.code, 1053 | 1077 | 1152 | 1158..=1161 | 1927 | 4031),
@@ -77,12 +77,12 @@ fn is_passing(said: &MySqlError) -> bool {
 }
 
 /// Whether a server that is there says that the same may succeed later.
-pub(super) fn is_passing_error(error: &Error) -> bool {
+pub(crate) fn is_passing_error(error: &Error) -> bool {
     said(error).is_some_and(is_passing)
 }
 
 /// Why something with the database failed. `doing` completes "cannot".
-pub(super) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
+pub(crate) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
     let what = described(error);
     let Some(said) = said(error).filter(|said| !is_lost(error) && !is_passing(said)) else {
         return SinkError::Unavailable { what: format!("cannot {doing} in {at}: {what}") };
@@ -113,7 +113,7 @@ pub(super) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
 }
 
 /// Why the checkpoints of a pipeline could not be used. `doing` completes "cannot".
-pub(super) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerError) -> SinkError {
+pub(crate) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerError) -> SinkError {
     let what = match error {
         LedgerError::Database(error) => return failure(at, doing, &error),
         LedgerError::Fenced { epoch } => return SinkError::Fenced { epoch, at: at.to_owned() },
@@ -138,7 +138,7 @@ pub(super) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerErro
 
 /// What a failed `COMMIT` means. After a deadlock, and where a cluster says that it rolled back,
 /// it was not done; whatever else is said, or if nothing is, nobody knows.
-pub(super) fn commit_failure(at: &str, error: &Error) -> SinkError {
+pub(crate) fn commit_failure(at: &str, error: &Error) -> SinkError {
     if says(error, 1213) || says(error, 3101) {
         return failure(at, "commit", error);
     }

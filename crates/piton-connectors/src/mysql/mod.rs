@@ -11,12 +11,12 @@
 //! - [`source`], [`position`]: reading by a key; `reader`: in one go, or again and again; `keyset`:
 //!   its statements; `cursor`, `rows` and `decode`: rows into a batch.
 
-mod connect;
+pub(crate) mod connect;
 mod create;
 mod cursor;
 mod decode;
 mod encode;
-mod errors;
+pub(crate) mod errors;
 mod holder;
 mod keyset;
 mod plan;

@@ -29,7 +29,7 @@ pub(super) fn is_of_no_table(error: &Error) -> bool {
 }
 
 /// Whether the same may succeed when it is done again.
-fn is_passing(error: &Error) -> bool {
+pub(crate) fn is_passing(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };
     // 40: rolled back, as for a deadlock; 55: somebody's lock; 57: cancelled, shutting down.
     let is_known = *code == SqlState::TOO_MANY_CONNECTIONS || *code == SqlState::LOCK_NOT_AVAILABLE;
@@ -37,7 +37,7 @@ fn is_passing(error: &Error) -> bool {
 }
 
 /// Why something with the database failed. `doing` completes "cannot".
-pub(super) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
+pub(crate) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
     let said = describe(error);
     if is_lost(error) || is_passing(error) {
         return SinkError::Unavailable { what: format!("cannot {doing} in {at}: {said}") };
@@ -65,7 +65,7 @@ pub(super) fn failure(at: &str, doing: &str, error: &Error) -> SinkError {
 }
 
 /// Why the checkpoints of a pipeline could not be used. `doing` completes "cannot".
-pub(super) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerError) -> SinkError {
+pub(crate) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerError) -> SinkError {
     let what = match error {
         LedgerError::Database(error) => return failure(at, doing, &error),
         LedgerError::Fenced { epoch } => return SinkError::Fenced { epoch, at: at.to_owned() },
@@ -90,7 +90,7 @@ pub(super) fn of_ledger(at: &str, pipeline: &str, doing: &str, error: LedgerErro
 
 /// What a failed `COMMIT` means. The server says so if it rolled back; where it says nothing, or
 /// ends the session, nobody knows.
-pub(super) fn commit_failure(at: &str, error: &Error) -> SinkError {
+pub(crate) fn commit_failure(at: &str, error: &Error) -> SinkError {
     let is_answer =
         error.as_db_error().is_some_and(|said| said.parsed_severity() == Some(Severity::Error));
     if is_answer && error.code() != Some(&SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN) {

@@ -22,10 +22,10 @@ WHERE m.pipeline = $1 AND m.sink = $2";
 
 /// A session that is in the way.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(crate) struct Holder {
     pid: i32,
     /// For people.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it waits for a client that says nothing.
     pub(super) is_stuck: bool,
 }
@@ -33,7 +33,7 @@ pub(super) struct Holder {
 impl Holder {
     /// Finds the session that has locked a pipeline's sink, if it can be known. `lease`: how long
     /// it may have waited for its client.
-    pub(super) async fn find(
+    pub(crate) async fn find(
         client: &Client,
         pipeline: &str,
         sink: &str,

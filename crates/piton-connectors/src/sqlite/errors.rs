@@ -8,17 +8,17 @@ use rusqlite::{Error, ErrorCode, ffi};
 use crate::sink::SinkError;
 
 /// The primary result code of an error, if it came from `SQLite` itself.
-pub(super) fn code(error: &Error) -> Option<ErrorCode> {
+pub(crate) fn code(error: &Error) -> Option<ErrorCode> {
     error.sqlite_error_code()
 }
 
 /// Whether somebody else's lock is in the way.
-pub(super) fn is_busy(error: &Error) -> bool {
+pub(crate) fn is_busy(error: &Error) -> bool {
     matches!(code(error), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// Why something with the database at `path` failed, for the caller. `doing` completes "cannot".
-pub(super) fn failure(path: &Path, doing: &str, error: &Error) -> SinkError {
+pub(crate) fn failure(path: &Path, doing: &str, error: &Error) -> SinkError {
     let path = path.display();
     match code(error) {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => SinkError::Refused {
@@ -55,7 +55,7 @@ pub(super) fn failure(path: &Path, doing: &str, error: &Error) -> SinkError {
 }
 
 /// Why the checkpoints of a pipeline in the database at `path` could not be used.
-pub(super) fn of_ledger(path: &Path, pipeline: &str, error: LedgerError) -> SinkError {
+pub(crate) fn of_ledger(path: &Path, pipeline: &str, error: LedgerError) -> SinkError {
     let at = path.display();
     let what = match error {
         LedgerError::Database(error) => return failure(path, "read the checkpoints", &error),
@@ -80,7 +80,7 @@ pub(super) fn of_ledger(path: &Path, pipeline: &str, error: LedgerError) -> Sink
 }
 
 /// What a failed `COMMIT` means. Where `SQLite` cannot say, nobody knows.
-pub(super) fn commit_failure(path: &Path, error: &Error) -> SinkError {
+pub(crate) fn commit_failure(path: &Path, error: &Error) -> SinkError {
     match code(error) {
         Some(
             ErrorCode::DiskFull

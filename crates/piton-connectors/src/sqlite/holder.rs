@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Names the process that holds the write lock of a database, where that can be known.
 #[cfg(target_os = "linux")]
-pub(super) fn name(path: &Path) -> Option<String> {
+pub(crate) fn name(path: &Path) -> Option<String> {
     use std::{ffi::OsString, os::unix::fs::MetadataExt};
 
     // In WAL mode the lock is byte 120 of the shared-memory file, otherwise the reserved byte of
@@ -37,6 +37,6 @@ pub(super) fn name(path: &Path) -> Option<String> {
 
 /// Elsewhere nobody tells.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn name(_: &Path) -> Option<String> {
+pub(crate) fn name(_: &Path) -> Option<String> {
     None
 }

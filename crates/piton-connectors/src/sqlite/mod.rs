@@ -11,14 +11,15 @@
 //! - `table`: the target as it is, and creating it; `insert`: the statements and what they bind;
 //! - [`source`], [`position`]: reading by a key; `keyset`: its statements; `cursor` and `page`:
 //!   rows into a batch;
-//! - `open`: connections; `errors`: what `SQLite` says, in terms of what to do about it.
+//! - `open`: connections; `commit`: ending a transaction; `errors`: what `SQLite` says, in terms of what to do about it.
 
+pub(crate) mod commit;
 mod cursor;
-mod errors;
-mod holder;
+pub(crate) mod errors;
+pub(crate) mod holder;
 mod insert;
 mod keyset;
-mod open;
+pub(crate) mod open;
 mod page;
 pub mod position;
 pub mod settings;

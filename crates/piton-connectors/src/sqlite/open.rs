@@ -4,7 +4,7 @@
 use std::{
     ffi::OsString,
     fs, io,
-    io::Read as _,
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,7 +20,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens a database to write, creating the file if asked. A new one gets a write-ahead log; the
 /// journal mode of one that is there is left as it is.
-pub(super) fn to_write(path: &Path, create: bool, patience: Duration) -> Result<Connection> {
+pub(crate) fn to_write(path: &Path, create: bool, patience: Duration) -> Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
     let conn = Connection::open_with_flags(path, flags)?;
@@ -103,21 +103,32 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Whether a file is a store of checkpoints, by what its header says.
+pub(crate) fn is_store(path: &Path) -> bool {
+    const APPLICATION_ID_AT: u64 = 68;
+    let mut id = [0; 4];
+    let read = fs::File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(APPLICATION_ID_AT))?;
+        file.read_exact(&mut id)
+    });
+    read.is_ok() && id == *b"Pito"
+}
+
 /// Which file a path leads to. `SQLite` goes on writing into one that was moved or deleted, and
 /// would lose everything without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileId(u64, u64);
+pub(crate) struct FileId(u64, u64);
 
 impl FileId {
     #[cfg(unix)]
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
         fs::metadata(path).map(|m| Self(m.dev(), m.ino()))
     }
 
     /// Elsewhere an open file cannot be replaced; that it is there has to do.
     #[cfg(not(unix))]
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|_| Self(0, 0))
     }
 }

@@ -8,8 +8,6 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,10 +19,11 @@ use piton_stores::joined::sqlite::{Ledger, tables};
 use rusqlite::Connection;
 
 use super::{
+    commit::{commit, roll_back},
     errors::{commit_failure, failure, is_busy, of_ledger},
     holder,
     insert::Plan,
-    open::{self, FileId},
+    open::{self, FileId, is_store},
     quote,
     settings::{Mode, SqliteSettings},
     table::{self, Table},
@@ -38,9 +37,6 @@ use crate::{
 
 /// How long a transaction waits for another writer before it reports that the database is busy.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often a commit that readers stood in the way of is tried again, each time for [`PATIENCE`].
-const COMMIT_RETRIES: u32 = 4;
 
 /// Writes into one table of a `SQLite` database, exactly once.
 ///
@@ -305,56 +301,12 @@ impl Open {
                 ),
             });
         }
-        let committed = fault::fail("commit.before")
-            .map_err(|e| commit_failure(path, &as_reported(&e)))
-            .and_then(|()| self.execute_commit(path))
-            .and_then(|()| {
-                fault::fail("commit.after").map_err(|e| commit_failure(path, &as_reported(&e)))
-            });
+        let committed = commit(&self.conn, path);
         if let Err(error) = &committed {
             roll_back(&self.conn);
             self.in_doubt = matches!(error, SinkError::InDoubt { .. });
         }
         committed
-    }
-
-    /// Readers may be in the way of a commit where there is no write-ahead log; it can be tried
-    /// again, as nothing was lost.
-    fn execute_commit(&self, path: &Path) -> Result<(), SinkError> {
-        let mut committed = self.conn.execute_batch("COMMIT");
-        for _ in 0..COMMIT_RETRIES {
-            match &committed {
-                Err(error) if is_busy(error) => committed = self.conn.execute_batch("COMMIT"),
-                _ => break,
-            }
-        }
-        committed.map_err(|e| commit_failure(path, &e))
-    }
-}
-
-/// An error of the operating system as `SQLite` would report it: for the crash harness.
-fn as_reported(error: &std::io::Error) -> rusqlite::Error {
-    use rusqlite::ffi;
-    let is_full = error.kind() == std::io::ErrorKind::StorageFull;
-    let code = if is_full { ffi::SQLITE_FULL } else { ffi::SQLITE_IOERR_FSYNC };
-    rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
-}
-
-/// Whether a file is a store of checkpoints, by what its header says.
-fn is_store(path: &Path) -> bool {
-    const APPLICATION_ID_AT: u64 = 68;
-    let mut id = [0; 4];
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(APPLICATION_ID_AT))?;
-        file.read_exact(&mut id)
-    });
-    read.is_ok() && id == *b"Pito"
-}
-
-/// Ends a transaction without effect. If that fails it was over already.
-pub(super) fn roll_back(conn: &Connection) {
-    if !conn.is_autocommit() {
-        let _ = conn.execute_batch("ROLLBACK");
     }
 }
 

@@ -12,10 +12,11 @@ use piton_stores::joined::sqlite::tables;
 use rusqlite::ErrorCode;
 
 use super::{
+    commit::roll_back,
     errors::{code, failure},
     insert::Plan,
     settings::Mode,
-    sink::{Open, Target, roll_back},
+    sink::{Open, Target},
     table::{self, Table},
     turn::Held,
 };

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use piton_core::{
     Checkpoint, Epoch,
     checksum::{Checksum, Manifest},
+    claim::WHOLE,
     fault,
 };
 
@@ -217,6 +218,18 @@ impl Ledger {
             changes.push(Change { old, new });
         }
         (changes, self.stored(manifest))
+    }
+
+    /// Which of these partitions have a row; all that have one if [`WHOLE`] is among them.
+    pub(super) fn known(&self, partitions: &[&str]) -> Vec<String> {
+        let is_meant = |name: &&String| partitions.iter().any(|p| *p == WHOLE || p == name);
+        self.rows.keys().filter(is_meant).cloned().collect()
+    }
+
+    /// Takes rows out, and says what the manifest is then.
+    pub(super) fn without(&mut self, partitions: &[String]) -> StoredManifest {
+        self.rows.retain(|partition, _| !partitions.contains(partition));
+        self.all().1
     }
 
     /// The manifest of no rows, which keeps the epoch.

@@ -13,6 +13,7 @@
 //! driver's transactions.
 
 pub mod ledger;
+pub mod mark;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]

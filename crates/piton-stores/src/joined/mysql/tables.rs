@@ -13,7 +13,10 @@ use piton_core::{
 };
 
 use super::{Ledger, LedgerError};
-use crate::joined::ledger::{Change, Judged, StoredManifest};
+use crate::joined::{
+    ledger::{Change, Judged, StoredManifest},
+    mark::Standing,
+};
 
 /// The manifest comes first: where only one of the two is there, and empty, they are being made.
 const TABLES: [&str; 2] = [
@@ -213,6 +216,72 @@ pub fn forget(conn: &mut Conn, ledger: &Ledger) -> Result<(), LedgerError> {
     Ok(())
 }
 
+/// Reads the manifest and one row, in one statement and so at one moment. The tables must be
+/// there.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], or what the database fails with.
+pub fn standing(conn: &mut Conn, key: &CheckpointKey) -> Result<Standing, LedgerError> {
+    // The manifest's columns follow the row's.
+    let sql = "SELECT c.`partition`, c.kind, c.position, c.records, c.version, c.epoch, \
+               c.schema_version, c.updated_at, c.sink_state, c.checksum, \
+               m.`rows`, m.checksum, m.epoch, m.format FROM piton_manifest m \
+               LEFT JOIN piton_checkpoints c \
+               ON c.pipeline = m.pipeline AND c.sink = m.sink AND c.`partition` = ? \
+               WHERE m.pipeline = ? AND m.sink = ?";
+    let CheckpointKey { pipeline, partition, sink } = key;
+    let Some(row) = conn.exec_first::<Row, _, _>(sql, (partition, pipeline, sink))? else {
+        return Standing::verified(None, None);
+    };
+    let is_there = text(&row, 0).map_err(damaged)?.is_some();
+    let of_row = is_there.then(|| read_row(&row, pipeline, sink));
+    Standing::verified(Some(manifest_at(&row, 10)?), of_row)
+}
+
+/// Locks one pipeline's sink until the end of the transaction, then reads as [`standing`].
+///
+/// # Errors
+/// As [`standing`].
+pub fn lock_standing(conn: &mut Conn, key: &CheckpointKey) -> Result<Standing, LedgerError> {
+    let lock = "SELECT 1 FROM piton_manifest WHERE pipeline = ? AND sink = ? FOR UPDATE";
+    conn.exec_drop(lock, (&key.pipeline, &key.sink))?;
+    standing(conn, key)
+}
+
+/// Writes a row and the manifest over what stands there, in a transaction that has the lock under
+/// which that was read.
+///
+/// # Errors
+/// What the database fails with.
+pub fn mark(conn: &mut Conn, standing: &Standing, new: &Checkpoint) -> Result<(), LedgerError> {
+    let of = (&*new.key.pipeline, &*new.key.sink);
+    store(conn, of, &[Change { old: None, new }], &standing.with(new))?;
+    Ok(())
+}
+
+/// Removes rows of a pipeline's sink, all of them for [`WHOLE`](piton_core::claim::WHOLE), locking
+/// it. The manifest stays, for its epoch.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], [`LedgerError::Newer`], or what the database fails with.
+pub fn remove(
+    conn: &mut Conn,
+    pipeline: &str,
+    sink: &str,
+    partitions: &[&str],
+) -> Result<(), LedgerError> {
+    lock(conn, pipeline, sink)?;
+    let mut ledger = read(conn, pipeline, sink)?;
+    let sql = "DELETE FROM piton_checkpoints WHERE pipeline = ? AND `partition` = ? AND sink = ?";
+    let known = ledger.known(partitions);
+    for partition in &known {
+        conn.exec_drop(sql, (pipeline, partition, sink))?;
+    }
+    let left = ledger.without(&known);
+    store(conn, (pipeline, sink), &[], &left)?;
+    Ok(())
+}
+
 /// Writes a row, whatever stands there.
 const PUT: &str = "INSERT INTO piton_checkpoints (position, records, version, epoch, \
     schema_version, updated_at, kind, sink_state, checksum, pipeline, `partition`, sink) \
@@ -307,7 +376,12 @@ fn whole(row: &Row, column: usize) -> Result<i64, String> {
 }
 
 fn read_manifest(row: &Row) -> Result<StoredManifest, LedgerError> {
-    let number = |column| whole(row, column).map_err(damaged);
+    manifest_at(row, 0)
+}
+
+/// The manifest in the columns of a row from that one on.
+fn manifest_at(row: &Row, first: usize) -> Result<StoredManifest, LedgerError> {
+    let number = |column| whole(row, first + column).map_err(damaged);
     Ok(StoredManifest {
         manifest: Manifest { rows: number(0)? as u64, checksum: Checksum(number(1)?) },
         epoch: Epoch(number(2)? as u64),

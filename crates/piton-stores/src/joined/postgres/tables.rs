@@ -12,7 +12,10 @@ use tokio_postgres::{
 };
 
 use super::{Ledger, LedgerError};
-use crate::joined::ledger::{Change, Judged, StoredManifest};
+use crate::joined::{
+    ledger::{Change, Judged, StoredManifest},
+    mark::Standing,
+};
 
 /// The order of keys is that of their bytes: an index by a language's rules is wrong after the
 /// next upgrade of the system's locales. A manifest is written with every transaction, in place as
@@ -72,8 +75,12 @@ const CREATING: &str = "SELECT pg_advisory_xact_lock(hashtext('piton_checkpoints
 /// # Errors
 /// [`LedgerError::Damaged`] when only one is, or what the database fails with.
 pub async fn are_there(client: &impl GenericClient) -> Result<bool, LedgerError> {
-    let sql = "SELECT to_regclass('piton_checkpoints') IS NOT NULL, \
-               to_regclass('piton_manifest') IS NOT NULL";
+    // Read from the catalog itself: `to_regclass` may not know yet what another session has made.
+    let sql = "SELECT \
+        EXISTS (SELECT FROM pg_class WHERE relname = 'piton_checkpoints' AND relkind = 'r' \
+                AND pg_table_is_visible(oid)), \
+        EXISTS (SELECT FROM pg_class WHERE relname = 'piton_manifest' AND relkind = 'r' \
+                AND pg_table_is_visible(oid))";
     let row = client.query_typed_one(sql, &[]).await?;
     Ledger::are_there(row.try_get(0)?, row.try_get(1)?)
 }
@@ -219,6 +226,83 @@ pub async fn forget(client: &impl GenericClient, ledger: &Ledger) -> Result<(), 
     let sql = "DELETE FROM piton_checkpoints WHERE pipeline = $1 AND sink = $2";
     client.query_typed(sql, &[text(&ledger.pipeline), text(&ledger.sink)]).await?;
     store(client, None, (&ledger.pipeline, &ledger.sink), &[], &ledger.none()).await?;
+    Ok(())
+}
+
+/// What is there of one mark, in one statement and so at one moment. The manifest's columns follow
+/// the row's.
+const STANDING: &str = "SELECT c.partition, c.kind, c.position, c.records, c.version, c.epoch, \
+    c.schema_version, c.updated_at, c.sink_state, c.checksum, \
+    m.rows, m.checksum, m.epoch, m.format FROM piton_manifest m \
+    LEFT JOIN piton_checkpoints c \
+    ON c.pipeline = m.pipeline AND c.sink = m.sink AND c.partition = $3 \
+    WHERE m.pipeline = $1 AND m.sink = $2";
+
+/// Reads the manifest and one row. The tables must be there.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], or what the database fails with.
+pub async fn standing(
+    client: &impl GenericClient,
+    key: &CheckpointKey,
+) -> Result<Standing, LedgerError> {
+    let values = [text(&key.pipeline), text(&key.sink), text(&key.partition)];
+    let Some(row) = client.query_typed_opt(STANDING, &values).await? else {
+        return Standing::verified(None, None);
+    };
+    let is_there = row.try_get::<_, Option<&str>>(0)?.is_some();
+    let of_row = is_there.then(|| read_row(&row, &key.pipeline, &key.sink));
+    Standing::verified(Some(manifest_at(&row, 10)?), of_row)
+}
+
+/// Locks one pipeline's sink until the end of the transaction, then reads as [`standing`].
+///
+/// # Errors
+/// As [`standing`].
+pub async fn lock_standing(
+    client: &impl GenericClient,
+    key: &CheckpointKey,
+) -> Result<Standing, LedgerError> {
+    let lock = "SELECT 1 FROM piton_manifest WHERE pipeline = $1 AND sink = $2 FOR UPDATE";
+    client.query_typed(lock, &[text(&key.pipeline), text(&key.sink)]).await?;
+    standing(client, key).await
+}
+
+/// Writes a row and the manifest over what stands there, in a transaction that has the lock under
+/// which that was read.
+///
+/// # Errors
+/// What the database fails with.
+pub async fn mark(
+    client: &impl GenericClient,
+    standing: &Standing,
+    new: &Checkpoint,
+) -> Result<(), LedgerError> {
+    let of = (&*new.key.pipeline, &*new.key.sink);
+    store(client, None, of, &[Change { old: None, new }], &standing.with(new)).await?;
+    Ok(())
+}
+
+/// Removes rows of a pipeline's sink, all of them for [`WHOLE`](piton_core::claim::WHOLE), locking
+/// it. The manifest stays, for its epoch.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], [`LedgerError::Newer`], or what the database fails with.
+pub async fn remove(
+    client: &impl GenericClient,
+    pipeline: &str,
+    sink: &str,
+    partitions: &[&str],
+) -> Result<(), LedgerError> {
+    lock(client, pipeline, sink).await?;
+    let mut ledger = read(client, pipeline, sink).await?;
+    let sql = "DELETE FROM piton_checkpoints \
+               WHERE pipeline = $1 AND sink = $2 AND partition = ANY($3)";
+    let known = ledger.known(partitions);
+    let names: (&(dyn ToSql + Sync), Type) = (&known, Type::TEXT_ARRAY);
+    client.query_typed(sql, &[text(&pipeline), text(&sink), names]).await?;
+    let left = ledger.without(&known);
+    store(client, None, (pipeline, sink), &[], &left).await?;
     Ok(())
 }
 
@@ -371,10 +455,16 @@ fn number(row: &Row, column: usize) -> Result<u64, tokio_postgres::Error> {
 }
 
 fn read_manifest(row: &Row) -> Result<StoredManifest, LedgerError> {
+    manifest_at(row, 0)
+}
+
+/// The manifest in the columns of a row from that one on.
+fn manifest_at(row: &Row, first: usize) -> Result<StoredManifest, LedgerError> {
+    let checksum = Checksum(row.try_get(first + 1)?);
     Ok(StoredManifest {
-        manifest: Manifest { rows: number(row, 0)?, checksum: Checksum(row.try_get(1)?) },
-        epoch: Epoch(number(row, 2)?),
-        format: number(row, 3)?,
+        manifest: Manifest { rows: number(row, first)?, checksum },
+        epoch: Epoch(number(row, first + 2)?),
+        format: number(row, first + 3)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The rows of `piton_checkpoints`, read with their checksums and written with them.
 
 use piton_core::{Checkpoint, CheckpointKey, Epoch, StoredPosition, checksum::Checksum, fault};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::joined::ledger::Judged;
 
@@ -16,6 +16,17 @@ pub(super) fn read_all(
     )?
     .query_map([pipeline, sink], |row| Ok(read(row, pipeline, sink)))?
     .collect()
+}
+
+pub(super) fn read_one(conn: &Connection, key: &CheckpointKey) -> rusqlite::Result<Option<Judged>> {
+    let CheckpointKey { pipeline, partition, sink } = key;
+    conn.prepare_cached(
+        "SELECT partition, kind, position, records, version, epoch, schema_version, updated_at, \
+         sink_state, checksum FROM piton_checkpoints \
+         WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3",
+    )?
+    .query_row([pipeline, partition, sink], |row| Ok(read(row, pipeline, sink)))
+    .optional()
 }
 
 fn read(row: &Row<'_>, pipeline: &str, sink: &str) -> Judged {

@@ -1,7 +1,7 @@
 //! The tables of checkpoints in a SQLite database.
 
 use piton_core::{
-    Checkpoint, Epoch,
+    Checkpoint, CheckpointKey, Epoch,
     checksum::{Checksum, Manifest},
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -10,7 +10,10 @@ use super::{
     Ledger, LedgerError,
     rows::{self, number},
 };
-use crate::joined::ledger::{Change, StoredManifest};
+use crate::joined::{
+    ledger::{Change, StoredManifest},
+    mark::Standing,
+};
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS piton_checkpoints (
@@ -108,11 +111,12 @@ pub fn compare(conn: &Connection, ledger: &Ledger) -> Result<(), LedgerError> {
 /// # Errors
 /// What the database fails with.
 pub fn write(conn: &Connection, ledger: &mut Ledger) -> rusqlite::Result<()> {
+    let (pipeline, sink) = (ledger.pipeline.clone(), ledger.sink.clone());
     let (changes, manifest) = ledger.all();
     for change in changes {
         rows::insert(conn, change.new)?;
     }
-    write_manifest(conn, ledger, &manifest)
+    write_manifest(conn, (&pipeline, &sink), &manifest)
 }
 
 /// Writes new checkpoints over those that are known, and the manifest that [`Ledger::accept`]
@@ -133,8 +137,53 @@ pub fn advance(
             None => rows::insert(conn, new)?,
         }
     }
-    write_manifest(conn, ledger, &stored)?;
+    write_manifest(conn, (&ledger.pipeline, &ledger.sink), &stored)?;
     Ok(Some(stored.manifest))
+}
+
+/// Reads the manifest and one row. The tables must be there.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], or what the database fails with.
+pub fn standing(conn: &Connection, key: &CheckpointKey) -> Result<Standing, LedgerError> {
+    let sql = "SELECT rows, checksum, epoch, format FROM piton_manifest \
+               WHERE pipeline = ?1 AND sink = ?2";
+    let of = [&*key.pipeline, &*key.sink];
+    let manifest = conn.prepare_cached(sql)?.query_row(of, read_manifest).optional()?;
+    Standing::verified(manifest, rows::read_one(conn, key)?)
+}
+
+/// Writes a row and the manifest over what stands there, under the write lock under which that was
+/// read.
+///
+/// # Errors
+/// What the database fails with.
+pub fn mark(conn: &Connection, standing: &Standing, new: &Checkpoint) -> rusqlite::Result<()> {
+    rows::insert(conn, new)?;
+    write_manifest(conn, (&new.key.pipeline, &new.key.sink), &standing.with(new))
+}
+
+/// Removes rows of a pipeline's sink, all of them for [`WHOLE`](piton_core::claim::WHOLE), under
+/// the write lock. The manifest stays, for its epoch.
+///
+/// # Errors
+/// [`LedgerError::Damaged`], [`LedgerError::Newer`], or what the database fails with.
+pub fn remove(
+    conn: &Connection,
+    pipeline: &str,
+    sink: &str,
+    partitions: &[&str],
+) -> Result<(), LedgerError> {
+    let mut ledger = read(conn, pipeline, sink)?;
+    let sql = "DELETE FROM piton_checkpoints WHERE pipeline = ?1 AND partition = ?2 AND sink = ?3";
+    let known = ledger.known(partitions);
+    if known.is_empty() {
+        return Ok(());
+    }
+    for partition in &known {
+        conn.prepare_cached(sql)?.execute([pipeline, partition, sink])?;
+    }
+    Ok(write_manifest(conn, (pipeline, sink), &ledger.without(&known))?)
 }
 
 /// Removes all rows. The manifest stays, for its epoch.
@@ -144,7 +193,7 @@ pub fn advance(
 pub fn forget(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<()> {
     let sql = "DELETE FROM piton_checkpoints WHERE pipeline = ?1 AND sink = ?2";
     conn.execute(sql, [&ledger.pipeline, &ledger.sink])?;
-    write_manifest(conn, ledger, &ledger.none())
+    write_manifest(conn, (&ledger.pipeline, &ledger.sink), &ledger.none())
 }
 
 /// Creates the tables that hold checkpoints, if they are not there.
@@ -172,7 +221,7 @@ fn read_manifest(row: &Row<'_>) -> rusqlite::Result<StoredManifest> {
 
 fn write_manifest(
     conn: &Connection,
-    ledger: &Ledger,
+    (pipeline, sink): (&str, &str),
     stored: &StoredManifest,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
@@ -181,8 +230,8 @@ fn write_manifest(
          rows = ?3, checksum = ?4, epoch = ?5, format = ?6",
     )?
     .execute(params![
-        ledger.pipeline,
-        ledger.sink,
+        pipeline,
+        sink,
         stored.manifest.rows as i64,
         stored.manifest.checksum.0,
         stored.epoch.0 as i64,
