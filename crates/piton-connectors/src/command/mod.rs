@@ -14,7 +14,7 @@ mod reader;
 mod settings;
 mod sink;
 mod source;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 
 pub use lines::{Listener, PassOn};

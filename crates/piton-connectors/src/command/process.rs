@@ -97,10 +97,10 @@ impl Program {
         if name.contains(std::path::is_separator) {
             let path = self.folder.join(name);
             let place = format!("at {}", path.display());
-            return match is_executable(&path) {
-                true => Ok(path),
-                false => Err(ProcessError::NotFound { name: name.to_owned(), place }),
-            };
+            if is_executable(&path) {
+                return Ok(path);
+            }
+            return Err(ProcessError::NotFound { name: name.to_owned(), place });
         }
         if cfg!(windows) {
             // The system knows which endings a program may have.

@@ -403,9 +403,10 @@ impl Records {
             return Ok(());
         }
         // After a crash between the two, the second would be left out.
-        let advice = match index == 0 && self.line == 0 {
-            true => "The command has to begin after PITON_POSITION, not with it",
-            false => "A key has to be another in each record",
+        let advice = if index == 0 && self.line == 0 {
+            "The command has to begin after PITON_POSITION, not with it"
+        } else {
+            "A key has to be another in each record"
         };
         Err(format!("its key '{name}' is '{}', that of the record before it. {advice}", shown()))
     }

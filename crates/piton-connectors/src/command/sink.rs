@@ -26,7 +26,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use piton_core::{Output, fault};
 
 use super::{
-    answers::{Answers, Halt, Id, id_of},
+    answers::{AT_LEAST, Answers, Halt, Id, id_of},
     lines::{CHUNK, PassOn, Piece, pieces},
     process::{End, GRACE, Launch, Process, ProcessError, Program},
     settings::CommandSinkSettings,
@@ -251,7 +251,7 @@ impl CommandSink {
             given += more.map_err(|halt| command.fail(&halt).error())?;
             let end = gathered.ends[given - 1];
             let part = gathered.text[sent..end].to_vec();
-            input.send_timeout(part, timeout).map_err(|error| {
+            send(input, part, timeout).map_err(|error| {
                 let halt = match error {
                     SendTimeoutError::Timeout(_) => Halt::Silent,
                     SendTimeoutError::Disconnected(_) => Halt::Closed,
@@ -324,7 +324,7 @@ impl Running {
                 // It may have closed its output before it ends.
                 Halt::Closed => match self.wait(GRACE) {
                     Some(end) => format!("ended with {end} while there was more to come"),
-                    None => "closed its output while there was more to come".to_owned(),
+                    None => "closed its input or output while there was more to come".to_owned(),
                 },
             };
             self.end();
@@ -379,6 +379,18 @@ fn of_process(error: ProcessError) -> SinkError {
     match error {
         ProcessError::NotStarted { .. } => SinkError::Failed { what: error.to_string() },
         error => SinkError::Settings { what: error.to_string() },
+    }
+}
+
+fn send(
+    input: &Sender<Vec<u8>>,
+    part: Vec<u8>,
+    timeout: Duration,
+) -> Result<(), SendTimeoutError<Vec<u8>>> {
+    match input.send_timeout(part, timeout) {
+        // Whoever slept past the time tries once more.
+        Err(SendTimeoutError::Timeout(part)) => input.send_timeout(part, AT_LEAST),
+        sent => sent,
     }
 }
 
