@@ -11,6 +11,8 @@ mod lines;
 mod position;
 pub mod process;
 mod reader;
+mod records;
+mod running;
 mod settings;
 mod sink;
 mod source;
@@ -19,6 +21,7 @@ mod tests;
 
 pub use lines::{Listener, PassOn};
 pub use position::CommandPosition;
+pub use running::Tries;
 pub use settings::{CommandSettings, CommandSinkSettings};
-pub use sink::{CommandSink, Tries};
+pub use sink::CommandSink;
 pub use source::CommandSource;
