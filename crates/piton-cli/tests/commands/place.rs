@@ -67,7 +67,8 @@ impl Place {
     /// The files that runs of the sink's command have written.
     fn got(&self) -> Vec<PathBuf> {
         let all = fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().path());
-        let is_got = |path: &PathBuf| path.extension().is_some() && path.file_stem().unwrap() == "got";
+        let is_got =
+            |path: &PathBuf| path.extension().is_some() && path.file_stem().unwrap() == "got";
         all.filter(is_got).collect()
     }
 

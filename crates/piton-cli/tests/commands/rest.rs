@@ -10,13 +10,14 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use piton_testkit::{ledger::rows_in_sqlite, program::PATIENCE};
 
 use crate::place::Place;
 
-const ORDERS: u64 = 5_000;
+const ORDERS: u64 = 10_000;
 const PAGE: u64 = 100;
 
 /// Serves `GET /orders?after=N&limit=M`; every tenth request fails.
@@ -29,6 +30,7 @@ fn serve(listener: TcpListener, requests: Arc<AtomicU64>) {
 
 fn answer(mut stream: TcpStream, request: u64) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
+    thread::sleep(Duration::from_millis(5));
     let first = lines.next().transpose()?.unwrap_or_default();
     for line in lines.by_ref() {
         if line?.is_empty() {
@@ -64,9 +66,10 @@ fn the_example_pages_through_an_api_and_goes_on_after_kills() {
     }
     let place = Place::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/rest");
-    for name in ["orders.yaml", "orders.py"] {
-        std::fs::copy(example.join(name), place.path(name)).unwrap();
-    }
+    std::fs::copy(example.join("orders.py"), place.path("orders.py")).unwrap();
+    // Saved often, so that little is repeated.
+    let yaml = std::fs::read_to_string(example.join("orders.yaml")).unwrap();
+    place.write("orders.yaml", &format!("{yaml}checkpoint: {{records: 300}}\n"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let api = format!("http://{}", listener.local_addr().unwrap());
     let requests = Arc::<AtomicU64>::default();
@@ -79,7 +82,7 @@ fn the_example_pages_through_an_api_and_goes_on_after_kills() {
     for _ in 0..3 {
         let mut running = program.start(run).unwrap();
         let before = rows();
-        running.until("some pages", PATIENCE, |_| rows() > before + PAGE).unwrap();
+        running.until("some pages", PATIENCE, |_| rows() > before + 5 * PAGE).unwrap();
         running.kill().unwrap();
     }
     program.run_to(0, run).unwrap();
