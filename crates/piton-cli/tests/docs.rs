@@ -50,6 +50,7 @@ macro_rules! pages {
 pages! {
     readme: "README.md"
     getting_started: "docs/getting-started.md"
+    commands: "docs/commands.md"
     configuration: "docs/configuration.md"
     expressions: "docs/expressions.md"
     operating: "docs/operating.md"

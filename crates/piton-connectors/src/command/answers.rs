@@ -14,6 +14,9 @@ use super::lines::each;
 /// The most of an unknown id that is shown, in characters.
 const SHOWN: usize = 200;
 
+/// How long is waited in any case.
+pub(super) const AT_LEAST: Duration = Duration::from_millis(500);
+
 /// What stands for an id while it is not answered: so that none has to be kept.
 pub(super) type Id = u128;
 
@@ -146,11 +149,16 @@ impl Answers {
         patience: Duration,
     ) -> Result<MutexGuard<'a, State>, Halt> {
         let left = patience.saturating_sub(state.heard.elapsed());
-        if left.is_zero() {
-            return Err(Halt::Silent);
+        if !left.is_zero() {
+            let waited = self.changed.wait_timeout(state, left);
+            return Ok(waited.unwrap_or_else(PoisonError::into_inner).0);
         }
-        let waited = self.changed.wait_timeout(state, left);
-        Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
+        // Whoever slept past the time first hears what came meanwhile.
+        let heard = state.heard;
+        let is_silent = |state: &mut State| state.heard == heard && state.halted.is_none();
+        let waited = self.changed.wait_timeout_while(state, AT_LEAST, is_silent);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() { Err(Halt::Silent) } else { Ok(state) }
     }
 }
 

@@ -11,14 +11,17 @@ mod lines;
 mod position;
 pub mod process;
 mod reader;
+mod records;
+mod running;
 mod settings;
 mod sink;
 mod source;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 
 pub use lines::{Listener, PassOn};
 pub use position::CommandPosition;
+pub use running::Tries;
 pub use settings::{CommandSettings, CommandSinkSettings};
-pub use sink::{CommandSink, Tries};
+pub use sink::CommandSink;
 pub use source::CommandSource;

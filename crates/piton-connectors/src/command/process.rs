@@ -97,10 +97,10 @@ impl Program {
         if name.contains(std::path::is_separator) {
             let path = self.folder.join(name);
             let place = format!("at {}", path.display());
-            return match is_executable(&path) {
-                true => Ok(path),
-                false => Err(ProcessError::NotFound { name: name.to_owned(), place }),
-            };
+            if is_executable(&path) {
+                return Ok(path);
+            }
+            return Err(ProcessError::NotFound { name: name.to_owned(), place });
         }
         if cfg!(windows) {
             // The system knows which endings a program may have.
@@ -392,12 +392,14 @@ impl Process {
             return;
         }
         let began = Instant::now();
+        let mut pause = Duration::from_millis(1);
         while self.is_group_alive() {
             if began.elapsed() >= self.grace {
                 self.signal(Asked::Nothing);
                 return;
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(pause);
+            pause = (2 * pause).min(LOOK);
         }
     }
 
@@ -441,8 +443,28 @@ impl Process {
 
     fn is_group_alive(&self) -> bool {
         let is_there = |group| rustix::process::test_kill_process_group(group).is_ok();
-        self.group().is_some_and(is_there)
+        self.group().is_some_and(is_there) && has_living(self.child.id())
     }
+}
+
+/// Whether a group has processes that are not only waiting for their parent to look at them, as some
+/// do for long where the first process of a container takes its time.
+#[cfg(target_os = "linux")]
+fn has_living(group: u32) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    let is_living = |entry: std::fs::DirEntry| {
+        let about = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // After the name, which may have anything in it: state, parent, group.
+        let mut fields = about.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?;
+        Some(fields.nth(1)?.parse() == Ok(group) && !matches!(state, "Z" | "X"))
+    };
+    entries.flatten().any(|entry| is_living(entry).unwrap_or(false))
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn has_living(_: u32) -> bool {
+    true
 }
 
 #[cfg(not(unix))]

@@ -13,7 +13,7 @@ use crate::settings::Period;
 #[serde(deny_unknown_fields)]
 pub struct CommandSettings {
     /// The program and its arguments. It runs in the folder of this file. After a restart it finds
-    /// the key of the last record that counts in the variable PITON_POSITION, and has to begin with
+    /// the key of the last record that counts in the variable `PITON_POSITION`, and has to begin with
     /// the one after that.
     #[schemars(length(min = 1))]
     pub run: Vec<String>,

@@ -8,27 +8,15 @@
 //! A command that fails takes with it what it had not answered. Where `on_error` says `retry`, it is
 //! begun anew that often, and what no checkpoint covers is read and given to it again.
 
-use std::{
-    fmt,
-    io::Write as _,
-    ops::{ControlFlow, Range},
-    path::Path,
-    process::ChildStdin,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use piton_core::{Output, fault};
 
 use super::{
-    answers::{Answers, Halt, Id, id_of},
-    lines::{CHUNK, PassOn, Piece, pieces},
-    process::{End, GRACE, Launch, Process, ProcessError, Program},
+    answers::{Halt, Id, id_of},
+    lines::CHUNK,
+    process::{ProcessError, Program},
+    running::{Failure, GivenTo, Tries},
     settings::CommandSinkSettings,
 };
 use crate::{
@@ -37,37 +25,8 @@ use crate::{
     sink::{Accepted, Durable, Guarantee, PlainSink, Promise, Resume, SinkError},
 };
 
-/// Buffers that may wait to be read by the command.
-const WAITING: usize = 2;
-
 /// How long the last of its output may still take to be read after its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// The longest answer, in bytes.
-const ANSWER: usize = 64 * 1024;
-
-/// How often a command that failed may be begun anew before something is durable again. Shared by
-/// the sinks that are made one after the other.
-#[derive(Debug, Default)]
-pub struct Tries {
-    most: u32,
-    used: AtomicU32,
-}
-
-impl Tries {
-    /// At most so many.
-    pub fn at_most(most: u32) -> Self {
-        Self { most, used: AtomicU32::new(0) }
-    }
-
-    fn take(&self) -> bool {
-        self.used.fetch_add(1, Ordering::Relaxed) < self.most
-    }
-
-    fn give_back(&self) {
-        self.used.store(0, Ordering::Relaxed);
-    }
-}
 
 /// Gives records to a command, at least once. Memory: the records of some 64 KiB, three times.
 pub struct CommandSink {
@@ -76,8 +35,7 @@ pub struct CommandSink {
     shown: String,
     /// What its lines on standard error begin with.
     name: String,
-    in_flight: usize,
-    timeout: Duration,
+    settings: CommandSinkSettings,
     tries: Arc<Tries>,
     rows: JsonRows,
     gathered: Gathered,
@@ -94,38 +52,6 @@ struct Gathered {
     /// Where each ends in the text.
     ends: Vec<usize>,
     id: String,
-}
-
-/// A command that runs.
-struct GivenTo {
-    input: Sender<Vec<u8>>,
-    command: Arc<Running>,
-    /// How many of the records that it was given count as taken.
-    accepted: u64,
-}
-
-/// What the sink and its promises share.
-struct Running {
-    name: String,
-    process: Mutex<Process>,
-    answers: Answers,
-    timeout: Duration,
-    tries: Arc<Tries>,
-    failure: OnceLock<Failure>,
-}
-
-/// Why a command is of no use any more, and whether another may be tried.
-#[derive(Debug, Clone)]
-struct Failure {
-    what: String,
-    again: bool,
-}
-
-impl Failure {
-    fn error(&self) -> SinkError {
-        let what = self.what.clone();
-        if self.again { SinkError::Unavailable { what } } else { SinkError::Failed { what } }
-    }
 }
 
 impl fmt::Debug for CommandSink {
@@ -151,8 +77,7 @@ impl CommandSink {
             shown: program.to_string(),
             program,
             name: format!("{pipeline}, {sink}"),
-            in_flight: settings.in_flight.get(),
-            timeout: settings.timeout.duration(),
+            settings: settings.clone(),
             tries: Arc::default(),
             rows: JsonRows::default(),
             gathered: Gathered::default(),
@@ -181,34 +106,12 @@ impl CommandSink {
             return Err(failure.error());
         }
         if self.given_to.is_none() {
-            self.given_to = Some(self.start().map_err(of_process)?);
+            let (settings, tries) = (&self.settings, Arc::clone(&self.tries));
+            let started = GivenTo::start(&self.program, &self.name, settings, tries);
+            self.given_to = Some(started.map_err(of_process)?);
         }
         let none = || SinkError::Failed { what: format!("{}: it was not started", self.name) };
         self.given_to.as_mut().ok_or_else(none)
-    }
-
-    fn start(&self) -> Result<GivenTo, ProcessError> {
-        let launch = Launch::of(&self.program).without("PITON_POSITION").reading();
-        let mut process = launch.start(PassOn::named(self.name.clone()))?;
-        let (stdin, stdout) = (process.input(), process.output());
-        let command = Arc::new(Running {
-            name: format!("the command '{}'", self.program.name()),
-            process: Mutex::new(process),
-            answers: Answers::bounded(self.in_flight),
-            timeout: self.timeout,
-            tries: Arc::clone(&self.tries),
-            failure: OnceLock::new(),
-        });
-        let (input, given) = bounded(WAITING);
-        thread::spawn(move || feed(stdin, &given));
-        let hears = Arc::clone(&command);
-        thread::spawn(move || {
-            if let Some(stdout) = stdout {
-                hear(stdout, &hears.answers);
-            }
-            hears.answers.close();
-        });
-        Ok(GivenTo { input, command, accepted: 0 })
     }
 
     /// Builds the line of a row.
@@ -242,22 +145,13 @@ impl CommandSink {
 
     /// Gives the command what was built, as fast as it answers.
     fn give(&mut self) -> Result<(), SinkError> {
-        let timeout = self.timeout;
         let gathered = std::mem::take(&mut self.gathered);
-        let GivenTo { input, command, .. } = self.begun()?;
+        let given_to = self.begun()?;
         let (mut given, mut sent) = (0, 0);
         while given < gathered.ids.len() {
-            let more = command.answers.give(&gathered.ids[given..], timeout);
-            given += more.map_err(|halt| command.fail(&halt).error())?;
+            given += given_to.may_give(&gathered.ids[given..])?;
             let end = gathered.ends[given - 1];
-            let part = gathered.text[sent..end].to_vec();
-            input.send_timeout(part, timeout).map_err(|error| {
-                let halt = match error {
-                    SendTimeoutError::Timeout(_) => Halt::Silent,
-                    SendTimeoutError::Disconnected(_) => Halt::Closed,
-                };
-                command.fail(&halt).error()
-            })?;
+            given_to.give(gathered.text[sent..end].to_vec())?;
             sent = end;
         }
         self.gathered = gathered.emptied();
@@ -266,13 +160,14 @@ impl CommandSink {
 
     /// Gives all rows, up to the first that no command could be given.
     fn give_all(&mut self, batch: &Batch, rows: Range<usize>) -> Result<(), SinkError> {
+        let in_flight = self.settings.in_flight.get();
         self.begun()?;
         for row in rows {
             if let Err(bad) = self.gather(batch, row) {
                 self.give()?;
                 return Err(bad);
             }
-            if self.gathered.text.len() >= CHUNK || self.gathered.ids.len() >= self.in_flight {
+            if self.gathered.text.len() >= CHUNK || self.gathered.ids.len() >= in_flight {
                 self.give()?;
                 fault::point("sink.middle");
             }
@@ -303,105 +198,11 @@ impl Gathered {
     }
 }
 
-impl Running {
-    /// Why it has failed, and whether it may be begun anew. It is ended. Whoever asks again is told
-    /// the same.
-    fn fail(&self, halt: &Halt) -> &Failure {
-        self.failure.get_or_init(|| {
-            let unanswered = self.answers.waiting();
-            let how = match halt {
-                Halt::Silent => {
-                    let seconds = self.timeout.as_secs_f64();
-                    format!(
-                        "has answered nothing for {seconds} s. It has to print the id of each \
-                         record that is durable, without waiting for more, and to flush its output"
-                    )
-                }
-                Halt::Unknown(id) => format!(
-                    "answered '{id}', which is the id of no record that it was given and has not \
-                     answered. On standard output it has to print ids only, each once"
-                ),
-                // It may have closed its output before it ends.
-                Halt::Closed => match self.wait(GRACE) {
-                    Some(end) => format!("ended with {end} while there was more to come"),
-                    None => "closed its output while there was more to come".to_owned(),
-                },
-            };
-            self.end();
-            let said = self.said();
-            let what = format!(
-                "{} {how}{said}. {} not answered, and will be given to it again",
-                self.name,
-                counted(unanswered)
-            );
-            Failure { what, again: self.tries.take() }
-        })
-    }
-
-    fn said(&self) -> String {
-        match self.process().last_words() {
-            said if said.is_empty() => said,
-            said => format!(", and said: {said}"),
-        }
-    }
-
-    fn wait(&self, timeout: Duration) -> Option<End> {
-        self.process().wait(Some(timeout), &|| false).ok().flatten()
-    }
-
-    fn end(&self) {
-        self.process().stop();
-    }
-
-    fn process(&self) -> std::sync::MutexGuard<'_, Process> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the first so many records are durable.
-    fn keep(&self, count: u64) -> Result<Durable, SinkError> {
-        let kept = self.answers.wait_for(count, self.timeout);
-        kept.map_err(|halt| self.fail(&halt).error())?;
-        if count > 0 {
-            self.tries.give_back();
-        }
-        Ok(Durable { state: None })
-    }
-}
-
-fn counted(records: usize) -> String {
-    match records {
-        1 => "1 record was".to_owned(),
-        _ => format!("{records} records were"),
-    }
-}
-
 fn of_process(error: ProcessError) -> SinkError {
     match error {
         ProcessError::NotStarted { .. } => SinkError::Failed { what: error.to_string() },
         error => SinkError::Settings { what: error.to_string() },
     }
-}
-
-/// Writes what is given to a command, until nothing more is or it does not read any more.
-fn feed(input: Option<ChildStdin>, given: &Receiver<Vec<u8>>) {
-    let Some(mut input) = input else { return };
-    for part in given {
-        if input.write_all(&part).is_err() {
-            return;
-        }
-    }
-}
-
-/// Notes a command's answers to the end.
-fn hear(output: impl std::io::Read, answers: &Answers) {
-    let _ = pieces(output, ANSWER, |piece| {
-        match piece {
-            Piece::Lines(lines) | Piece::Long(lines) => answers.note(lines),
-            // Half of an id, should it be killed meanwhile, is none.
-            Piece::Open(_) => {}
-        }
-        ControlFlow::Continue(())
-    });
 }
 
 impl PlainSink for CommandSink {
@@ -482,9 +283,9 @@ impl PlainSink for CommandSink {
             );
             Err(SinkError::Failed { what })
         };
-        let Some(end) = command.wait(self.timeout) else {
+        let Some(end) = command.wait(command.timeout) else {
             command.end();
-            let seconds = self.timeout.as_secs_f64();
+            let seconds = command.timeout.as_secs_f64();
             return failed(format!("has not ended {seconds} s after the end of its input"));
         };
         if let Some(halt @ Halt::Unknown(_)) = command.answers.last(LAST_WORDS) {

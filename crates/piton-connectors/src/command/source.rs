@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{
     position::CommandPosition,
     process::{ProcessError, Program},
-    reader::{CommandReader, Records},
+    reader::CommandReader,
+    records::Records,
     settings::CommandSettings,
 };
 use crate::{

@@ -44,7 +44,8 @@ pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;
 pub use self::{
     connectors::{
-        CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource, SqlSource, SqliteSink, StdoutSink,
+        CommandSink, CommandSource, CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource,
+        SqlSource, SqliteSink, StdoutSink,
     },
     error::{Condition, ConfigError, Place, Problem},
     file::{Commit, OnComplete, Refused, SinkSettings, SourceSettings, WhenHeld},

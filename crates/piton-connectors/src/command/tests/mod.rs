@@ -1,4 +1,5 @@
 //! The source, the sink and the process, with real commands.
+#![cfg(unix)]
 
 use std::{path::Path, time::Duration};
 
