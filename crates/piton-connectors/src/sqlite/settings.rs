@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::settings::Mode;
-use crate::settings::Period;
+use crate::settings::{Bound, Period};
 
 /// Writes into a table of a `SQLite` database, exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +96,9 @@ pub struct SqlSettings {
     /// partition of its own. Chosen when the pipeline first runs, and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<NonZeroUsize>,
+    /// The values that `query` refers to, in its order.
+    #[serde(skip)]
+    pub bound: Vec<Bound>,
 }
 
 /// What to read.

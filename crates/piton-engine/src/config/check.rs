@@ -30,7 +30,7 @@ use super::{
         TransformFile,
     },
     files::{self, Clash},
-    scalars::Rate,
+    scalars::{Rate, Size},
     tree::Node,
 };
 use crate::transform::{Expression, Selected, Taken, Transform};
@@ -39,6 +39,17 @@ use crate::transform::{Expression, Selected, Taken, Transform};
 const LONGEST_NAME: usize = 100;
 const DAY: Duration = Duration::from_hours(24);
 
+/// What a file, or a part of one, describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A pipeline that stands on its own.
+    Whole,
+    /// A pipeline that is a step of a job, which names it.
+    Pipeline,
+    /// What a `for_each` reads: there are no sinks.
+    Parents,
+}
+
 /// Checks a file and makes a configuration of it, or names all that is wrong.
 pub(super) fn check(
     root: &Node,
@@ -46,28 +57,29 @@ pub(super) fn check(
     rate: Option<Rate>,
     name: &Path,
     dir: &Path,
+    part: Part,
 ) -> Result<Config, Vec<Problem>> {
-    let mut check = Check { root, problems: Vec::new() };
-    check.name(&["pipeline"], "a pipeline's name", &file.pipeline);
+    let mut check = Check::new(root);
+    if part == Part::Whole {
+        check.name(&["pipeline"], "a pipeline's name", &file.pipeline);
+    }
     let store = check.store(&file.store, dir);
     let transform = check.transforms(file.transform);
     let optional: HashSet<String> =
         file.sinks.iter().filter(|(_, s)| !s.required).map(|(name, _)| name.clone()).collect();
+    if file.sinks.is_empty() && part != Part::Parents {
+        check.wrong(&["sinks"], "there is none: a pipeline writes to at least one");
+    }
     let sinks = check.sinks(file.sinks);
     check.commit(file.commit, &sinks, &optional);
     #[cfg(feature = "postgres")]
     check.passed(&file.source, file.commit, &sinks);
     let checkpoint = check.checkpoint(file.checkpoint);
-    check.between(&["claim", "lease"], file.claim.lease.duration(), Duration::from_secs(1), DAY);
-    check.between(
-        &["history", "keep"],
-        file.history.keep.duration(),
-        Duration::from_mins(1),
-        36_500 * DAY,
-    );
+    check.lease(file.claim.lease);
+    check.history(file.history.keep);
     let on_error = check.on_error(&file.on_error);
     let limits = Limits { record: file.limits.record.0, memory: file.limits.memory.0 };
-    check.limits(limits);
+    check.limits(file.limits.record, file.limits.memory);
     check.connectors(&file.source, &sinks, limits, dir);
     check.files(&file.source, &sinks, &store, dir);
     if !check.problems.is_empty() {
@@ -99,12 +111,17 @@ pub(super) fn check(
     })
 }
 
-struct Check<'a> {
+/// Gathers what is wrong with the settings below a node.
+pub(super) struct Check<'a> {
     root: &'a Node,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    pub(super) fn new(root: &'a Node) -> Self {
+        Self { root, problems: Vec::new() }
+    }
+
     fn wrong(&mut self, path: &[&str], why: impl Into<String>) {
         let node = self.root.find(path);
         let why = match why.into() {
@@ -115,7 +132,7 @@ impl Check<'_> {
         self.problems.push(Problem { at: node.at, what });
     }
 
-    fn name(&mut self, path: &[&str], what: &str, name: &str) {
+    pub(super) fn name(&mut self, path: &[&str], what: &str, name: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() {
             self.wrong(path, format!("{what} cannot be empty"));
@@ -128,7 +145,7 @@ impl Check<'_> {
     }
 
     /// The store's address with an absolute path.
-    fn store(&mut self, store: &str, dir: &Path) -> String {
+    pub(super) fn store(&mut self, store: &str, dir: &Path) -> String {
         let path = ["store"];
         if let Some(file) = store.strip_prefix("sqlite:") {
             if file.is_empty() || file.starts_with("//") && !file.starts_with("///") {
@@ -233,9 +250,6 @@ impl Check<'_> {
     fn sinks(&mut self, mut sinks: std::collections::BTreeMap<String, SinkFile>) -> Vec<Sink> {
         let root = self.root;
         let order = root.find(&["sinks"]).entries().iter().map(|(key, _)| key.name.as_str());
-        if sinks.is_empty() {
-            self.wrong(&["sinks"], "there is none: a pipeline writes to at least one");
-        }
         let mut made = Vec::with_capacity(sinks.len());
         for name in order {
             let path = ["sinks", name];
@@ -364,7 +378,7 @@ impl Check<'_> {
         }
     }
 
-    fn checkpoint(&mut self, checkpoint: CheckpointFile) -> Policy {
+    pub(super) fn checkpoint(&mut self, checkpoint: CheckpointFile) -> Policy {
         let set = match checkpoint {
             CheckpointFile::Default => return Policy::default(),
             CheckpointFile::Off => return Policy::Off,
@@ -402,7 +416,7 @@ impl Check<'_> {
         }
     }
 
-    fn on_error(&mut self, on_error: &OnErrorFile) -> OnError {
+    pub(super) fn on_error(&mut self, on_error: &OnErrorFile) -> OnError {
         match on_error {
             OnErrorFile::Default => OnError::default(),
             OnErrorFile::At(refused) => OnError { retries: 0, then: *refused },
@@ -416,13 +430,22 @@ impl Check<'_> {
         }
     }
 
-    fn limits(&mut self, limits: Limits) {
-        if limits.record < 1024 {
+    pub(super) fn lease(&mut self, lease: Period) {
+        self.between(&["claim", "lease"], lease.duration(), Duration::from_secs(1), DAY);
+    }
+
+    pub(super) fn history(&mut self, keep: Period) {
+        let most = 36_500 * DAY;
+        self.between(&["history", "keep"], keep.duration(), Duration::from_mins(1), most);
+    }
+
+    pub(super) fn limits(&mut self, record: Size, memory: Size) {
+        if record.0 < 1024 {
             self.wrong(&["limits", "record"], "at least 1KiB");
-        } else if limits.record > 1 << 30 {
+        } else if record.0 > 1 << 30 {
             self.wrong(&["limits", "record"], "at most 1GiB");
         }
-        if limits.memory < limits.record.saturating_mul(2) {
+        if memory.0 < record.0.saturating_mul(2) {
             let why = "at least twice limits.record, so that a record can be read while another is \
                        written";
             self.wrong(&["limits", "memory"], why);

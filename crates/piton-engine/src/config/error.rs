@@ -68,7 +68,7 @@ pub struct Problem {
 }
 
 /// A place in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The line, from 1.
     pub line: usize,
@@ -175,6 +175,22 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    /// Puts a key, or a path of keys, before the path.
+    pub(super) fn under(mut self, key: &str) -> Self {
+        if let Self::UnknownKey { path, .. }
+        | Self::UnknownValue { path, .. }
+        | Self::Missing { path, .. }
+        | Self::WrongType { path, .. }
+        | Self::Expression { path, .. }
+        | Self::Invalid { path, .. } = &mut self
+        {
+            *path = if path.is_empty() { key.to_owned() } else { format!("{key}.{path}") };
+        }
+        self
+    }
+}
+
 fn named(path: &str) -> &str {
     if path.is_empty() { "the file" } else { path }
 }
@@ -185,8 +201,8 @@ fn under(path: &str) -> String {
 
 /// A sink's name was left out: its kind stands in the place of it.
 fn nameless(path: &str, known: &[String]) -> String {
-    match path.strip_prefix("sinks.") {
-        Some(kind) if known.iter().any(|known| known == kind) => {
+    match path.rsplit_once("sinks.") {
+        Some((_, kind)) if known.iter().any(|known| known == kind) => {
             format!(". A sink has a name of your choice: write sinks: {{NAME: {{{kind}: …}}}}")
         }
         _ => String::new(),
@@ -197,11 +213,11 @@ fn nameless(path: &str, known: &[String]) -> String {
 fn right_form(path: &str, found: &str) -> String {
     let kind = path.rsplit('.').next().unwrap_or_default();
     let text = found.strip_prefix('\'').and_then(|found| found.strip_suffix('\''));
-    match (path, kind, text) {
-        ("sinks", ..) => {
+    match (kind, text) {
+        ("sinks", _) => {
             ". A sink has a name of your choice: write sinks: {NAME: {jsonl: …}}".to_owned()
         }
-        (_, "csv" | "jsonl", Some(file)) => format!(". Write {kind}: {{path: {file}}}"),
+        ("csv" | "jsonl", Some(file)) => format!(". Write {kind}: {{path: {file}}}"),
         _ => String::new(),
     }
 }

@@ -23,6 +23,7 @@ use super::{
 /// last run stopped.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Pipeline")]
 pub(super) struct File {
     /// The pipeline's name: the identity of its checkpoints. Letters, digits, '.', '_' and '-'.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,100}$"))]
@@ -65,7 +66,7 @@ pub(super) struct File {
     pub(super) on_complete: OnComplete,
 }
 
-fn default_store() -> String {
+pub(super) fn default_store() -> String {
     "sqlite:piton.db".to_owned()
 }
 

@@ -10,8 +10,10 @@ use serde::{
 };
 
 use super::file::{
-    CheckpointFile, CheckpointMap, FlattenFile, OnErrorFile, Pairs, Refused, RetryMap, SelectFile,
+    CheckpointFile, CheckpointMap, FlattenFile, OnComplete, OnErrorFile, Pairs, Refused, RetryMap,
+    SelectFile,
 };
+use super::job::file::ActionFile;
 
 /// Deserializes a type that is a word or a map, or a list or a map, without the guessing of an
 /// untagged enum, which forgets where in the file an error is.
@@ -122,6 +124,30 @@ forms! {
     }
 }
 
+/// What happens when all steps of a job are done: a word, or an action.
+#[derive(Debug, Default)]
+pub(super) enum OnJobCompleteFile {
+    #[default]
+    Keep,
+    Delete,
+    Action(ActionFile),
+}
+
+forms! {
+    OnJobCompleteFile,
+    "keep, delete, or an action such as {run: [./tell]}",
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<OnJobCompleteFile, E> {
+        use serde::de::IntoDeserializer;
+        Ok(match OnComplete::deserialize(word.into_deserializer())? {
+            OnComplete::Keep => OnJobCompleteFile::Keep,
+            OnComplete::Delete => OnJobCompleteFile::Delete,
+        })
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OnJobCompleteFile, A::Error> {
+        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(OnJobCompleteFile::Action)
+    }
+}
+
 /// Describes a type by hand.
 macro_rules! described {
     ($type:ident, |$generator:ident| $schema:expr) => {
@@ -164,4 +190,9 @@ described!(CheckpointFile, |generator| json_schema!({
 described!(OnErrorFile, |generator| json_schema!({
     "description": "What happens to a record that cannot be read, transformed or written.",
     "anyOf": [generator.subschema_for::<Refused>(), generator.subschema_for::<RetryMap>()],
+}));
+
+described!(OnJobCompleteFile, |generator| json_schema!({
+    "description": "What happens when all steps are done.",
+    "anyOf": [generator.subschema_for::<OnComplete>(), generator.subschema_for::<ActionFile>()],
 }));

@@ -60,7 +60,7 @@ impl Outside<'_> {
             return Ok(());
         }
         let (mut out, mut rest) = (String::new(), text.value.as_str());
-        let (mut filled, mut secret) = (false, false);
+        let (mut filled, mut secret, mut live) = (false, false, Vec::new());
         while let Some(start) = rest.find("${") {
             if rest[..start].ends_with('$') {
                 out.push_str(&rest[..start - 1]);
@@ -83,7 +83,10 @@ impl Outside<'_> {
                     secret |= value.secret;
                     out.push_str(&value.text);
                 }
-                None => out.push_str(written),
+                None => {
+                    live.push(out.len()..out.len() + written.len());
+                    out.push_str(written);
+                }
             }
             rest = after;
         }
@@ -91,6 +94,7 @@ impl Outside<'_> {
         // An address with a user in it usually has the password, too.
         secret |= filled && out.contains("://") && out.contains('@');
         let written = std::mem::replace(&mut text.value, out);
+        text.live = live;
         text.filled = filled.then_some(Filled { written, secret });
         Ok(())
     }
@@ -149,13 +153,13 @@ struct Outer {
     secret: bool,
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     first && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Where a part of a text stands in the file.
-fn place_of(at: Place, raw: &str, part: &str) -> Place {
+pub(super) fn place_of(at: Place, raw: &str, part: &str) -> Place {
     let line = part.lines().next().unwrap_or_default();
     let Some(start) = raw.find(line) else { return at };
     let before = &raw[..start];

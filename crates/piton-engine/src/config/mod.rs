@@ -1,4 +1,4 @@
-//! The file that describes a pipeline: read, filled in, checked.
+//! The file that describes a pipeline or a job: read, filled in, checked.
 //!
 //! A file goes through four hands, each of which can say where in it something is wrong: YAML
 //! becomes a tree that knows its places (`tree`), `${NAME}` is filled into the tree's texts
@@ -42,6 +42,12 @@ pub use self::connectors::MySqlSink;
 #[cfg(feature = "postgres")]
 pub use self::connectors::{OutboxSource, PostgresSink};
 pub(crate) use self::error::nearest;
+use self::{
+    check::Part,
+    interpolate::Outside,
+    scalars::Rate,
+    tree::{Key, Node, Value},
+};
 pub use self::{
     connectors::{
         CommandSink, CommandSource, CsvSink, CsvSource, HttpSink, JsonlSink, JsonlSource,
@@ -51,15 +57,10 @@ pub use self::{
     file::{Commit, OnComplete, Refused, SinkSettings, SourceSettings, WhenHeld},
     schema::schema,
 };
-use self::{
-    interpolate::Outside,
-    scalars::Rate,
-    tree::{Key, Node, Value},
-};
-use crate::transform::Transform;
+use crate::{job::definition::Job, transform::Transform};
 
 /// The largest file that is read as a configuration, in bytes.
-const LARGEST_FILE: u64 = 1 << 20;
+const LARGEST_FILE: u64 = 4 << 20;
 
 /// A pipeline, as configured and checked.
 pub struct Config {
@@ -76,7 +77,7 @@ pub struct Config {
     pub transform_at: Place,
     /// What happens to records, in order.
     pub transform: Vec<Transform>,
-    /// Where records go, in the order of the file; at least one.
+    /// Where records go, in the order of the file; at least one, but for what a `for_each` reads.
     pub sinks: Vec<Sink>,
     /// Which sinks have to be durable before the source is told.
     pub commit: Commit,
@@ -198,11 +199,36 @@ impl Config {
     }
 }
 
-/// Reads a configuration. `env` answers for the environment.
+/// What a file describes.
+#[derive(Debug)]
+pub enum Loaded {
+    /// A pipeline.
+    Pipeline(Box<Config>),
+    /// A job.
+    Job(Box<Job>),
+}
+
+/// Reads a configuration of a pipeline. `env` answers for the environment.
 ///
 /// # Errors
 /// All that is wrong with it, as far as it can be seen at once, each with line and column.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let (text, dir) = contents(path)?;
+    load_str(&text, path, &dir, env)
+}
+
+/// Reads a configuration of a pipeline or a job. `env` answers for the environment; its `PATH` is
+/// where commands are looked for.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_any(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
+    let (text, dir) = contents(path)?;
+    load_any_str(&text, path, &dir, env)
+}
+
+/// The text of a file, and its folder.
+fn contents(path: &Path) -> Result<(String, PathBuf), ConfigError> {
     let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
@@ -215,12 +241,11 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
     // Only the file system knows what `..` behind a link leads to.
     let climbs = dir.components().any(|part| part == Component::ParentDir);
     let real = if climbs { dir.canonicalize().map_err(unreadable)? } else { dir.to_owned() };
-    let dir = real.as_path();
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => load_str(text, path, dir, env),
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok((text, real)),
         Err(error) => {
-            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let line = 1 + before.matches('\n').count();
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
             let what = Condition::Yaml("this is not UTF-8: save the file as UTF-8".to_owned());
             let problem = Problem { at: Place { line, column: 1 }, what };
             Err(ConfigError::Invalid { file: path.display().to_string(), problems: vec![problem] })
@@ -238,15 +263,47 @@ pub fn load_str(
     dir: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
-    let invalid = |problems| ConfigError::Invalid { file: name.display().to_string(), problems };
-    let mut root = Node::parse(text).map_err(|problem| invalid(vec![problem]))?;
+    let mut root = filled(text, name, dir, env)?;
+    read_and_check(&mut root, name, dir).map_err(|problems| invalid(name, problems))
+}
+
+/// As [`load_any`], of a text.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_any_str(
+    text: &str,
+    name: &Path,
+    dir: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, ConfigError> {
+    let mut root = filled(text, name, dir, env)?;
+    let is_job =
+        root.get("job").is_some() || root.get("steps").is_some() && root.get("pipeline").is_none();
+    let loaded = if is_job {
+        job::job(&root, name, dir, env("PATH")).map(|job| Loaded::Job(Box::new(job)))
+    } else {
+        let config = read_and_check(&mut root, name, dir);
+        config.map(|config| Loaded::Pipeline(Box::new(config)))
+    };
+    loaded.map_err(|problems| invalid(name, problems))
+}
+
+fn invalid(name: &Path, problems: Vec<Problem>) -> ConfigError {
+    ConfigError::Invalid { file: name.display().to_string(), problems }
+}
+
+/// A file's tree with all that comes from outside of it.
+fn filled(
+    text: &str,
+    name: &Path,
+    dir: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Node, ConfigError> {
+    let mut root = Node::parse(text).map_err(|problem| invalid(name, vec![problem]))?;
     let mut problems = Vec::new();
     Outside { env, dir }.fill(&mut root, &mut problems);
-    if problems.is_empty() {
-        read_and_check(&mut root, name, dir).map_err(invalid)
-    } else {
-        Err(invalid(problems))
-    }
+    if problems.is_empty() { Ok(root) } else { Err(invalid(name, problems)) }
 }
 
 fn read_and_check(root: &mut Node, name: &Path, dir: &Path) -> Result<Config, Vec<Problem>> {
@@ -260,7 +317,7 @@ fn read_and_check(root: &mut Node, name: &Path, dir: &Path) -> Result<Config, Ve
     }
     let rate = take_rate(root).map_err(|problem| vec![problem])?;
     let file = read::read(root).map_err(|problem| vec![problem])?;
-    check::check(root, file, rate, name, dir)
+    check::check(root, file, rate, name, dir, Part::Whole)
 }
 
 /// `rate` may stand beside the connector or, as is natural to write, among its settings, of which

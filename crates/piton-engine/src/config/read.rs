@@ -60,15 +60,7 @@ impl Fault {
 
     /// Puts a key before the path.
     fn within(mut self, key: &str) -> Self {
-        let (Condition::UnknownKey { path, .. }
-        | Condition::UnknownValue { path, .. }
-        | Condition::Missing { path, .. }
-        | Condition::WrongType { path, .. }
-        | Condition::Invalid { path, .. }) = &mut self.what
-        else {
-            return self;
-        };
-        *path = if path.is_empty() { key.to_owned() } else { format!("{key}.{path}") };
+        self.what = self.what.under(key);
         self
     }
 }

@@ -3,14 +3,19 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::{file::File, scalars::Rate};
+use super::{file::File, job::file::JobFile, scalars::Rate};
 
-/// The JSON Schema of a configuration: keys, forms, defaults and what they mean. Describes only
-/// what is built.
+/// The JSON Schema of a configuration, of a pipeline or a job: keys, forms, defaults and what they
+/// mean. Describes only what is built.
 pub fn schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut schema = generator.into_root_schema_for::<File>().to_value();
-    schema["title"] = json!("A pipeline of Piton");
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let forms = [generator.subschema_for::<File>(), generator.subschema_for::<JobFile>()];
+    let mut schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A pipeline or a job of Piton",
+        "anyOf": forms,
+        "$defs": generator.take_definitions(true),
+    });
     let rate = json!({"description": "At most so many records, to spare what is read from."});
     let mut rate = rate;
     if let (Value::Object(rate), Value::Object(form)) =

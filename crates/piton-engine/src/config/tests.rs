@@ -338,7 +338,7 @@ fn files_are_read_with_their_folder() {
     std::fs::write(&path, b"pipeline: x\nstore: \xff").unwrap();
     let error = load(&path, &environment).unwrap_err();
     assert_eq!(error.problems()[0].at, Place { line: 2, column: 1 });
-    std::fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
+    std::fs::write(&path, vec![b'#'; 5 << 20]).unwrap();
     assert!(matches!(load(&path, &environment), Err(ConfigError::TooLarge { .. })));
 }
 

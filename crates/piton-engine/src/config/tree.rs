@@ -4,6 +4,8 @@
 //! filled in between: after parsing, so that no value can add structure, and before types are
 //! decided, so that `records: ${N}` is a number.
 
+use std::ops::Range;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
@@ -30,13 +32,15 @@ pub(super) enum Value {
 }
 
 /// Text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Text {
     pub(super) value: String,
     /// The same in the file, quotes and all.
     pub(super) raw: String,
     /// What may be shown of it, if part of it came from outside the file.
     pub(super) filled: Option<Filled>,
+    /// Where in `value` dotted names stand, `${param.date}`: values at run time.
+    pub(super) live: Vec<Range<usize>>,
 }
 
 /// Text that was filled in.
@@ -142,11 +146,11 @@ pub(super) fn excerpt(text: &str) -> String {
     if cut.len() < text.len() { format!("{cut}…") } else { cut }
 }
 
-/// A configuration is small: what is larger or refers to itself over and over is refused.
+/// A job may have ten thousand steps, and a configuration no more: what is larger or refers to itself over and over is refused.
 fn options() -> serde_saphyr::Options {
     let bounds = serde_saphyr::budget! {
-        max_events: 100_000,
-        max_nodes: 50_000,
+        max_events: 500_000,
+        max_nodes: 250_000,
         max_aliases: 1_000,
         max_anchors: 1_000,
         max_depth: 32,
@@ -171,7 +175,7 @@ fn problem(error: &serde_saphyr::Error) -> Problem {
             Condition::Duplicate { key: key.clone().unwrap_or_default() }
         }
         serde_saphyr::Error::MultipleDocuments { .. } => Condition::Yaml(
-            "a second document begins here: one file describes one pipeline".to_owned(),
+            "a second document begins here: one file describes one pipeline or job".to_owned(),
         ),
         serde_saphyr::Error::Budget { .. }
         | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
@@ -224,7 +228,9 @@ fn node(spanned: Spanned<Raw>, file: &str) -> Result<Node, Problem> {
         Raw::Bool(b) => Value::Bool(b),
         Raw::Int(i) => Value::Int(i, raw()),
         Raw::Float(x) => Value::Float(x, raw()),
-        Raw::Text(text) => Value::Text(Text { value: text, raw: raw(), filled: None }),
+        Raw::Text(text) => {
+            Value::Text(Text { value: text, raw: raw(), filled: None, live: Vec::new() })
+        }
         Raw::List(items) => {
             let items = items.into_iter().map(|item| node(item, file));
             Value::List(items.collect::<Result<_, _>>()?)

@@ -20,6 +20,8 @@ mod when;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use piton_core::interval::Policy;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 pub use self::{
     difference::{Definition, difference},
@@ -48,7 +50,7 @@ pub struct Job {
     pub steps: Vec<Step>,
     /// Who may run it.
     pub claim: Claim,
-    /// How often the steps of a `for_each` are saved; pipelines have their own.
+    /// How often to save where a step says nothing else.
     pub checkpoint: Policy,
     /// How long runs are remembered.
     pub keep_history: Duration,
@@ -83,7 +85,8 @@ pub enum OnJobComplete {
 }
 
 /// What to do when what a step reads is no longer what it read before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OnSourceChange {
     /// The run is refused with the difference.
     #[default]
@@ -113,7 +116,7 @@ pub struct Step {
     pub steps: Vec<Step>,
     /// How it goes on when it had begun and not finished.
     pub restart: Restart,
-    /// How often it is tried again after a failure.
+    /// How often what it does itself is tried again after a failure; never for a group.
     pub retry: Retry,
     /// How long one attempt of it may take, its `steps` included.
     pub timeout: Option<Duration>,
@@ -123,8 +126,6 @@ pub struct Step {
     pub on_failure: Option<Action>,
     /// What to do once when it is done.
     pub on_complete: Option<Action>,
-    /// How often it is saved; for a [`Body::ForEach`].
-    pub checkpoint: Policy,
 }
 
 /// What a step does itself.
@@ -151,10 +152,13 @@ pub struct ForEach {
     pub name: String,
     /// How many parents at once.
     pub concurrency: NonZeroUsize,
+    /// How often it is saved.
+    pub checkpoint: Policy,
 }
 
 /// How a step goes on when it had begun and not finished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Restart {
     /// After its last position.
     #[default]

@@ -1,22 +1,25 @@
-//! Files that describe a job.
+//! Files that describe a job: read and checked as far as that goes without running anything.
+//!
+//! A job's file is the same YAML with the same places, filled from the environment by the same
+//! hand. Its steps are then read one by one (`steps`), so that what is wrong with one does not hide
+//! what is wrong with another. What a step moves is a pipeline's file in itself: it is taken out of
+//! the tree with what it inherits, and read and checked by the pipeline's own reader (`template`).
+//! Names that only a run knows are looked up in what is declared (`references`), and put where they
+//! stand in a form that can be nothing but a value (`fill`, `sql`).
 
-use std::path::PathBuf;
+mod actions;
+mod bodies;
+mod describe;
+pub(in crate::config) mod file;
+mod fill;
+mod order;
+mod references;
+mod sql;
+mod steps;
+mod template;
 
-use super::{Config, ConfigError, tree::Node};
-use crate::job::definition::Values;
+pub(super) use self::steps::job;
+pub use self::template::Template;
 
-/// A part of a job's file that becomes a [`Config`] when the values that it refers to are known.
-#[derive(Clone)]
-pub struct Template {
-    /// A pipeline's file without its name.
-    tree: Node,
-    file: PathBuf,
-    dir: PathBuf,
-}
-
-impl std::fmt::Debug for Template {
-    // The settings of connectors hold passwords.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Template").finish_non_exhaustive()
-    }
-}
+#[cfg(test)]
+mod tests;
