@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a pipeline, or resume it where it stopped
+    /// Run a pipeline or a job, or resume it where it stopped
     Run(Run),
     /// Say what a run would resume and which guarantee each sink has, without running
     Plan(Plan),
@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Resume(Named),
     /// Drain a pipeline and end it; a new run needs --again
     Cancel(Named),
+    /// Note that a step of a job counts as done
+    MarkDone(MarkDone),
     /// Run a command as a step of a job, unless it is done: checkpoints for shell scripts
     Step(Step),
     /// Print or keep the position of a script's step
@@ -93,8 +95,11 @@ pub(crate) struct Named {
 #[command(after_help = "Ctrl-C saves and stops, and the same command goes on from there. \
     --accept-changes, --adopt and --again answer a refusal: see `piton plan FILE` first.")]
 pub(crate) struct Run {
-    /// The pipeline's configuration
+    /// The configuration of a pipeline or a job
     pub(crate) file: PathBuf,
+    /// A parameter of a job; may be given again
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) param: Vec<String>,
     /// Go on although the definition or the source has changed
     #[arg(long)]
     pub(crate) accept_changes: bool,
@@ -104,7 +109,7 @@ pub(crate) struct Run {
     /// Check all of what was consumed before, not only its ends
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Run although it was cancelled
+    /// Run although it was cancelled; of a job that has finished, begin a new run
     #[arg(long)]
     pub(crate) again: bool,
     /// Print transformed records and write nothing
@@ -229,9 +234,21 @@ pub(crate) struct Reset {
 pub(crate) struct Rewind {
     #[command(flatten)]
     pub(crate) reset: Reset,
-    /// A version (12), a time (2026-11-20T10:00:00Z) or a position ({"offset":4096})
+    /// A version (12), a time (2026-11-20T10:00:00Z) or a position ({"offset":4096}); of a job, a
+    /// step
     #[arg(long, value_name = "WHERE")]
     pub(crate) to: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MarkDone {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// The step's path, such as customer/invoice
+    pub(crate) step: String,
+    /// Why, for those who look at its history
+    #[arg(long, value_name = "REASON")]
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Debug, Args)]

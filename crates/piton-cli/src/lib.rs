@@ -80,6 +80,7 @@ fn dispatch(arguments: Arguments) -> Result<u8, exit::Failure> {
         Command::Pause(named) => to::steer::control(&named, piton_core::Control::Pause),
         Command::Resume(named) => to::steer::control(&named, piton_core::Control::Run),
         Command::Cancel(named) => to::steer::control(&named, piton_core::Control::Cancel),
+        Command::MarkDone(args) => to::job::mark_done(&args),
         Command::Step(step) => to::step::step(&step),
         Command::Position(position) => to::step::position(&position),
         Command::DeadLetters(letters) => to::dead_letters::dead_letters(&letters),

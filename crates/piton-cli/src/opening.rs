@@ -1,6 +1,7 @@
 //! Which store and which pipeline a command speaks of.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,7 +9,10 @@ use std::{
 };
 
 use piton_core::{Owner, Store, StoreError};
-use piton_engine::config::{self, Config, Period};
+use piton_engine::{
+    config::{self, Config, Loaded, Period},
+    job::definition::Job,
+};
 use piton_stores::Mode;
 
 use crate::{
@@ -20,6 +24,17 @@ use crate::{
 pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
     config::load(file, &|name| env::var(name).ok())
         .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
+}
+
+/// Loads the configuration of a pipeline or a job.
+pub(crate) fn loaded(file: &Path) -> Result<Loaded, Failure> {
+    config::load_any(file, &|name| env::var(name).ok())
+        .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
+}
+
+/// The store that a job names.
+pub(crate) fn store_of_job(job: &Job, mode: Mode) -> Result<Arc<dyn Store>, Failure> {
+    open(&job.store, &job.dir, mode)
 }
 
 /// What a file that is no configuration was probably meant to be.
@@ -108,14 +123,33 @@ fn here() -> Result<PathBuf, Failure> {
 /// A pipeline by its name, in the store of the arguments, or by its configuration file.
 pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, String), Failure> {
     if !is_file(name) {
-        return Ok((existing(args)?, name.to_owned()));
+        let store = existing(args)?;
+        // Of a job, its newest run.
+        let name = piton::job::newest(&*store, name)?.unwrap_or_else(|| name.to_owned());
+        return Ok((store, name));
     }
-    let config = config(Path::new(name))?;
-    let store = match args.store {
-        Some(_) => existing(args)?,
-        None => store_of(&config, Mode::Existing)?,
+    let loaded = loaded(Path::new(name))?;
+    let store = match (&args.store, &loaded) {
+        (Some(_), _) => existing(args)?,
+        (None, Loaded::Pipeline(config)) => store_of(config, Mode::Existing)?,
+        (None, Loaded::Job(job)) => store_of_job(job, Mode::Existing)?,
     };
-    Ok((store, config.pipeline.clone()))
+    let name = match loaded {
+        Loaded::Pipeline(config) => config.pipeline.clone(),
+        Loaded::Job(job) => newest(&*store, &job)?,
+    };
+    Ok((store, name))
+}
+
+/// The newest run of a job, by the name under which the store has it: one with parameters that have
+/// no defaults has to be named.
+fn newest(store: &dyn Store, job: &Job) -> Result<String, Failure> {
+    let instance = job.with(&BTreeMap::new()).map_err(|error| {
+        Failure::usage(format!(
+            "{error}. Name the run instead of the file: `piton status` lists them"
+        ))
+    })?;
+    Ok(piton::job::newest(store, &instance.name)?.unwrap_or(instance.name))
 }
 
 fn is_file(name: &str) -> bool {

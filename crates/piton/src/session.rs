@@ -16,9 +16,8 @@ use crate::{
     options::Options,
 };
 
-/// What a store remembers as the source of a program's own cursor, and of its job of several steps.
+/// What a store remembers as the source of a program's own cursor.
 const LIBRARY: &str = "\"library\"";
-pub(crate) const JOB: &str = "\"job\"";
 
 /// How long history, runs and events of a job are kept.
 const KEEP: Duration = Duration::from_hours(30 * 24);

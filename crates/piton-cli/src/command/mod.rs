@@ -4,6 +4,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod generate;
 pub(crate) mod history;
 pub(crate) mod init;
+pub(crate) mod job;
 pub(crate) mod plan;
 pub(crate) mod run;
 #[cfg(feature = "postgres")]

@@ -14,7 +14,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use piton_engine::{
-    Outcome, Pipeline, RunError, RunOptions, Summary, connect, dry_run, rehearsal,
+    Outcome, Pipeline, RunError, RunOptions, Summary,
+    config::Loaded,
+    connect, dry_run, rehearsal,
     run::{self, Figures, Signal},
 };
 use piton_stores::{MemoryStore, Mode};
@@ -37,7 +39,13 @@ const ECHO: Duration = Duration::from_millis(200);
 
 /// Runs or resumes a pipeline.
 pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
-    let config = opening::config(&args.file)?;
+    let config = match opening::loaded(&args.file)? {
+        Loaded::Job(job) => return super::job::run(args, &job),
+        Loaded::Pipeline(config) => config,
+    };
+    if let Some(param) = args.param.first() {
+        return Err(Failure::usage(format!("--param {param}: only jobs have parameters")));
+    }
     let pipeline = connect::pipeline(&config, args.accept_changes)?;
     if args.dry_run {
         let mut out = io::stdout().lock();
@@ -115,7 +123,7 @@ fn tell(json: bool, event: &str, what: &str) {
 }
 
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
-fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
+pub(crate) fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
     let signal = Arc::clone(signal);
     let mut first: Option<Instant> = None;
     let heard = move || match first {

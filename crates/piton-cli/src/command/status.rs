@@ -8,7 +8,7 @@ use piton_engine::{
     steer::{self, Health, PipelineView, State},
 };
 
-use super::history::brief;
+use super::{history::brief, job};
 use crate::{
     args::Status,
     exit::{FAILED, FINISHED, Failure},
@@ -20,10 +20,12 @@ use crate::{
 pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
     let max_lag = args.max_lag.as_deref().map(opening::period).transpose()?;
     let now = Timestamp::now();
+    let mut steps = Vec::new();
     let (store, views) = match &args.name {
         Some(name) => {
             let (store, name) = opening::named(name, &args.store)?;
             let view = steer::look_at(&*store, &name, now)?;
+            steps = job::steps(&*store, &name, now)?;
             (store, vec![view])
         }
         None => {
@@ -33,7 +35,13 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
         }
     };
     if args.json {
-        print_json(&serde_json::json!({ "store": store.location(), "pipelines": views }))?;
+        let mut shown = serde_json::json!({ "store": store.location(), "pipelines": views });
+        if !steps.is_empty() {
+            shown["steps"] = serde_json::json!(steps);
+        }
+        print_json(&shown)?;
+    } else if let ([view], false) = (&views[..], steps.is_empty()) {
+        show(head(view) + &job::tree(&steps, now))?;
     } else if args.name.is_some() {
         show(views.iter().map(one).collect::<String>())?;
     } else {
@@ -75,7 +83,8 @@ fn all(store: &str, views: &[PipelineView]) -> String {
     format!("store: {store}\n{}", table(&head, &[2, 4, 5], rows.collect()))
 }
 
-fn one(view: &PipelineView) -> String {
+/// What it is doing, and who does it.
+fn head(view: &PipelineView) -> String {
     let name = &view.pipeline;
     let mut text = format!("{name}: {}\n", view.state.as_str());
     let _ = match (&view.holder, view.state) {
@@ -89,6 +98,11 @@ fn one(view: &PipelineView) -> String {
     if let Some(error) = &view.error {
         let _ = writeln!(text, "last error: {error}");
     }
+    text
+}
+
+fn one(view: &PipelineView) -> String {
+    let mut text = head(view);
     if let (Some(waiting), Some(_)) =
         (view.run.as_ref().and_then(|r| r.waiting.as_ref()), &view.holder)
     {

@@ -28,9 +28,12 @@ pub(crate) fn reset(args: &Reset) -> Result<u8, Failure> {
 
 /// `piton rewind NAME --to WHERE`
 pub(crate) fn rewind(args: &Rewind) -> Result<u8, Failure> {
-    let to: Target = args.to.parse().map_err(Failure::usage)?;
     let reset = &args.reset;
     let (store, name) = opening::named(&reset.named.name, &reset.named.store)?;
+    if piton_engine::job::is_job(&steer::find(&*store, &name)?) {
+        return super::job::rewind(args, &store, &name);
+    }
+    let to: Target = args.to.parse().map_err(Failure::usage)?;
     let who = opening::who();
     check_sink(&*store, &name, reset)?;
     let proposal = steer::propose_rewind(&*store, &wish(reset, &name, &who), &to)?;

@@ -20,14 +20,16 @@ fn who_holds_messages_back_is_told_by_run_and_status() {
     place.append(1..=3);
     let tells = |running: &piton_testkit::Running| running.stderr().contains("messages wait for");
     running.until("it to tell", PATIENCE, tells).unwrap();
-    let waiting = place.status()["run"]["waiting"].to_string();
+    // A run tells the store about once a second how it is.
+    let waiting = || place.status()["run"]["waiting"].to_string();
+    running.until("status to tell", PATIENCE, |_| waiting() != "null").unwrap();
+    let waiting = waiting();
     assert!(waiting.contains("'nightly'") && waiting.contains("idle in transaction"), "{waiting}");
     assert!(place.ends_with(0, &["status", "relay"]).stdout.contains("waiting: messages wait"));
     place.ends_with(1, &["status", "relay", "--check"]);
     old.batch_execute("COMMIT").unwrap();
     running.until("it to go on", PATIENCE, |r| r.stderr().contains("the source goes on")).unwrap();
     running.until("the messages", PATIENCE, |_| place.file().len() == 3).unwrap();
-    // A run says about once a second how it is.
     let is_well = || {
         place.program.run(&["status", "relay", "--check"]).is_ok_and(|ended| ended.code == Some(0))
     };

@@ -17,7 +17,7 @@ use std::{
 };
 
 use piton::job::{
-    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB,
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB, Work,
 };
 use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
 
@@ -31,7 +31,8 @@ const RECOVERING: &str = "PITON_RECOVERING";
 const POSITION: &str = "PITON_POSITION";
 const STARTED_AT: &str = "PITON_STARTED_AT";
 const CLAIM: &str = "PITON_CLAIM";
-const STORE: &str = "PITON_STORE";
+/// The store, for the `piton` commands that a command calls.
+pub const STORE: &str = "PITON_STORE";
 
 /// How often a command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -92,7 +93,7 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
     let path = job::path_of(None, step.name)?;
     let options = JobOptions { again: true, ..Default::default() };
     let (steps, _) = Steps::open(store, step.job, &options)?;
-    let begun = match steps.begin(&path, true)? {
+    let begun = match steps.begin(&path, Work::Command)? {
         Beginning::Over(stage) => {
             steps.end(RunEnd::Stopped)?;
             return Ok(Stepped::Before(stage));
@@ -143,15 +144,13 @@ fn run(
     let mut command = Command::new(&program);
     command.args(args);
     let claim = steps.held();
-    command.env(JOB, step.job).env(STEP, step.name).env(STORE, step.store_url);
-    command.env(ATTEMPT, begun.attempt.to_string());
-    command.env(RECOVERING, if begun.recovering { "1" } else { "0" });
-    command.env(CLAIM, format!("{} {}", claim.epoch, claim.pipeline));
-    command.env(STARTED_AT, begun.before.unwrap_or(begun.started_at).to_string());
-    match begun.position.as_ref().and_then(|position| position.read::<String>().ok()) {
-        Some(position) => command.env(POSITION, position),
-        None => command.env_remove(POSITION),
-    };
+    for (name, value) in environment(step.job, step.name, begun, claim) {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env(STORE, step.store_url);
     let child = lock::start_with(&mut command, claim).map_err(|error| ScriptError::NotStarted {
         command: program.to_string_lossy().into_owned(),
         error,
@@ -178,6 +177,25 @@ fn wait(
         }
         thread::sleep(LOOK);
     }
+}
+
+/// What a command finds in its environment; `None` is taken out of it.
+pub(super) fn environment(
+    job: &str,
+    step: &str,
+    begun: &Begun,
+    claim: &Claim,
+) -> [(&'static str, Option<String>); 7] {
+    let position = begun.position.as_ref();
+    [
+        (JOB, Some(job.to_owned())),
+        (STEP, Some(step.to_owned())),
+        (ATTEMPT, Some(begun.attempt.to_string())),
+        (RECOVERING, Some(u8::from(begun.recovering).to_string())),
+        (STARTED_AT, Some(begun.before.unwrap_or(begun.started_at).to_string())),
+        (POSITION, position.and_then(|position| position.read::<String>().ok())),
+        (CLAIM, Some(format!("{} {}", claim.epoch, claim.pipeline))),
+    ]
 }
 
 /// Closes the present run of a job: the next step begins a new one.

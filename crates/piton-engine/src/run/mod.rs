@@ -29,7 +29,6 @@ use self::{
     begin::{Found, Ready},
     context::{Context, Mirror, Pace},
     keeper::Keeper,
-    signal::backoff,
 };
 pub use self::{
     error::RunError,
@@ -39,6 +38,7 @@ pub use self::{
 pub(crate) use self::{
     error::stored_instead,
     resume::{governing_state, resume},
+    signal::backoff,
 };
 use crate::{
     pipeline::{OnComplete, Pipeline},

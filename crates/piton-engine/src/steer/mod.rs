@@ -376,6 +376,16 @@ pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), Ste
     Ok(())
 }
 
+/// Has a pipeline begin anew, and cuts what it has put into files.
+///
+/// # Errors
+/// When the pipeline is unknown or runs.
+pub(crate) fn begin_anew(store: &dyn Store, pipeline: &str, who: &str) -> Result<(), SteerError> {
+    let wish = Wish { pipeline, sink: None, output: Some(Output::Truncate), who };
+    let proposal = propose_reset(store, &wish)?;
+    order(store, proposal, who)
+}
+
 /// Pauses, resumes or cancels.
 ///
 /// # Errors

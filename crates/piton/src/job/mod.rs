@@ -67,6 +67,9 @@ pub use self::{
 };
 use crate::{error::EffectsError, options::Options};
 
+/// What a store remembers as the source of a job of several steps.
+pub const SOURCE: &str = "\"job\"";
+
 /// The step of a job that is the job itself: done when all is.
 pub const WHOLE_JOB: &str = ".";
 

@@ -100,6 +100,18 @@ impl StepState {
         self.stage == Stage::Running && self.command
     }
 
+    /// A step that is to go on, because something below it or after it begins anew.
+    pub fn reopened(before: &Self, now: Timestamp) -> Self {
+        Self {
+            stage: Stage::Running,
+            attempt: before.attempt + 1,
+            ended_at: Some(now),
+            why: None,
+            command: false,
+            ..before.clone()
+        }
+    }
+
     /// A step that begins anew.
     pub fn rewound(before: Option<&Self>, now: Timestamp) -> Self {
         Self {

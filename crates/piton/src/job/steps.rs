@@ -18,10 +18,13 @@ use piton_core::{
 use pollster::block_on;
 
 use super::{
-    JobError, JobOptions, Stage, StepState, WHOLE_JOB,
+    JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
 };
-use crate::session::{JOB, Known, Session};
+use crate::{
+    options::Options,
+    session::{Known, Session},
+};
 
 /// The sink of a step's own checkpoint.
 pub const STEP: &str = "step";
@@ -123,6 +126,35 @@ impl Steps {
         Ok((Self::claim(store, &numbered(&instance, run + 1), options)?, false))
     }
 
+    /// Claims a run of a job for an operator, who changes it and does nothing of it. `job` is the
+    /// name under which the store has the run.
+    ///
+    /// # Errors
+    /// [`JobError::Held`] while somebody runs it; what the store fails with.
+    pub fn for_operator(store: &Arc<dyn Store>, job: &str) -> Result<Self, JobError> {
+        let session = block_on(Session::claim(store, job, &Options::default(), Epoch(0)))?;
+        let rows = Rows::of(job, block_on(store.load(job))?)?;
+        Ok(Self { session, rows: Mutex::new(rows), most_crashes: 10 })
+    }
+
+    /// The steps that are known, in the order of their paths.
+    pub fn all(&self) -> Vec<(String, StepState)> {
+        self.rows().steps.iter().map(|(path, row)| (path.clone(), row.state.clone())).collect()
+    }
+
+    /// Changes steps as an operator wants it, in one transaction, and notes who did it.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn change(&self, steps: Vec<(String, StepState)>, event: Event) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        for (path, state) in steps {
+            rows.put(&path, state);
+        }
+        self.write(&mut rows)?;
+        Ok(block_on(self.session.store.record(event))?)
+    }
+
     /// Claims a job and reads what is stored of its steps.
     fn claim(store: &Arc<dyn Store>, job: &str, options: &JobOptions) -> Result<Self, JobError> {
         let sleep = |time| async move {
@@ -152,7 +184,7 @@ impl Steps {
     async fn read(mut session: Session, options: &JobOptions) -> Result<Self, JobError> {
         let record = PipelineRecord {
             pipeline: session.job().to_owned(),
-            source: JOB.to_owned(),
+            source: SOURCE.to_owned(),
             transforms: options.definition.clone().unwrap_or_else(|| "[]".to_owned()),
             sinks: SINKS.to_owned(),
             control: Control::Run,
@@ -227,18 +259,31 @@ impl Steps {
     /// # Errors
     /// As [`done`](Self::done).
     pub fn forget_below(&self, path: &str) -> Result<(), JobError> {
+        let below = format!("{path}/");
+        self.forget(path, |step, sink| {
+            step.starts_with(&below) || (step == path && sink == POSITION)
+        })
+    }
+
+    /// Clears the position of a step.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn forget_position(&self, path: &str) -> Result<(), JobError> {
+        self.forget(path, |step, sink| step == path && sink == POSITION)
+    }
+
+    fn forget(&self, path: &str, is_gone: impl Fn(&str, &str) -> bool) -> Result<(), JobError> {
         let mut rows = self.rows();
         self.write(&mut rows)?;
-        let below = format!("{path}/");
-        let steps = rows.steps.keys().filter(|step| step.starts_with(&below)).cloned();
-        let mut gone: Vec<(String, &str)> = steps.map(|step| (step, STEP)).collect();
-        let is_cleared = |step: &&String| *step == path || step.starts_with(&below);
-        let positions = rows.positions.keys().filter(is_cleared).cloned();
-        gone.extend(positions.map(|step| (step, POSITION)));
+        let steps = rows.steps.keys().map(|step| (step.clone(), STEP));
+        let positions = rows.positions.keys().map(|step| (step.clone(), POSITION));
+        let mut gone: Vec<(String, &str)> = steps.chain(positions).collect();
+        gone.retain(|(step, sink)| is_gone(step, sink));
         if gone.is_empty() {
             return Ok(());
         }
-        let (who, now) = (piton_stores::this_process().to_string(), Timestamp::now());
+        let (who, at) = (piton_stores::this_process().to_string(), Timestamp::now());
         let order = |(partition, sink): &(String, &str)| Order {
             id: 0,
             pipeline: self.job().to_owned(),
@@ -250,13 +295,13 @@ impl Steps {
             sink_state: None,
             output: None,
             who: who.clone(),
-            at: now,
+            at,
             applied_at: None,
         };
         let event = Event {
             id: 0,
             pipeline: self.job().to_owned(),
-            at: now,
+            at,
             who: who.clone(),
             what: "restart".to_owned(),
             detail: format!("step '{path}' begins anew"),
@@ -265,10 +310,10 @@ impl Steps {
         block_on(async {
             store.order(gone.iter().map(order).collect(), event).await?;
             let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
-            store.applied(&self.session.claim, orders.collect(), now).await
+            store.applied(&self.session.claim, orders.collect(), at).await
         })?;
-        rows.steps.retain(|step, _| !step.starts_with(&below));
-        rows.positions.retain(|step, _| !is_cleared(&step));
+        rows.steps.retain(|step, _| !is_gone(step, STEP));
+        rows.positions.retain(|step, _| !is_gone(step, POSITION));
         Ok(())
     }
 

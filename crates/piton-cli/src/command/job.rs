@@ -1,0 +1,268 @@
+//! Jobs: running one, drawing its tree, and what an operator does to its steps.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use jiff::Timestamp;
+use piton_engine::{
+    RunOptions,
+    job::{
+        definition::Job,
+        run::{self, Happened, JobSummary},
+        steer::{self, JobSteerError},
+        view::{self, StepView},
+    },
+    run::Signal,
+    steer::SteerError,
+};
+use piton_stores::Mode;
+
+use super::{run::listen, steer::confirm, step::of_job};
+use crate::{
+    args::{MarkDone, Rewind, Run},
+    exit::{FAILED, FINISHED, Failure, USAGE},
+    opening,
+    output::{count, many, note, print_json, print_json_line, records, span, table},
+};
+
+/// Runs or resumes a job.
+pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
+    let instance = job.with(&params(&args.param)?);
+    let instance =
+        instance.map_err(|error| Failure::usage(format!("{}: {error}", args.file.display())))?;
+    if args.dry_run {
+        return Err(Failure::usage(
+            "--dry-run is for pipelines: `piton plan` says what a job does",
+        ));
+    }
+    let store = opening::store_of_job(job, Mode::Create)?;
+    let teller = Teller { json: args.json, job: instance.name.clone() };
+    teller.started(&store.location());
+    let signal = Arc::new(Signal::default());
+    listen(&signal)?;
+    let options = options(args);
+    let watch = |step: &str, happened: &Happened| teller.step(step, happened);
+    let result = run::run(job, &instance, &store, &options, &signal, &watch);
+    match result {
+        Ok(summary) => Ok(teller.ended(&summary, signal.is_cancelled(), args)),
+        Err(error) => {
+            teller.result("failed", error.exit_code(), Some(&error.to_string()));
+            Err(error.into())
+        }
+    }
+}
+
+fn options(args: &Run) -> RunOptions {
+    let json = args.json;
+    let tell = move |event: &str, what: &str| {
+        if json {
+            let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
+        } else {
+            note!("{what}");
+        }
+    };
+    RunOptions {
+        accept_changes: args.accept_changes,
+        adopt: args.adopt,
+        verify: args.verify,
+        again: args.again,
+        on_wait: Box::new(move |holder| {
+            tell("waiting", &format!("held by {holder}: waiting for it to let go"));
+        }),
+        on_notice: Box::new(move |what| tell("notice", what)),
+        ..RunOptions::plain(opening::owner())
+    }
+}
+
+/// `--param NAME=VALUE`
+fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut params = BTreeMap::new();
+    for text in given {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(Failure::usage(format!("--param {text}: write --param NAME=VALUE")));
+        };
+        if params.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(Failure::usage(format!("--param {name} is given twice")));
+        }
+    }
+    Ok(params)
+}
+
+/// Tells a person, or a machine, how the run goes.
+struct Teller {
+    json: bool,
+    job: String,
+}
+
+impl Teller {
+    fn started(&self, store: &str) {
+        if self.json {
+            let line = serde_json::json!({ "event": "started", "job": self.job, "store": store });
+            let _ = print_json_line(&line);
+        } else {
+            note!("store: {store}");
+        }
+    }
+
+    fn step(&self, step: &str, happened: &Happened) {
+        if self.json {
+            self.step_json(step, happened);
+            return;
+        }
+        match happened {
+            Happened::Began { attempt: 1, .. } | Happened::WasDone => {}
+            Happened::Began { attempt, .. } => {
+                note!("step '{step}': had begun and not finished: attempt {attempt}");
+            }
+            Happened::Done { took, records: moved } => {
+                let moved = moved.map(|moved| format!("{}, ", records(moved))).unwrap_or_default();
+                note!("step '{step}': done, {moved}{}", span(took.as_secs_f64()));
+            }
+            Happened::PassedOver => note!("step '{step}': passed over"),
+            Happened::Retries { why, pause } => {
+                note!("step '{step}': {why}; tried again in {}", span(pause.as_secs_f64()));
+            }
+            // The run ends with it.
+            Happened::Failed { .. } => {}
+        }
+    }
+
+    fn step_json(&self, step: &str, happened: &Happened) {
+        let mut line = serde_json::json!({ "event": "step", "job": self.job, "step": step });
+        let more = match happened {
+            Happened::Began { attempt, recovering } => {
+                serde_json::json!({ "state": "running", "attempt": attempt, "recovering": recovering })
+            }
+            Happened::Done { took, records } => serde_json::json!({
+                "state": "done", "seconds": took.as_secs_f64(), "records": records,
+            }),
+            Happened::WasDone => serde_json::json!({ "state": "was_done" }),
+            Happened::PassedOver => serde_json::json!({ "state": "passed_over" }),
+            Happened::Retries { why, pause } => serde_json::json!({
+                "state": "retries", "error": why, "pause_seconds": pause.as_secs_f64(),
+            }),
+            Happened::Failed { why } => serde_json::json!({ "state": "failed", "error": why }),
+        };
+        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+            line.extend(more.clone());
+        }
+        let _ = print_json_line(&line);
+    }
+
+    fn ended(&self, summary: &JobSummary, was_cancelled: bool, args: &Run) -> u8 {
+        let (code, word) = match summary {
+            JobSummary { was_finished: true, .. } => (FINISHED, "already_finished"),
+            JobSummary { is_finished: true, .. } => (FINISHED, "finished"),
+            _ if was_cancelled => (FAILED, "cancelled"),
+            _ => (FAILED, "stopped"),
+        };
+        if self.json {
+            self.result(word, code, None);
+            return code;
+        }
+        let name = &summary.instance;
+        if summary.was_finished {
+            note!("'{name}' had finished already: --again begins a new run");
+            return code;
+        }
+        if summary.were_done > 0 {
+            note!("{} done before: skipped", many(summary.were_done, "step"));
+        }
+        let done = many(summary.done, "step");
+        note!("{word}: {done} in {}", span(summary.took.as_secs_f64()));
+        if code == FAILED {
+            let again = if was_cancelled { " --again" } else { "" };
+            note!("to resume, run: piton run {}{again}", args.file.display());
+        }
+        code
+    }
+
+    fn result(&self, word: &str, code: u8, error: Option<&str>) {
+        if self.json {
+            let _ = print_json_line(&serde_json::json!({
+                "event": "ended", "job": self.job, "outcome": word, "exit_code": code,
+                "error": error,
+            }));
+        }
+    }
+}
+
+/// The tree of a job for people.
+pub(crate) fn tree(steps: &[StepView], now: Timestamp) -> String {
+    let row = |step: &StepView| {
+        let name = step.step.rsplit('/').next().unwrap_or(&step.step);
+        let since = step.ended_at.or(step.started_at);
+        vec![
+            format!("{}{name}", "  ".repeat(step.depth)),
+            step.state.replace('_', " "),
+            if step.attempt > 1 { step.attempt.to_string() } else { String::new() },
+            step.records.map(count).unwrap_or_default(),
+            step.rate.filter(|rate| *rate > 0.0).map(rate).unwrap_or_default(),
+            step.checkpoint_age_seconds
+                .or_else(|| since.map(|at| now.duration_since(at).as_secs_f64().max(0.0)))
+                .map(|age| format!("{} ago", span(age)))
+                .unwrap_or_default(),
+            step.why.clone().or_else(|| step.position.clone()).unwrap_or_default(),
+        ]
+    };
+    let head = ["step", "state", "attempt", "records", "rate", "checkpoint", ""];
+    let mut text = table(&head, &[2, 3, 4], steps.iter().map(row).collect());
+    let over = steps.iter().filter(|step| ["done", "skipped"].contains(&step.state)).count();
+    let _ = writeln!(text, "{over} of {} done", many(steps.len() as u64, "step"));
+    text
+}
+
+fn rate(rate: f64) -> String {
+    format!("{}/s", count(rate.round() as u64))
+}
+
+/// The steps of a job; none for a pipeline.
+pub(crate) fn steps(
+    store: &dyn piton_core::Store,
+    name: &str,
+    now: Timestamp,
+) -> Result<Vec<StepView>, SteerError> {
+    view::steps(store, name, now)
+}
+
+/// `piton mark-done JOB STEP`
+pub(crate) fn mark_done(args: &MarkDone) -> Result<u8, Failure> {
+    let (store, name) = opening::named(&args.named.name, &args.named.store)?;
+    let (step, who) = (&args.step, opening::who());
+    let why = args.why.as_deref();
+    let run = steer::mark_done(&store, &name, step, &who, why).map_err(of_steering)?;
+    if args.named.json {
+        print_json(&serde_json::json!({ "job": run, "step": step, "done": "mark_done" }))?;
+    } else {
+        note!("step '{step}' of '{run}' counts as done");
+    }
+    Ok(FINISHED)
+}
+
+/// `piton rewind JOB --to STEP`
+pub(crate) fn rewind(
+    args: &Rewind,
+    store: &Arc<dyn piton_core::Store>,
+    name: &str,
+) -> Result<u8, Failure> {
+    let step = &args.to;
+    if !args.reset.yes {
+        confirm(&format!(
+            "have '{name}' begin anew at step '{step}', and all that comes after it?"
+        ))?;
+    }
+    let (run, steps) = steer::rewind(store, name, step, &opening::who()).map_err(of_steering)?;
+    if args.reset.named.json {
+        print_json(&serde_json::json!({ "job": run, "done": "rewind", "steps": steps }))?;
+    } else {
+        note!("'{run}': these steps begin anew: {}", steps.join(", "));
+    }
+    Ok(FINISHED)
+}
+
+fn of_steering(error: JobSteerError) -> Failure {
+    match error {
+        JobSteerError::Job(error) => of_job(error),
+        JobSteerError::Pipeline(error) => error.into(),
+        error => Failure::new(USAGE, error.to_string()),
+    }
+}

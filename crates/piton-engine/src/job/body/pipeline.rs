@@ -1,0 +1,63 @@
+//! A step that moves records: a pipeline with an end, under the name `INSTANCE/PATH`.
+
+use std::sync::Arc;
+
+use piton::job::Begun;
+use piton_core::Store;
+
+use super::value_of;
+use crate::{
+    connect,
+    job::{
+        definition::{Body, Step, Template},
+        run::Course,
+        stepping::Scope,
+        walk::Went,
+    },
+    run::{self, Figures, Outcome, RunError, Signal},
+    steer,
+};
+
+pub(super) fn run(
+    course: &Course<'_>,
+    step: &Step,
+    template: &Template,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<(Went, Option<u64>), RunError> {
+    let name = name_of(course, step);
+    let config = template.config(&name, &value_of(scope, begun));
+    let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
+    let pipeline = connect::pipeline(&config, course.options.accept_changes)?;
+    let figures = Figures::new(pipeline.sinks.iter().map(|sink| sink.name.as_str()));
+    let run =
+        |signal: &Arc<Signal>| run::run(&pipeline, course.store, course.options, signal, &figures);
+    let summary = course.with_signal(step, run)??;
+    let records = summary.report.sinks.iter().map(|sink| sink.records).max();
+    match summary.outcome {
+        Outcome::Finished => Ok((Went::Done, records)),
+        Outcome::Stopped | Outcome::Cancelled => Ok((Went::Stopped, records)),
+    }
+}
+
+fn name_of(course: &Course<'_>, step: &Step) -> String {
+    format!("{}/{}", course.steps.job(), step.path)
+}
+
+/// Resets the pipelines of a step and of all below it. What they have put into files is cut.
+pub(super) fn forget(course: &Course<'_>, step: &Step) -> Result<(), RunError> {
+    if matches!(step.body, Body::Pipeline(_)) {
+        let name = name_of(course, step);
+        let who = course.options.owner.to_string();
+        forget_one(&**course.store, &name, &who)?;
+    }
+    step.steps.iter().try_for_each(|step| forget(course, step))
+}
+
+fn forget_one(store: &dyn Store, name: &str, who: &str) -> Result<(), RunError> {
+    let known = futures_executor::block_on(store.pipelines())?;
+    if !known.iter().any(|known| known.pipeline == name) {
+        return Ok(());
+    }
+    steer::begin_anew(store, name, who).map_err(|error| RunError::Refused(error.to_string()))
+}

@@ -1,0 +1,169 @@
+//! A step of statements: in one transaction with the mark that says they were done, in the
+//! database in which they take effect.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use piton::job::Begun;
+use piton_connectors::sql_statements::{
+    self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
+    Value as Parameter,
+};
+use piton_core::{CheckpointKey, StoredPosition};
+
+use super::Purpose;
+use crate::{
+    job::{
+        definition::{Database, Piece, Sql, Statement, Step, Value},
+        run::Course,
+        stepping::Scope,
+    },
+    run::RunError,
+};
+
+/// The sink of every mark, so that a database is fenced once.
+const SINK: &str = "sql";
+
+/// How often what is not known is found out.
+const TRIES: u32 = 10;
+
+type Connected = Arc<Mutex<Box<dyn Statements>>>;
+
+/// The databases in which statements were executed, each with its connection.
+#[derive(Default)]
+pub(in crate::job) struct Databases(Mutex<HashMap<String, Connected>>);
+
+impl Databases {
+    fn get(&self, course: &Course<'_>, database: &Database) -> Result<Connected, StatementsError> {
+        let url = match database {
+            Database::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Database::Postgres(url) | Database::MySql(url) => url.clone(),
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&url) {
+            return Ok(Arc::clone(found));
+        }
+        let opened = sql_statements::open(&url, &course.job.dir, course.job.claim.lease)?;
+        let opened = Arc::new(Mutex::new(opened));
+        known.insert(url, Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
+/// Executes the statements of a step, unless its mark says that they were.
+pub(in crate::job) fn sql(
+    course: &Course<'_>,
+    step: &Step,
+    sql: &Sql,
+    scope: &Scope<'_>,
+    begun: &Begun,
+    purpose: Purpose,
+) -> Result<Executed, RunError> {
+    let path = step.path.as_str();
+    let at = |error: StatementsError| of_statements(path, purpose, error);
+    let bound = sql.statements.iter().map(|statement| bind(statement, scope, begun));
+    let bound: Vec<Bound> = bound
+        .collect::<Result<_, _>>()
+        .map_err(|what| RunError::Settings(format!("step '{path}': {}: {what}", purpose.key())))?;
+    let database = course.databases.get(course, &sql.database).map_err(at)?;
+    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = key_of(course.steps.job(), path, purpose);
+    let position = mark_of(begun, purpose);
+    let epoch = course.steps.held().epoch;
+    let mut tries = 0;
+    course.with_signal(step, |signal| {
+        loop {
+            let stops = Arc::clone(signal);
+            let limits =
+                Limits { timeout: step.timeout, stop: Arc::new(move || stops.is_stopping()) };
+            let executed = database.fence(&key, epoch).and_then(|found| {
+                if let Some(mark) = found.clone().filter(|f| f.position.as_ref() == Some(&position))
+                {
+                    return Ok(Executed::WasDone { mark });
+                }
+                let mark = Mark {
+                    key: key.clone(),
+                    epoch,
+                    expected: found.map(|found| found.version),
+                    position: position.clone(),
+                    clears: Vec::new(),
+                };
+                database.execute(&mark, &bound, &limits)
+            });
+            let error = match executed {
+                Ok(executed) => return Ok(executed),
+                Err(error) => error,
+            };
+            tries += 1;
+            let again = matches!(
+                error,
+                StatementsError::InDoubt { .. } | StatementsError::Unavailable { .. }
+            );
+            if !again || tries == TRIES || !signal.sleep(crate::run::backoff(tries)) {
+                return Err(at(error));
+            }
+        }
+    })?
+}
+
+fn key_of(job: &str, path: &str, purpose: Purpose) -> CheckpointKey {
+    let partition = match purpose {
+        Purpose::Body => path.to_owned(),
+        purpose => format!("{path} ({})", purpose.key()),
+    };
+    CheckpointKey::new(job, partition, SINK)
+}
+
+/// What says that it was done: for a step once in its generation, for its recovery once in each
+/// attempt.
+fn mark_of(begun: &Begun, purpose: Purpose) -> StoredPosition {
+    let generation = begun.generation;
+    let json = match purpose {
+        Purpose::Body => serde_json::json!({ "done": generation }),
+        _ => serde_json::json!({ "done": generation, "attempt": begun.attempt }),
+    };
+    StoredPosition { kind: "mark".to_owned(), json: json.to_string() }
+}
+
+fn bind(statement: &Statement, scope: &Scope<'_>, begun: &Begun) -> Result<Bound, String> {
+    let piece = |piece: &Piece| match piece {
+        Piece::Text(text) => Ok(sql_statements::Piece::Text(text.clone())),
+        Piece::Value(reference) => match scope.value(begun, reference) {
+            Some(value) => Ok(sql_statements::Piece::Value(parameter(value))),
+            None => Err(format!("${{{reference}}} has no value here")),
+        },
+    };
+    let pieces = statement.pieces.iter().map(piece).collect::<Result<_, _>>()?;
+    Ok(Bound { pieces })
+}
+
+fn parameter(value: Value) -> Parameter {
+    match value {
+        Value::Null => Parameter::Null,
+        Value::Boolean(value) => Parameter::Boolean(value),
+        Value::Integer(value) => Parameter::Integer(value),
+        Value::Float(value) => Parameter::Number(value.to_string()),
+        Value::Number(value) => Parameter::Number(value),
+        Value::Text(value) => Parameter::Text(value),
+        Value::Date(value) => Parameter::Text(value.to_string()),
+        Value::Bytes(value) => Parameter::Bytes(value),
+        Value::Json(value) => Parameter::Json(value),
+    }
+}
+
+fn of_statements(path: &str, purpose: Purpose, error: StatementsError) -> RunError {
+    let text = format!("step '{path}': {}: {error}", purpose.key());
+    match error {
+        StatementsError::Settings { .. } => RunError::Settings(text),
+        StatementsError::Refused { .. } | StatementsError::Committed { .. } => {
+            RunError::Refused(text)
+        }
+        StatementsError::Held { .. } => RunError::Locked(text),
+        StatementsError::Fenced { epoch, .. } => {
+            RunError::Fenced { pipeline: path.to_owned(), what: format!("epoch {epoch}") }
+        }
+        _ => RunError::Failed(text),
+    }
+}

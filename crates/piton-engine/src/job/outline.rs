@@ -1,0 +1,73 @@
+//! The tree of a job's steps, as the store knows it: from the definition that was registered, or,
+//! where a program or a script made the steps, from their checkpoints.
+
+use serde_json::Value;
+
+/// A step's path and what it waits for, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) path: String,
+    /// Paths of the siblings that it comes after.
+    pub(super) after: Vec<String>,
+}
+
+/// The steps of a registered definition; empty if it names none.
+pub(super) fn of(definition: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    if let Ok(job) = serde_json::from_str::<Value>(definition) {
+        below("", &job, &mut entries);
+    }
+    entries
+}
+
+fn below(parent: &str, of: &Value, entries: &mut Vec<Entry>) {
+    let path = |name: &str| match parent {
+        "" => name.to_owned(),
+        parent => format!("{parent}/{name}"),
+    };
+    for step in of["steps"].as_array().into_iter().flatten() {
+        let Some(name) = step["step"].as_str() else { continue };
+        let after = step["after"].as_array().into_iter().flatten();
+        let after = after.filter_map(Value::as_str).map(path).collect();
+        entries.push(Entry { path: path(name), after });
+        below(&path(name), step, entries);
+    }
+}
+
+/// The step, what is below it, and what comes after it: later in the file, or waiting for it.
+pub(super) fn from(entries: &[Entry], path: &str) -> Vec<String> {
+    let Some(first) = entries.iter().position(|entry| entry.path == path) else {
+        return Vec::new();
+    };
+    let mut chosen: Vec<String> = entries[first..].iter().map(|entry| entry.path.clone()).collect();
+    // What waits for a chosen step may stand before it in the file.
+    loop {
+        let waits = |entry: &&Entry| {
+            let is_below = |of: &String| entry.path.starts_with(&format!("{of}/"));
+            !chosen.contains(&entry.path)
+                && (entry.after.iter().any(|other| chosen.contains(other))
+                    || chosen.iter().any(is_below))
+        };
+        let Some(next) = entries.iter().find(waits) else { return chosen };
+        chosen.push(next.path.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_a_step_is_later_in_the_file_or_waits_for_it() {
+        let entries = of(r#"{"job":"j","steps":[
+            {"step":"last","after":["b"]},
+            {"step":"a","steps":[{"step":"x"},{"step":"y"}]},
+            {"step":"b"},{"step":"c"}]}"#);
+        let paths: Vec<&str> = entries.iter().map(|entry| &*entry.path).collect();
+        assert_eq!(paths, ["last", "a", "a/x", "a/y", "b", "c"]);
+        assert_eq!(from(&entries, "a/y"), ["a/y", "b", "c", "last"]);
+        assert_eq!(from(&entries, "c"), ["c"]);
+        assert_eq!(from(&entries, "none"), [] as [&str; 0]);
+        assert_eq!(of("no JSON"), []);
+    }
+}

@@ -1,0 +1,380 @@
+//! One run of a job, from claim to release.
+//!
+//! The tree is walked in its order. What a step does itself is in `body/`; what every step has
+//! (recovering, retries, its checkpoint) in `stepping.rs`; which may run beside each other in
+//! `walk.rs`.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_executor::block_on;
+use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
+use piton_core::{Claim, Control, RunEnd, Store};
+
+use super::{
+    definition::{Instance, Job, OnJobComplete, Step, difference},
+    walk::{Permits, Went},
+};
+use crate::{
+    config::WhenHeld,
+    run::{RunError, RunOptions, Signal},
+};
+
+/// How often an operator's wish and the end of the time are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What happens to a step, for whoever watches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Happened {
+    /// It begins, for the so-manieth time.
+    Began {
+        /// The first is 1.
+        attempt: u32,
+        /// It had begun before and not finished.
+        recovering: bool,
+    },
+    /// It and all below it is done.
+    Done {
+        /// How long it took.
+        took: Duration,
+        /// Records that it moved, if it moves records.
+        records: Option<u64>,
+    },
+    /// It was done before.
+    WasDone,
+    /// An operator, or its `when`, passes it over.
+    PassedOver,
+    /// It failed, and is tried again after a pause.
+    Retries {
+        /// Why.
+        why: String,
+        /// After how long.
+        pause: Duration,
+    },
+    /// It failed for good.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Told of each thing that happens, with the step's path.
+pub type Watch<'a> = dyn Fn(&str, &Happened) + Sync + 'a;
+
+/// How a job's run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSummary {
+    /// The name under which the store has the run.
+    pub instance: String,
+    /// Whether all is done; otherwise it was asked to stop, and goes on another time.
+    pub is_finished: bool,
+    /// Whether it had finished before.
+    pub was_finished: bool,
+    /// Steps that were done now.
+    pub done: u64,
+    /// Steps that were done before.
+    pub were_done: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What every step of a run works with.
+pub(super) struct Course<'a> {
+    pub(super) job: &'a Job,
+    pub(super) instance: &'a Instance,
+    pub(super) store: &'a Arc<dyn Store>,
+    pub(super) options: &'a RunOptions,
+    /// That of the whole job.
+    pub(super) signal: &'a Signal,
+    pub(super) watch: &'a Watch<'a>,
+    pub(super) steps: Arc<Steps>,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) permits: Permits,
+    pub(super) databases: super::body::Databases,
+    /// Signals of what is at work now.
+    at_work: Mutex<Vec<AtWork>>,
+    counts: Mutex<(u64, u64)>,
+}
+
+/// What is at work, and until when it may be.
+struct AtWork {
+    signal: Arc<Signal>,
+    until: Option<Instant>,
+}
+
+/// Runs a job, or resumes it.
+///
+/// # Errors
+/// [`RunError`], each with its exit code. What is done stays done, and the same call resumes.
+pub fn run(
+    job: &Job,
+    instance: &Instance,
+    store: &Arc<dyn Store>,
+    options: &RunOptions,
+    signal: &Signal,
+    watch: &Watch<'_>,
+) -> Result<JobSummary, RunError> {
+    let began = Instant::now();
+    compare(job, instance, store, options)?;
+    let (steps, was_finished) = open(job, instance, store, options)?;
+    let (name, claim) = (steps.job().to_owned(), steps.held().clone());
+    if was_finished {
+        steps.end(RunEnd::Finished).map_err(of_job)?;
+        let took = began.elapsed();
+        let counts = (0, 0);
+        return Ok(summary(name, (true, true), counts, took));
+    }
+    heed_cancel(&name, store, options)?;
+    let steps = Arc::new(steps);
+    let course = Course {
+        job,
+        instance,
+        store,
+        options,
+        signal,
+        watch,
+        heartbeat: Heartbeat::start(&steps, job.claim.lease),
+        steps,
+        permits: Permits::new(job.parallel),
+        databases: super::body::Databases::default(),
+        at_work: Mutex::default(),
+        counts: Mutex::default(),
+    };
+    let went = course.walk();
+    let counts = *course.counts();
+    let is_finished = course.end(went, &claim)?;
+    Ok(summary(name, (is_finished, false), counts, began.elapsed()))
+}
+
+fn summary(
+    instance: String,
+    (is_finished, was_finished): (bool, bool),
+    (done, were_done): (u64, u64),
+    took: Duration,
+) -> JobSummary {
+    JobSummary { instance, is_finished, was_finished, done, were_done, took }
+}
+
+/// A definition that has changed since the run began is refused, unless that is accepted.
+fn compare(
+    job: &Job,
+    instance: &Instance,
+    store: &Arc<dyn Store>,
+    options: &RunOptions,
+) -> Result<(), RunError> {
+    let Some(run) = job::newest(&**store, &instance.name)? else { return Ok(()) };
+    let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
+    let Some(known) = known.filter(|known| known.transforms != job.definition.json) else {
+        return Ok(());
+    };
+    if known.transforms == "[]" {
+        // Begun by a program or a script.
+        return Ok(());
+    }
+    let what = difference(&known.transforms, &job.definition.json).join("; ");
+    if options.accept_changes {
+        (options.on_notice)(&format!("'{run}' goes on with a changed definition: {what}"));
+        return Ok(());
+    }
+    Err(RunError::Refused(format!(
+        "the definition of '{run}' has changed since it began: {what}. Run with --accept-changes to \
+         go on with the new one from where it stands, or with --again, once it has finished, for a \
+         new run"
+    )))
+}
+
+fn open(
+    job: &Job,
+    instance: &Instance,
+    store: &Arc<dyn Store>,
+    options: &RunOptions,
+) -> Result<(Steps, bool), RunError> {
+    let when_held = match job.claim.when_held {
+        WhenHeld::Wait => piton::WhenHeld::Wait,
+        WhenHeld::Exit => piton::WhenHeld::ReplaceSilent,
+    };
+    let options = job::JobOptions {
+        again: options.again,
+        cursor: piton::Options {
+            lease: job.claim.lease,
+            when_held,
+            checkpoint: job.checkpoint.clone(),
+            ..Default::default()
+        },
+        definition: Some(job.definition.json.clone()),
+        file: Some(job.file.display().to_string()),
+        ..Default::default()
+    };
+    Steps::open(store, &instance.name, &options).map_err(of_job)
+}
+
+/// A cancelled job goes on with `--again`.
+fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Result<(), RunError> {
+    if block_on(store.control(name))? != Control::Cancel {
+        return Ok(());
+    }
+    if !options.again {
+        return Err(RunError::Refused(format!(
+            "'{name}' was cancelled by an operator (see `piton history {name}`): run with --again \
+             to go on from its checkpoints"
+        )));
+    }
+    let event = piton_core::Event {
+        id: 0,
+        pipeline: name.to_owned(),
+        at: jiff::Timestamp::now(),
+        who: options.owner.to_string(),
+        what: "again".to_owned(),
+        detail: "runs again after it was cancelled".to_owned(),
+    };
+    Ok(block_on(store.set_control(name, Control::Run, event))?)
+}
+
+/// What a job's error means for the run.
+pub(super) fn of_job(error: JobError) -> RunError {
+    match error {
+        JobError::Store(error) => error.into(),
+        JobError::Held { job, holder } => RunError::Held { pipeline: job, holder },
+        JobError::Fenced { job, epoch } => {
+            RunError::Fenced { pipeline: job, what: format!("epoch {epoch}") }
+        }
+        JobError::Name { .. } | JobError::Twice { .. } => RunError::Settings(error.to_string()),
+        error => RunError::Refused(error.to_string()),
+    }
+}
+
+impl Course<'_> {
+    /// Walks the tree, with a thread beside it that hears what an operator wants.
+    fn walk(&self) -> Result<Went, RunError> {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| self.listen(&done));
+            let went = self.level(&self.job.steps, &super::stepping::Scope::of(self.instance));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            went
+        })
+    }
+
+    fn listen(&self, done: &AtomicBool) {
+        let began = Instant::now();
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let is_late = self.job.timeout.is_some_and(|most| began.elapsed() >= most);
+            match self.heartbeat.wish(self.steps.job()) {
+                Err(JobError::Fenced { epoch, .. }) => {
+                    self.each(|signal| signal.fence(format!("epoch {epoch}")));
+                }
+                Err(_) => self.each(Signal::cancel),
+                Ok(_) if self.signal.is_stopping() || is_late => self.each(Signal::stop),
+                Ok(wish) => self.each(|signal| signal.set_paused(wish == Control::Pause)),
+            }
+            let now = Instant::now();
+            let late = |work: &&AtWork| work.until.is_some_and(|until| now >= until);
+            self.at_work().iter().filter(late).for_each(|work| work.signal.stop());
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn each(&self, tell: impl Fn(&Signal)) {
+        tell(self.signal);
+        self.at_work().iter().for_each(|work| tell(&work.signal));
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, Vec<AtWork>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with a signal of its own, which hears what the job's does.
+    /// It is stopped when the step's time is over, which is an error.
+    pub(super) fn with_signal<T>(
+        &self,
+        step: &Step,
+        work: impl FnOnce(&Arc<Signal>) -> T,
+    ) -> Result<T, RunError> {
+        let signal = Arc::new(Signal::default());
+        let until = step.timeout.map(|most| Instant::now() + most);
+        self.at_work().push(AtWork { signal: Arc::clone(&signal), until });
+        let done = work(&signal);
+        self.at_work().retain(|other| !Arc::ptr_eq(&other.signal, &signal));
+        if signal.is_stopping() && until.is_some_and(|until| Instant::now() >= until) {
+            return Err(RunError::Failed("it took longer than its timeout".to_owned()));
+        }
+        Ok(done)
+    }
+
+    /// The name by which a command speaks of the job.
+    pub(super) fn job_name(&self) -> &str {
+        &self.job.name
+    }
+
+    /// The store, as a command that runs elsewhere finds it.
+    pub(super) fn store_url(&self) -> String {
+        match self.job.store.strip_prefix("sqlite:") {
+            Some(path) => format!("sqlite:{}", self.job.dir.join(path).display()),
+            None => self.job.store.clone(),
+        }
+    }
+
+    pub(super) fn counts(&self) -> MutexGuard<'_, (u64, u64)> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tell(&self, path: &str, happened: &Happened) {
+        match happened {
+            Happened::Done { .. } => self.counts().0 += 1,
+            Happened::WasDone => self.counts().1 += 1,
+            _ => {}
+        }
+        (self.watch)(path, happened);
+    }
+
+    /// Notes how the run ended, does what is to be done then, and gives the claim up.
+    fn end(self, went: Result<Went, RunError>, claim: &Claim) -> Result<bool, RunError> {
+        let is_late = |course: &Self| {
+            !course.signal.is_cancelled() && course.signal.fenced().is_none() && course.was_late()
+        };
+        let went = match went {
+            Ok(Went::Stopped) if is_late(&self) => Err(RunError::Failed(format!(
+                "'{}' took longer than its timeout: it goes on where it stands when it is run again",
+                self.steps.job()
+            ))),
+            went => went,
+        };
+        let followed = self.follow_up(&went);
+        let end = match (&went, &followed) {
+            (Ok(Went::Done), Ok(())) => RunEnd::Finished,
+            (Err(RunError::Fenced { .. }), _) => RunEnd::Fenced,
+            (Ok(Went::Stopped), _) if self.signal.is_cancelled() => RunEnd::Cancelled,
+            (Ok(Went::Stopped), _) => RunEnd::Stopped,
+            _ => RunEnd::Failed,
+        };
+        if end == RunEnd::Finished {
+            self.steps.done(WHOLE_JOB).map_err(of_job)?;
+        }
+        let (store, forgets) = (self.store, self.job.on_complete == OnJobComplete::Delete);
+        self.heartbeat.end();
+        if let Ok(steps) = Arc::try_unwrap(self.steps) {
+            let ended = steps.end(end).map_err(of_job);
+            // What went wrong first is the news.
+            went.as_ref().map_err(|_| ()).and(ended.as_ref().map_err(|_| ())).ok();
+            if went.is_ok() {
+                ended?;
+            }
+        }
+        let went = went?;
+        followed?;
+        if went == Went::Done && forgets {
+            let _ = block_on(store.complete(claim, None))?;
+        }
+        match self.signal.fenced() {
+            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline.clone(), what }),
+            None => Ok(went == Went::Done),
+        }
+    }
+
+    fn was_late(&self) -> bool {
+        self.job.timeout.is_some() && self.signal.is_stopping()
+    }
+}

@@ -1,0 +1,185 @@
+//! What an operator does to a job that nobody runs: a step counts as done, or the job goes back to
+//! it. Who did it, when and why is recorded.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use piton::job::{self, JobError, Stage, StepState, Steps, WHOLE_JOB};
+use piton_core::{Event, Store};
+
+use super::outline::{self, Entry};
+use crate::steer::{self, SteerError};
+
+/// Why a job was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobSteerError {
+    /// The store has no such job.
+    #[error("the store {at} has no job '{name}': `piton status` lists what there is")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Which store.
+        at: String,
+    },
+    /// It is a pipeline.
+    #[error("'{name}' is a pipeline and has no steps")]
+    NoJob {
+        /// The name.
+        name: String,
+    },
+    /// The job has no such step.
+    #[error("'{job}' has no step '{step}'. Its steps: {known}")]
+    NoStep {
+        /// The job.
+        job: String,
+        /// The step.
+        step: String,
+        /// Those that it has.
+        known: String,
+    },
+    /// Somebody runs it, or the store fails.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A pipeline of the job cannot begin anew.
+    #[error(transparent)]
+    Pipeline(#[from] SteerError),
+}
+
+impl From<piton_core::StoreError> for JobSteerError {
+    fn from(error: piton_core::StoreError) -> Self {
+        Self::Job(error.into())
+    }
+}
+
+/// A job that an operator changes, by the name under which the store has its newest run.
+struct Changed {
+    steps: Steps,
+    known: Vec<Entry>,
+}
+
+impl Changed {
+    fn open(store: &Arc<dyn Store>, name: &str) -> Result<Self, JobSteerError> {
+        let run = job::newest(&**store, name)?;
+        let known = block_on(store.pipelines())?;
+        let record = run.and_then(|run| known.into_iter().find(|known| known.pipeline == run));
+        let Some(record) = record else {
+            return Err(JobSteerError::Unknown { name: name.to_owned(), at: store.location() });
+        };
+        if !super::is_job(&record) {
+            return Err(JobSteerError::NoJob { name: name.to_owned() });
+        }
+        let steps = Steps::for_operator(store, &record.pipeline)?;
+        let mut known = outline::of(&record.transforms);
+        // A program's or a script's steps, in the order in which they began.
+        let mut others = steps.all();
+        others.retain(|(path, _)| path != WHOLE_JOB && !known.iter().any(|k| k.path == *path));
+        others.sort_by_key(|(_, state)| state.started_at);
+        known.extend(others.into_iter().map(|(path, _)| Entry { path, after: Vec::new() }));
+        Ok(Self { steps, known })
+    }
+
+    fn event(&self, who: &str, what: &str, detail: String) -> Event {
+        Event {
+            id: 0,
+            pipeline: self.steps.job().to_owned(),
+            at: Timestamp::now(),
+            who: who.to_owned(),
+            what: what.to_owned(),
+            detail,
+        }
+    }
+
+    fn need(&self, step: &str) -> Result<(), JobSteerError> {
+        if self.known.iter().any(|entry| entry.path == step) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.known.iter().map(|entry| &*entry.path).collect();
+        let (job, step) = (self.steps.job().to_owned(), step.to_owned());
+        Err(JobSteerError::NoStep { job, step, known: known.join(", ") })
+    }
+
+    /// Gives the claim up: nobody died.
+    fn close(self) -> Result<String, JobSteerError> {
+        let job = self.steps.job().to_owned();
+        self.steps.end(piton_core::RunEnd::Stopped)?;
+        Ok(job)
+    }
+}
+
+/// Notes that a step, with all below it, counts as done. The name of the run that was changed.
+///
+/// # Errors
+/// [`JobSteerError`]; while somebody runs the job it is not changed.
+pub fn mark_done(
+    store: &Arc<dyn Store>,
+    name: &str,
+    step: &str,
+    who: &str,
+    why: Option<&str>,
+) -> Result<String, JobSteerError> {
+    let job = Changed::open(store, name)?;
+    let changed = job.need(step).and_then(|()| {
+        let now = Timestamp::now();
+        let skipped = StepState::skipped(job.steps.state(step).as_ref(), who, now);
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        let event = job.event(who, "mark_done", format!("step '{step}' counts as done{why}"));
+        Ok(job.steps.change(vec![(step.to_owned(), skipped)], event)?)
+    });
+    let name = job.close()?;
+    changed.map(|()| name)
+}
+
+/// Has a job go back to a step: it begins anew, with all below it and all that comes after it. The
+/// name of the run, and the steps that begin anew.
+///
+/// # Errors
+/// [`JobSteerError`]; while somebody runs the job it is not changed.
+pub fn rewind(
+    store: &Arc<dyn Store>,
+    name: &str,
+    step: &str,
+    who: &str,
+) -> Result<(String, Vec<String>), JobSteerError> {
+    let job = Changed::open(store, name)?;
+    let changed = job.need(step).and_then(|()| go_back(store, &job, step, who));
+    let name = job.close()?;
+    Ok((name, changed?))
+}
+
+fn go_back(
+    store: &Arc<dyn Store>,
+    job: &Changed,
+    step: &str,
+    who: &str,
+) -> Result<Vec<String>, JobSteerError> {
+    let anew = outline::from(&job.known, step);
+    let now = Timestamp::now();
+    let mut changes: Vec<(String, StepState)> = anew
+        .iter()
+        .map(|path| (path.clone(), StepState::rewound(job.steps.state(path).as_ref(), now)))
+        .collect();
+    // Whatever is above them goes on.
+    let mut above: BTreeSet<&str> = BTreeSet::from([WHOLE_JOB]);
+    for path in &anew {
+        above.extend(path.match_indices('/').map(|(end, _)| &path[..end]));
+    }
+    for path in above.into_iter().filter(|path| !anew.iter().any(|step| step == path)) {
+        let over = job.steps.state(path).filter(|state| state.stage == Stage::Done);
+        changes.extend(over.map(|state| (path.to_owned(), StepState::reopened(&state, now))));
+    }
+    let known = block_on(store.pipelines())?;
+    for path in &anew {
+        let pipeline = format!("{}/{path}", job.steps.job());
+        if known.iter().any(|known| known.pipeline == pipeline) {
+            steer::begin_anew(&**store, &pipeline, who)?;
+        }
+    }
+    for path in &anew {
+        job.steps.forget_position(path)?;
+    }
+    let event = job.event(who, "rewind", format!("begin anew: {}", anew.join(", ")));
+    job.steps.change(changes, event)?;
+    Ok(anew)
+}

@@ -1,0 +1,317 @@
+//! What every step has: it is begun or passed over, recovered, tried again, and noted as done.
+
+use std::time::Instant;
+
+use piton::job::{Beginning, Begun, Stage, Work};
+use piton_connectors::sql_statements::Executed;
+
+use super::{
+    body::{self, Purpose},
+    definition::{
+        Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
+    },
+    run::{Course, Happened, of_job},
+    walk::Went,
+};
+use crate::run::RunError;
+
+/// A record of a `for_each`, by the name under which steps know it.
+#[derive(Debug)]
+pub(super) struct Parent<'a> {
+    pub(super) name: &'a str,
+    pub(super) fields: Vec<(String, Value)>,
+}
+
+/// The values that a step can refer to.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    instance: &'a Instance,
+    parent: Option<&'a Parent<'a>>,
+    above: Option<&'a Scope<'a>>,
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn of(instance: &'a Instance) -> Self {
+        Self { instance, parent: None, above: None }
+    }
+
+    /// A value, in a step that was begun.
+    pub(super) fn value(&self, begun: &Begun, reference: &Reference) -> Option<Value> {
+        match reference {
+            Reference::Param(_) => self.instance.value(reference),
+            Reference::Step(fact) => Some(fact_of(begun, *fact)),
+            Reference::Record { name, field } => self.field(name, field),
+        }
+    }
+
+    fn field(&self, name: &str, field: &str) -> Option<Value> {
+        match self.parent.filter(|parent| parent.name == name) {
+            Some(parent) => {
+                let found = parent.fields.iter().find(|(known, _)| known == field);
+                Some(found.map_or(Value::Null, |(_, value)| value.clone()))
+            }
+            None => self.above?.field(name, field),
+        }
+    }
+}
+
+fn fact_of(begun: &Begun, fact: StepFact) -> Value {
+    match fact {
+        StepFact::Attempt => Value::Integer(begun.attempt.into()),
+        StepFact::StartedAt => Value::Text(begun.before.unwrap_or(begun.started_at).to_string()),
+        StepFact::Position => begun.position.as_ref().map_or(Value::Null, |position| {
+            // The text that a command has kept, or the JSON of any other position.
+            let text = position.read::<String>();
+            Value::Text(text.unwrap_or_else(|_| position.json.clone()))
+        }),
+    }
+}
+
+impl Course<'_> {
+    /// Does a step and all below it, unless it is done.
+    pub(super) fn step(&self, step: &Step, scope: &Scope<'_>) -> Result<Went, RunError> {
+        self.heartbeat.heed(&self.steps).or_else(|error| match error {
+            // The thread that listens tells the others.
+            piton::job::JobError::Cancelled { .. } => Ok(()),
+            error => Err(of_job(error)),
+        })?;
+        if self.signal.is_stopping() {
+            return Ok(Went::Stopped);
+        }
+        if !self.is_wanted(step, scope)? {
+            self.tell(&step.path, &Happened::PassedOver);
+            return Ok(Went::Done);
+        }
+        let began = Instant::now();
+        let begun = match self.steps.begin(&step.path, work_of(step)).map_err(of_job)? {
+            Beginning::Over(Stage::Skipped) => {
+                self.tell(&step.path, &Happened::PassedOver);
+                return Ok(Went::Done);
+            }
+            Beginning::Over(_) => {
+                self.tell(&step.path, &Happened::WasDone);
+                return Ok(Went::Done);
+            }
+            Beginning::Begun(begun) => begun,
+        };
+        let (attempt, recovering) = (begun.attempt, begun.recovering);
+        self.tell(&step.path, &Happened::Began { attempt, recovering });
+        match self.until_done(step, scope, &begun) {
+            Ok((Went::Done, records)) => {
+                self.steps.done(&step.path).map_err(of_job)?;
+                self.tell(&step.path, &Happened::Done { took: began.elapsed(), records });
+                Ok(Went::Done)
+            }
+            Ok((Went::Stopped, _)) => {
+                self.steps.stopped(&step.path).map_err(of_job)?;
+                Ok(Went::Stopped)
+            }
+            Err(error) => Err(self.failed(step, scope, &begun, error)),
+        }
+    }
+
+    fn is_wanted(&self, step: &Step, scope: &Scope<'_>) -> Result<bool, RunError> {
+        let Some(when) = &step.when else { return Ok(true) };
+        let value = |reference: &Reference| match reference {
+            Reference::Step(_) => None,
+            reference => scope.value(&nothing(), reference),
+        };
+        when.holds(&value).map_err(|why| self.settings(step, &format!("when: {why}")))
+    }
+
+    fn settings(&self, step: &Step, what: &str) -> RunError {
+        RunError::Settings(format!("{}: step '{}': {what}", self.job.file.display(), step.path))
+    }
+
+    /// Recovers, does the body and the steps below, and tries again as often as it may.
+    fn until_done(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+    ) -> Result<(Went, Option<u64>), RunError> {
+        if begun.recovering {
+            self.recover(step, scope, begun)?;
+        }
+        let mut failures = 0;
+        loop {
+            let error = match self.attempt(step, scope, begun) {
+                Ok(went) => return Ok(went),
+                Err(error) => error,
+            };
+            failures += 1;
+            let retried = matches!(error, RunError::Failed(_) | RunError::BadRecord { .. });
+            let pause = step.retry.pause_after(failures).filter(|_| retried);
+            let Some(pause) = pause else { return Err(error) };
+            self.tell(&step.path, &Happened::Retries { why: error.to_string(), pause });
+            if !self.signal.sleep(pause) {
+                return Ok((Went::Stopped, None));
+            }
+        }
+    }
+
+    fn recover(&self, step: &Step, scope: &Scope<'_>, begun: &Begun) -> Result<(), RunError> {
+        match step.restart {
+            Restart::FromPosition => {}
+            Restart::Manual => {
+                let (job, path) = (self.steps.job(), &step.path);
+                return Err(RunError::Refused(format!(
+                    "step '{path}' of '{job}' had begun and not finished, and is declared `restart: \
+                     manual`: see what it has left, then `piton rewind {job} --to {path}` to \
+                     begin it anew, or `piton mark-done {job} {path}`"
+                )));
+            }
+            Restart::FromBeginning => body::forget(self, step)?,
+        }
+        match &step.on_recover {
+            Some(action) => self.act(step, scope, begun, Purpose::Recover, action),
+            None => Ok(()),
+        }
+    }
+
+    fn attempt(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+    ) -> Result<(Went, Option<u64>), RunError> {
+        let (went, records) = match &step.body {
+            Body::Group => (Went::Done, None),
+            body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
+        };
+        if went == Went::Stopped {
+            return Ok((went, records));
+        }
+        let went = match &step.body {
+            // It has run the steps below it for each parent.
+            Body::ForEach(_) => Went::Done,
+            _ => self.level(&step.steps, scope)?,
+        };
+        if let (Went::Done, Some(action)) = (went, &step.on_complete) {
+            self.act(step, scope, begun, Purpose::Complete, action)?;
+        }
+        Ok((went, records))
+    }
+
+    /// Does what is to be done beside a step.
+    fn act(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+        purpose: Purpose,
+        action: &Action,
+    ) -> Result<(), RunError> {
+        match action {
+            Action::Sql(sql) => {
+                let executed = body::sql(self, step, sql, scope, begun, purpose)?;
+                match executed {
+                    Executed::Done { .. } | Executed::WasDone { .. } => Ok(()),
+                    Executed::Fenced { epoch } => Err(self.fenced_by(epoch.0)),
+                }
+            }
+            Action::Run(command) => match body::command(self, step, command, scope, begun)? {
+                Went::Done => Ok(()),
+                Went::Stopped => Err(RunError::Failed(format!(
+                    "step '{}' was stopped while it was {}",
+                    step.path,
+                    purpose.doing()
+                ))),
+            },
+        }
+    }
+
+    pub(super) fn fenced_by(&self, epoch: u64) -> RunError {
+        RunError::Fenced { pipeline: self.steps.job().to_owned(), what: format!("epoch {epoch}") }
+    }
+
+    /// Notes that a step has failed for good, and does what is to be done then.
+    fn failed(&self, step: &Step, scope: &Scope<'_>, begun: &Begun, error: RunError) -> RunError {
+        if matches!(error, RunError::Fenced { .. }) {
+            return error;
+        }
+        let why = error.to_string();
+        self.tell(&step.path, &Happened::Failed { why: why.clone() });
+        if let Some(action) = &step.on_failure
+            && let Err(other) = self.act(step, scope, begun, Purpose::Failure, action)
+        {
+            (self.options.on_notice)(&format!(
+                "step '{}': what is to be done when it fails has failed, too: {other}",
+                step.path
+            ));
+        }
+        match self.steps.failed(&step.path, &why) {
+            Ok(()) => in_step(&step.path, error),
+            Err(other) => of_job(other),
+        }
+    }
+
+    /// Does what is to be done once a job has failed or is done.
+    pub(super) fn follow_up(&self, went: &Result<Went, RunError>) -> Result<(), RunError> {
+        let (action, purpose) = match (went, &self.job.on_failure, &self.job.on_complete) {
+            (Ok(Went::Done), _, OnJobComplete::Action(action)) => (action, Purpose::Complete),
+            (Err(RunError::Failed(_) | RunError::BadRecord { .. }), Some(action), _) => {
+                (action, Purpose::Failure)
+            }
+            _ => return Ok(()),
+        };
+        let step = whole(self.job);
+        self.act(&step, &Scope::of(self.instance), &nothing(), purpose, action)
+    }
+}
+
+/// Names the step in front of what it failed with, once.
+fn in_step(path: &str, error: RunError) -> RunError {
+    let named = |what: String| {
+        if what.starts_with("step '") { what } else { format!("step '{path}': {what}") }
+    };
+    match error {
+        RunError::Failed(what) => RunError::Failed(named(what)),
+        RunError::Settings(what) => RunError::Settings(named(what)),
+        RunError::Refused(what) => RunError::Refused(named(what)),
+        error => error,
+    }
+}
+
+/// The job as a step, for what is done beside it.
+fn whole(job: &Job) -> Step {
+    Step {
+        name: job.name.clone(),
+        path: piton::job::WHOLE_JOB.to_owned(),
+        at: job.store_at,
+        after: Vec::new(),
+        when: None,
+        body: Body::Group,
+        steps: Vec::new(),
+        restart: Restart::default(),
+        retry: super::definition::Retry::default(),
+        timeout: None,
+        on_recover: None,
+        on_failure: None,
+        on_complete: None,
+    }
+}
+
+/// A step that was not begun, where only parameters and parents can be referred to.
+fn nothing() -> Begun {
+    Begun {
+        generation: 0,
+        attempt: 1,
+        recovering: false,
+        started_at: jiff::Timestamp::UNIX_EPOCH,
+        before: None,
+        position: None,
+    }
+}
+
+/// What its beginning has to make sure of.
+fn work_of(step: &Step) -> Work {
+    let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
+    let has_none = acts.iter().all(|action| action.is_none());
+    match step.body {
+        Body::Run(_) => Work::Command,
+        _ if acts.iter().any(|action| matches!(action, Some(Action::Run(_)))) => Work::Command,
+        Body::Sql(_) if has_none && step.steps.is_empty() => Work::Transaction,
+        _ => Work::Any,
+    }
+}

@@ -1,0 +1,141 @@
+//! The tree of a job, as `status` draws it.
+
+use std::collections::BTreeMap;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use piton::job::{POSITION, STEP, Stage, StepState};
+use piton_core::{Checkpoint, PipelineRecord, Store, StoreError, StoredPosition};
+use serde::Serialize;
+
+use super::outline::{self, Entry};
+use crate::{
+    connect::brief,
+    run::Report,
+    steer::{self, SteerError},
+};
+
+/// A step, as `status` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepView {
+    /// Its path: `customer/invoice`.
+    pub step: String,
+    /// How deep it stands in the tree; 0 at the top.
+    pub depth: usize,
+    /// `not_started`, `running`, `failed`, `done`, `skipped`, or `interrupted`: it had begun, and
+    /// nobody runs it.
+    pub state: &'static str,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// When its last attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When that ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed, or who skipped it.
+    pub why: Option<String>,
+    /// Where it stands, as a person reads it.
+    pub position: Option<String>,
+    /// Records that it has moved, if it moves records.
+    pub records: Option<u64>,
+    /// Records per second in its last run.
+    pub rate: Option<f64>,
+    /// How old its newest checkpoint is.
+    pub checkpoint_age_seconds: Option<f64>,
+}
+
+/// The steps of a job in the order of the tree; none for what is no job.
+///
+/// # Errors
+/// [`SteerError::Unknown`], or what the store may refuse.
+pub fn steps(store: &dyn Store, name: &str, now: Timestamp) -> Result<Vec<StepView>, SteerError> {
+    let record = crate::steer::find(store, name)?;
+    if !super::is_job(&record) {
+        return Ok(Vec::new());
+    }
+    Ok(tree(store, &record, now)?)
+}
+
+fn tree(
+    store: &dyn Store,
+    record: &PipelineRecord,
+    now: Timestamp,
+) -> Result<Vec<StepView>, StoreError> {
+    let job = &record.pipeline;
+    let is_running = !block_on(store.holders(job))?.is_empty();
+    let checkpoints = block_on(store.load(job))?;
+    let states: BTreeMap<&str, StepState> = checkpoints
+        .iter()
+        .filter(|checkpoint| checkpoint.key.sink == STEP)
+        .filter_map(|c| Some((&*c.key.partition, state_of(c)?)))
+        .collect();
+    let mut entries = outline::of(&record.transforms);
+    let mut others: Vec<&str> = states.keys().copied().collect();
+    others.retain(|path| *path != piton::job::WHOLE_JOB);
+    others.retain(|path| !entries.iter().any(|entry| entry.path == *path));
+    others.sort_by_key(|path| (states[path].started_at, *path));
+    let others = others.into_iter().map(|path| Entry { path: path.to_owned(), after: Vec::new() });
+    entries.extend(others);
+    let pipelines = block_on(store.pipelines())?;
+    let seen = |entry: Entry| {
+        let kept =
+            checkpoints.iter().find(|c| c.key.partition == entry.path && c.key.sink == POSITION);
+        let mut step = step(entry.path, &states, is_running);
+        step.position = kept.and_then(|kept| kept.position.as_ref()).map(brief);
+        step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
+        let pipeline = format!("{job}/{}", step.step);
+        if pipelines.iter().any(|known| known.pipeline == pipeline) {
+            records(store, &pipeline, &mut step, now)?;
+        }
+        Ok(step)
+    };
+    entries.into_iter().map(seen).collect()
+}
+
+fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {
+    checkpoint.position.as_ref().map(StoredPosition::read::<StepState>)?.ok()
+}
+
+fn step(path: String, states: &BTreeMap<&str, StepState>, is_running: bool) -> StepView {
+    let state = states.get(path.as_str());
+    let word = match state.map(|state| state.stage) {
+        None | Some(Stage::Rewound) => "not_started",
+        Some(Stage::Running) if !is_running => "interrupted",
+        Some(stage) => stage.as_str(),
+    };
+    StepView {
+        depth: path.matches('/').count(),
+        step: path,
+        state: word,
+        attempt: state.map_or(0, |state| state.attempt),
+        started_at: state.and_then(|state| state.started_at),
+        ended_at: state.and_then(|state| state.ended_at),
+        why: state.and_then(|state| state.why.clone()),
+        position: None,
+        records: None,
+        rate: None,
+        checkpoint_age_seconds: None,
+    }
+}
+
+/// What is known of the pipeline that a step is.
+fn records(
+    store: &dyn Store,
+    pipeline: &str,
+    step: &mut StepView,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let view = match steer::look_at(store, pipeline, now) {
+        Ok(view) => view,
+        Err(SteerError::Store(error)) => return Err(error),
+        Err(_) => return Ok(()),
+    };
+    let newest = view.checkpoints.iter().map(|checkpoint| checkpoint.age_seconds);
+    step.records = Some(view.records);
+    step.rate = view.run.as_ref().map(|report: &Report| report.rate);
+    step.checkpoint_age_seconds = newest.reduce(f64::min).or(step.checkpoint_age_seconds);
+    Ok(())
+}
+
+fn age(at: Timestamp, now: Timestamp) -> f64 {
+    now.duration_since(at).as_secs_f64().max(0.0)
+}
