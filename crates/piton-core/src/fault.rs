@@ -17,7 +17,7 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static ARMS: Mutex<Vec<Arm>> = Mutex::new(Vec::new());
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Every fault point there is. A sweep visits each; one that is never reached fails the sweep.
+/// The fault points of a pipeline. A sweep visits each; one that is never reached fails the sweep.
 pub const POINTS: &[&str] = &[
     "read",
     "transform",
@@ -33,6 +33,9 @@ pub const POINTS: &[&str] = &[
     "recover",
     "shutdown",
 ];
+
+/// Those that only a job has.
+pub const STEP_POINTS: &[&str] = &["step.begin", "step.body", "step.done"];
 
 /// What an armed point does when it is hit.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use piton::job::{Beginning, Begun, Stage, Work};
 use piton_connectors::sql_statements::Executed;
+use piton_core::fault;
 
 use super::{
     body::{self, Purpose},
@@ -95,9 +96,11 @@ impl Course<'_> {
             Beginning::Begun(begun) => begun,
         };
         let (attempt, recovering) = (begun.attempt, begun.recovering);
+        fault::point("step.begin");
         self.tell(&step.path, &Happened::Began { attempt, recovering });
         match self.until_done(step, scope, &begun) {
             Ok((Went::Done, records)) => {
+                fault::point("step.done");
                 self.steps.done(&step.path).map_err(of_job)?;
                 self.tell(&step.path, &Happened::Done { took: began.elapsed(), records });
                 Ok(Went::Done)
@@ -179,6 +182,7 @@ impl Course<'_> {
             Body::Group => (Went::Done, None),
             body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
         };
+        fault::point("step.body");
         if went == Went::Stopped {
             return Ok((went, records));
         }

@@ -62,7 +62,7 @@ pub(in crate::job) fn sql(
     purpose: Purpose,
 ) -> Result<Executed, RunError> {
     let path = step.path.as_str();
-    let at = |error: StatementsError| of_statements(path, purpose, error);
+    let at = |error: StatementsError| of_statements(path, purpose, &error);
     let bound = sql.statements.iter().map(|statement| bind(statement, scope, begun));
     let bound: Vec<Bound> = bound
         .collect::<Result<_, _>>()
@@ -153,7 +153,7 @@ fn parameter(value: Value) -> Parameter {
     }
 }
 
-fn of_statements(path: &str, purpose: Purpose, error: StatementsError) -> RunError {
+fn of_statements(path: &str, purpose: Purpose, error: &StatementsError) -> RunError {
     let text = format!("step '{path}': {}: {error}", purpose.key());
     match error {
         StatementsError::Settings { .. } => RunError::Settings(text),

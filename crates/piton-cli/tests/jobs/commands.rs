@@ -1,0 +1,58 @@
+//! Commands of steps: what outlives whom, and what they print.
+
+use std::time::{Duration, Instant};
+
+use piton_testkit::program::PATIENCE;
+
+use crate::place::{Place, RUN};
+
+/// SIGKILL of the program alone, while its command lives on: never two at once.
+#[test]
+fn a_job_is_held_while_the_command_of_a_killed_owner_lives() {
+    let place = Place::with(
+        "job: j\nclaim: {lease: 1s, when_held: wait}\nsteps:
+  - step: long
+    run: [sh, -c, 'echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log']
+",
+    );
+    let mut first = place.program.start(RUN).unwrap();
+    first.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
+    first.kill().unwrap();
+    let heir = place.program.start(RUN).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(place.lines("log"), ["begin"], "longer than the lease");
+    std::fs::write(place.path("go"), "").unwrap();
+    let ended = heir.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(place.lines("log"), ["begin", "end", "begin", "end"]);
+}
+
+#[test]
+fn a_step_that_prints_gigabytes_takes_no_memory() {
+    let place = Place::with(
+        "job: j\nsteps:\n  - {step: loud, run: [sh, -c, 'yes 0123456789 | head -c 300000000']}\n",
+    );
+    let ended = place.run(0);
+    assert!(ended.peak_memory.is_none_or(|peak| peak < 100 << 20), "{:?}", ended.peak_memory);
+}
+
+#[test]
+fn asked_to_stop_it_ends_its_command_and_goes_on_another_time() {
+    let place = Place::with(
+        "job: j\nsteps:
+  - {step: one, run: [sh, -c, 'echo one >> log']}
+  - step: two
+    run: [sh, -c, 'echo two $PITON_RECOVERING >> log; [ -e ok ] || sleep 60']
+",
+    );
+    let mut running = place.program.start(RUN).unwrap();
+    running.until("its second step", PATIENCE, |_| place.lines("log").len() == 2).unwrap();
+    let asked = Instant::now();
+    running.terminate().unwrap();
+    let ended = running.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code, Some(1), "{ended}");
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    std::fs::write(place.path("ok"), "").unwrap();
+    place.run(0);
+    assert_eq!(place.lines("log"), ["one", "two 0", "two 1"]);
+}

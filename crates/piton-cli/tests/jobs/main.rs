@@ -1,0 +1,11 @@
+//! Jobs of the program: a migration with real shape under SIGKILL, steps that are skipped, recovered,
+//! retried and steered, and commands that outlive whoever started them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
+#![cfg(unix)]
+
+mod commands;
+mod migration;
+mod place;
+mod refusals;
+mod steering;
