@@ -81,7 +81,7 @@ fn secrets_in_its_words_are_not_kept() {
     place.write("secret", "another\n");
     let told = [place.ends_with(0, RUN), place.ends_with(0, &["plan", "p.yaml"])];
     let exported = place.ends_with(0, &["export"]);
-    for text in told.iter().chain([&ran, &exported]).map(|ended| ended.to_string()) {
+    for text in told.iter().chain([&ran, &exported]).map(ToString::to_string) {
         assert!(!text.contains("hush-hush") && !text.contains("another"), "{text}");
     }
     assert!(exported.stdout.contains("${file:secret}"), "as it is written");

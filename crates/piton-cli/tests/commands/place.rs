@@ -8,7 +8,7 @@ use std::{
 use piton_testkit::{Ended, Ledger, Program};
 use tempfile::TempDir;
 
-/// Prints the records after PITON_POSITION, up to a number that is its argument.
+/// Prints the records after `PITON_POSITION`, up to a number that is its argument.
 const COUNT: &str = r#"exec awk -v last="$1" 'BEGIN {
     for (n = ENVIRON["PITON_POSITION"] + 1; n <= last; n++)
         print "{\"id\": " n ", \"name\": \"name " n "\", \"value\": \"" n % 7 "\"}"

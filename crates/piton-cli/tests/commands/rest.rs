@@ -21,7 +21,7 @@ const ORDERS: u64 = 10_000;
 const PAGE: u64 = 100;
 
 /// Serves `GET /orders?after=N&limit=M`; every tenth request fails.
-fn serve(listener: TcpListener, requests: Arc<AtomicU64>) {
+fn serve(listener: &TcpListener, requests: &AtomicU64) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else { return };
         let _ = answer(stream, requests.fetch_add(1, Ordering::Relaxed) + 1);
@@ -74,7 +74,7 @@ fn the_example_pages_through_an_api_and_goes_on_after_kills() {
     let api = format!("http://{}", listener.local_addr().unwrap());
     let requests = Arc::<AtomicU64>::default();
     let counts = Arc::clone(&requests);
-    thread::spawn(move || serve(listener, counts));
+    thread::spawn(move || serve(&listener, &counts));
 
     let program = place.program.clone().with("API", &api);
     let run = &["run", "orders.yaml"];

@@ -95,10 +95,10 @@ impl Answers {
         Ok(())
     }
 
-    /// Notes the ids on some lines.
+    /// Notes the ids on some lines. Blank ones are passed over.
     pub(super) fn note(&self, lines: &[u8]) {
         let mut state = self.lock();
-        for line in each(lines) {
+        for line in each(lines).filter(|line| !line.is_empty()) {
             let Some(ticket) = state.waiting.remove(&id_of(line)) else {
                 let shown = String::from_utf8_lossy(line).chars().take(SHOWN).collect();
                 state.halted.get_or_insert(Halt::Unknown(shown));
@@ -183,6 +183,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     const SOON: Duration = Duration::from_millis(20);
@@ -214,6 +216,20 @@ mod tests {
         assert_eq!(answers.give(&ids(&["c", "a"]), SOON), Ok(1));
         answers.note(b"b\nc\n");
         assert_eq!(answers.give(&ids(&["a", "a"]), SOON), Ok(1), "one after the other");
+    }
+
+    #[test]
+    fn whoever_slept_past_the_time_hears_what_came_meanwhile() {
+        let answers = Answers::bounded(2);
+        assert_eq!(answers.give(&ids(&["a"]), SOON), Ok(1));
+        thread::sleep(2 * SOON);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(2 * SOON);
+                answers.note(b"\na\n");
+            });
+            assert_eq!(answers.wait_for(1, SOON), Ok(()));
+        });
     }
 
     #[test]

@@ -329,7 +329,8 @@ impl Process {
     }
 
     /// Waits for its end; `None` when the time is over or `stop` says so, and it still runs. Once it
-    /// has ended, all of what it printed has been told.
+    /// has ended, nobody is left in its group, and what it printed has been told, unless somebody
+    /// who left the group still holds its output.
     ///
     /// # Errors
     /// When the system cannot say.
