@@ -511,6 +511,16 @@ fn a_run_is_named_by_its_parameters() {
     assert_eq!(with(&none, &[]).as_deref(), Ok("crm"));
 }
 
+#[cfg(feature = "mysql")]
+#[test]
+fn a_name_that_the_store_cannot_hold_is_refused() {
+    let given = [("date", "2026-11-20"), ("region", "x".repeat(60).leak())];
+    assert!(with(&nightly(), &given).is_ok());
+    let job = load(&NIGHTLY.replace("store: sqlite:piton.db", "store: mysql://h/d")).unwrap();
+    let error = with(&job, &given).unwrap_err();
+    assert!(error.contains("more than the 120 that the store can hold"), "{error}");
+}
+
 #[test]
 fn a_condition_is_about_values() {
     let job = nightly();
