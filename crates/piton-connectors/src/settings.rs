@@ -3,7 +3,9 @@
 //! What a user types is parsed here into types that cannot hold nonsense, so that a connector
 //! never has to ask again.
 
-use std::{borrow::Cow, fmt, ops::Range, str::FromStr, time::Duration};
+mod bound;
+
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use jiff::{
     Span, SpanRelativeTo,
@@ -11,6 +13,9 @@ use jiff::{
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::bound::{Bound, BoundValue};
+pub(crate) use self::bound::{Dialect, with_values};
 
 /// A length of time as a user types it: `30s`, `500ms`, `5m`, `1h 30m`, `30d`. Longer than zero.
 ///
@@ -124,32 +129,6 @@ impl JsonSchema for Period {
             "examples": ["30s", "500ms", "5m"],
         })
     }
-}
-
-/// A value that a query refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bound {
-    /// Where in the query the reference to it stands, in bytes. Never within quotes.
-    pub at: Range<usize>,
-    /// The value.
-    pub value: BoundValue,
-}
-
-/// What is bound to a query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BoundValue {
-    /// None.
-    Null,
-    /// True or false.
-    Boolean(bool),
-    /// A whole number.
-    Integer(i64),
-    /// Another number, in digits.
-    Number(String),
-    /// Text.
-    Text(String),
-    /// Bytes.
-    Bytes(Vec<u8>),
 }
 
 /// What becomes of a record whose key is already there.

@@ -153,7 +153,10 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
     })
 }
 
-fn source(config: &Config, accept_changes: bool) -> Result<Arc<dyn Source>, SourceError> {
+pub(crate) fn source(
+    config: &Config,
+    accept_changes: bool,
+) -> Result<Arc<dyn Source>, SourceError> {
     let (dir, limit) = (&config.dir, config.limits.record);
     let file = |source: FileSource| Arc::new(source.accepting_changes(accept_changes));
     Ok(match config.source.settings.clone() {

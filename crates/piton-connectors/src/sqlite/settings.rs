@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::settings::Mode;
-use crate::settings::{Bound, Period};
+use crate::settings::{Bound, Dialect, Period, with_values};
 
 /// Writes into a table of a `SQLite` database, exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -150,6 +150,12 @@ impl SqlSettings {
                 "`query` needs `key`, the columns that identify and order its rows: {query}"
             )),
             (None, Some(query)) => {
+                let dialect = match (self.is_for_postgres(), self.is_for_mysql()) {
+                    (true, _) => Dialect::Postgres,
+                    (_, true) => Dialect::MySql,
+                    _ => Dialect::Sqlite,
+                };
+                let query = with_values(query, &self.bound, dialect)?;
                 let query = query.trim().trim_end_matches(';').trim_end();
                 Ok(Input::Query(query.to_owned()))
             }

@@ -67,6 +67,13 @@ pub struct Problem {
     pub what: Condition,
 }
 
+impl Problem {
+    /// Puts a key, or a path of keys, before the path.
+    pub(super) fn under(self, key: &str) -> Self {
+        Self { at: self.at, what: self.what.under(key) }
+    }
+}
+
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {

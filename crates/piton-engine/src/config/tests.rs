@@ -371,11 +371,20 @@ fn what_is_described_does_not_depend_on_how_it_is_written() {
 }
 
 /// Whether the schema says yes, and what the loader says.
-fn judged(text: &str) -> (bool, Result<Config, ConfigError>) {
+fn judged(text: &str) -> (bool, Result<Loaded, ConfigError>) {
     let json: Json =
         serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
             .unwrap();
-    (jsonschema::is_valid(&schema(), &json), load_text(text))
+    let loaded = load_any_str(text, Path::new("f.yaml"), Path::new("/data"), &|name| match name {
+        "PATH" => Some("/usr/bin:/bin".to_owned()),
+        other => environment(other),
+    });
+    (jsonschema::is_valid(&schema(), &json), loaded)
+}
+
+/// A job of one step.
+fn steps(step: &str) -> String {
+    format!("job: j\nsteps: [{{step: a, {step}}}]")
 }
 
 #[test]
@@ -388,6 +397,16 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
         with("transform: [{select: [a]}, {select: {b: a + 1}}, {flatten: a}, {rename: {a: b}}]"),
         with("transform: [{flatten: {field: a, separator: '-'}}]\nlimits: {record: 65536}"),
         with("sinks: {a: {stdout: {}, required: true}, b: {http: {url: 'http://x'}}}"),
+        steps("run: [sh, -c, ls, 5], after: [], retry: {times: 3, pause: 1s}, timeout: 5m"),
+        steps("source: {csv: {path: a, rate: 5/s}}, sinks: {o: {stdout: {}}}, checkpoint: off"),
+        steps("sql: {url: 'sqlite:x', statements: [SELECT 1]}, on_recover: {run: [sh]}"),
+        steps(
+            "for_each: {source: {csv: {path: a}}, as: x}, concurrency: 2, steps: [{step: b, run: [sh]}]",
+        ),
+        steps("steps: [{step: b, run: [sh]}]")
+            + "\nparams: {d: {type: date, default: 2026-01-01}, n: {default: 5}}",
+        steps("run: [sh]")
+            + "\non_complete: {run: [sh]}\non_failure: {run: [sh]}\nmax_age: 6h\nparallel: 2",
     ] {
         let (valid, loaded) = judged(&text);
         assert!(valid && loaded.is_ok(), "{text}: {valid} {loaded:?}");
@@ -408,6 +427,15 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
         with("pipeline: a b"),
         with("store: redis://h/db"),
         "job: x\nsteps: []".to_owned(),
+        "job: x y\nsteps: [{step: a, run: [sh]}]".to_owned(),
+        steps("rnu: [sh]"),
+        steps("run: []"),
+        steps("run: [sh], after: a"),
+        steps("sql: {url: 'sqlite:x'}"),
+        steps("source: {csv: {path: a}}, sinks: {}"),
+        steps("for_each: {source: {csv: {path: a}}}, steps: [{step: b, run: [sh]}]"),
+        steps("run: [sh]") + "\nparams: {d: {type: day}}",
+        steps("run: [sh]") + "\non_complete: kep",
     ] {
         let (valid, loaded) = judged(&text);
         assert!(!valid && loaded.is_err(), "{text}: {valid} {loaded:?}");

@@ -90,15 +90,15 @@ impl Reading<'_> {
             }
         };
         let system = database.placeholders();
-        let made: Vec<Statement> = statements
-            .into_iter()
-            .filter_map(|node| match &node.value {
-                Value::Text(text) => {
-                    Some(sql::statement(node, text, system, scope, &mut self.problems))
-                }
-                _ => None,
-            })
-            .collect();
+        let (mut made, mut problems) = (Vec::<Statement>::new(), Vec::new());
+        for node in statements {
+            if let Value::Text(text) = &node.value {
+                made.push(sql::statement(node, text, system, scope, &mut problems));
+            }
+        }
+        let parts = [at.under.as_str()].into_iter().chain(path.iter().copied());
+        let under = parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+        self.problems.extend(problems.into_iter().map(|problem| problem.under(&under)));
         Some(Sql { database, statements: made, at: node.at })
     }
 

@@ -88,7 +88,7 @@ impl Reading<'_> {
     fn for_each(&mut self, at: &At<'_>, file: &StepFile, above: &Above) -> Option<ForEach> {
         let name = &file.for_each.as_ref()?.name;
         let path = ["for_each", "as"];
-        if !is_name(name) {
+        if at.node.find(&path).is_secret() || !is_name(name) {
             self.wrong(
                 at,
                 &path,
@@ -176,10 +176,11 @@ impl Reading<'_> {
         };
         let params = Arc::clone(&self.params);
         let scope = Scope { params: &params, records: &above.records, in_step: true };
+        let under = format!("{}.{}.sql.query", at.under, source.join("."));
         let mut problems = Vec::new();
         sql::statement(node, &query, system, scope, &mut problems);
         self.reported.extend(problems.iter().map(|problem| problem.at));
-        self.problems.extend(problems);
+        self.problems.extend(problems.into_iter().map(|problem| problem.under(&under)));
     }
 }
 

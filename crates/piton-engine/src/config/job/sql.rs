@@ -36,7 +36,7 @@ pub(super) fn statement(
         let before = &text.value[..offset];
         let line = 1 + before.matches('\n').count();
         let column = 1 + before.rsplit('\n').next().unwrap_or_default().chars().count();
-        let what = Condition::Interpolation { text: "the statement".to_owned(), why };
+        let what = Condition::Expression { path: String::new(), why };
         problems.push(Problem { at: node.place_in_text(line, column), what });
     }
     Statement { pieces: ended(pieces(&text.value, references)), at: node.at }
@@ -121,7 +121,7 @@ impl Scan<'_> {
                 && byte != b';'
                 && !self.may_hold_semicolons()
             {
-                let why = "holds several: write `statements: [one, another]`";
+                let why = "the statement holds several: write `statements: [one, another]`";
                 seen.faults.push((semicolon, why.to_owned()));
                 return seen;
             }
@@ -158,12 +158,14 @@ impl Scan<'_> {
         let word = self.first_word();
         let blank = self.text.len() - self.text.trim_ascii_start().len();
         if blank == self.text.len() || self.text.trim_ascii() == b";" {
-            seen.faults.push((0, "is empty".to_owned()));
+            seen.faults.push((0, "the statement is empty".to_owned()));
         }
         let steers =
             ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"];
         if steers.contains(&word.as_str()) {
-            let why = format!("steers a transaction ({word}): its statements are in one already");
+            let why = format!(
+                "the statement steers a transaction ({word}): its statements are in one already"
+            );
             seen.faults.push((blank, why));
         }
     }
@@ -220,7 +222,7 @@ impl Scan<'_> {
                 return next + 1;
             }
         }
-        let why = format!("has a {} that is never closed", char::from(quote));
+        let why = format!("the statement has a {} that is never closed", char::from(quote));
         seen.faults.push((at, why));
         self.text.len()
     }
@@ -244,7 +246,7 @@ impl Scan<'_> {
                 _ => next += 1,
             }
         }
-        seen.faults.push((at, "has a /* that is never closed".to_owned()));
+        seen.faults.push((at, "the statement has a /* that is never closed".to_owned()));
         self.text.len()
     }
 
@@ -265,7 +267,7 @@ impl Scan<'_> {
         let end = self.text[body..].windows(mark.len()).position(|part| part == mark);
         if end.is_none() {
             let mark = String::from_utf8_lossy(mark);
-            seen.faults.push((at, format!("has a {mark} that is never closed")));
+            seen.faults.push((at, format!("the statement has a {mark} that is never closed")));
         }
         Some((Within::Dollars, end.map_or(self.text.len(), |end| body + end + mark.len())))
     }
@@ -283,7 +285,9 @@ impl Scan<'_> {
         };
         if is_bare {
             let mark = char::from(self.text[at]);
-            let why = format!("has a parameter ({mark}) without a value: write ${{param.NAME}}");
+            let why = format!(
+                "the statement has a parameter ({mark}) without a value: write ${{param.NAME}}"
+            );
             seen.faults.push((at, why));
         }
     }

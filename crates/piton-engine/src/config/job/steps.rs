@@ -311,6 +311,10 @@ impl Reading<'_> {
         let under = found
             .map(|Problem { at: place, what }| Problem { at: place, what: what.under(&at.under) });
         self.problems.extend(under);
+        if node.find(&["step"]).is_secret() {
+            self.wrong(at, &["step"], "a step's name is seen by everyone, and no secret");
+            return None;
+        }
         let settings = inherited(node, &above.settings);
         let retry = retry(node, &at.under, file.retry, above.retry, &mut self.problems);
         let mut below =
@@ -356,8 +360,11 @@ fn joined(above: &str, name: &str) -> String {
     if above.is_empty() { format!("steps.{name}") } else { format!("steps.{above}/{name}") }
 }
 
+/// The name by which messages know a step.
 fn name_of(item: &Node) -> Option<&str> {
-    match &item.get("step")?.value {
+    let node = item.get("step").filter(|node| !node.is_secret())?;
+    match &node.value {
+        Value::Text(text) if text.value.is_empty() => None,
         Value::Text(text) => Some(&text.value),
         Value::Int(_, raw) | Value::Float(_, raw) => Some(raw),
         _ => None,

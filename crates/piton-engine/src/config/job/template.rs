@@ -88,8 +88,7 @@ impl Template {
 impl Inner {
     fn config(&self, name: &str, values: &Values<'_>) -> Result<Config, Vec<Problem>> {
         let under = |problems: Vec<Problem>| -> Vec<Problem> {
-            let under = |Problem { at, what }| Problem { at, what: what.under(&self.under) };
-            problems.into_iter().map(under).collect()
+            problems.into_iter().map(|problem| problem.under(&self.under)).collect()
         };
         let mut tree = self.tree.clone();
         let scope = Scope { params: &self.params, records: &self.records, in_step: true };

@@ -10,13 +10,20 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Job,
+    Job, Step,
     value::{Reference, Value},
 };
 use crate::config::nearest;
 
 /// The longest value that is taken as a parameter, in bytes: it is part of a name.
 const LONGEST: usize = 500;
+
+/// The longest name of a pipeline in a store, in characters.
+const LONGEST_NAME: usize = 2000;
+/// The same in MySQL.
+const LONGEST_IN_MYSQL: usize = 120;
+/// What the number of a further run may add to a name: `#9999`.
+const NUMBER: usize = 5;
 
 /// A parameter that a job declares.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +161,21 @@ pub enum ParamProblem {
         /// What is needed.
         wanted: &'static str,
     },
+    /// The name that follows from them is longer than the store can hold.
+    #[error(
+        "the run would be named {name}, and its steps up to {path} characters more: more than the \
+         {most} that the store can hold. Give shorter values, or keep the job in another store"
+    )]
+    TooLong {
+        /// The job.
+        job: String,
+        /// The name of the run.
+        name: String,
+        /// The most characters.
+        most: usize,
+        /// The characters of the longest path of a step.
+        path: usize,
+    },
     /// Nothing was given, and there is no default.
     #[error("{job} needs the parameter '{name}': add --param {name}=…, or declare a default")]
     NotGiven {
@@ -200,11 +222,32 @@ impl Job {
             }
         }
         if problems.is_empty() {
-            Ok(Instance { name: named(&self.name, &params), params })
+            let name = named(&self.name, &params);
+            self.fits(&name).map_err(|problem| ParamsError { problems: vec![problem] })?;
+            Ok(Instance { name, params })
         } else {
             Err(ParamsError { problems })
         }
     }
+}
+
+impl Job {
+    /// Whether the store can hold the name of a run, and of all that runs below it.
+    fn fits(&self, name: &str) -> Result<(), ParamProblem> {
+        let is_mysql = self.store.starts_with("mysql:") || self.store.starts_with("mariadb:");
+        let most = if is_mysql { LONGEST_IN_MYSQL } else { LONGEST_NAME };
+        let path = longest(&self.steps);
+        if name.chars().count() + 1 + path + NUMBER <= most {
+            return Ok(());
+        }
+        Err(ParamProblem::TooLong { job: self.name.clone(), name: name.to_owned(), most, path })
+    }
+}
+
+/// The longest path among steps, in characters, which are all ASCII.
+fn longest(steps: &[Step]) -> usize {
+    let below = |step: &Step| step.path.len().max(longest(&step.steps));
+    steps.iter().map(below).max().unwrap_or_default()
 }
 
 /// The name of a job's run: never the same for different parameters.

@@ -1,15 +1,27 @@
 //! Texts with references in them: statements of SQL, and arguments of commands.
 
+use std::fmt;
+
 use super::value::{Reference, Values};
 use crate::config::Place;
 
 /// A part of a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Piece {
     /// As it stands in the file.
     Text(String),
     /// A value at run time.
     Value(Reference),
+}
+
+impl fmt::Debug for Piece {
+    // What was filled in from outside the file may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Value(reference) => write!(f, "Value({reference})"),
+        }
+    }
 }
 
 /// A statement of SQL.
