@@ -41,7 +41,7 @@ pub(super) fn is_of_transactions(statement: &Statement) -> bool {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["ROLLBACK", "TO", ..] | ["ROLLBACK", "WORK" | "TRANSACTION", "TO", ..] => false,
-        ["START", "TRANSACTION", ..] | ["PREPARE", "TRANSACTION", ..] => true,
+        ["START" | "PREPARE", "TRANSACTION", ..] => true,
         ["BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "XA", ..] => true,
         _ => false,
     }

@@ -68,7 +68,8 @@ pub trait Statements: Send {
     ///
     /// # Errors
     /// Nothing of the statements stands, unless the error is [`StatementsError::InDoubt`] or
-    /// [`StatementsError::Committed`].
+    /// [`StatementsError::Committed`], or their [`guarantee`](Self::guarantee) is less than exactly
+    /// once.
     fn execute(
         &mut self,
         mark: &Mark,

@@ -25,7 +25,7 @@ use super::{
     StatementsError, Value, keywords,
     limits::{LOOK_UP, Over, Watch},
     protocol::{self, Kept, Way, committed, no_more_time},
-    statement::{Place, Statement},
+    statement::{Place, Statement, hex},
 };
 use crate::{
     mysql::{
@@ -143,6 +143,30 @@ impl Session {
         of_ledger(self.at(), pipeline, doing, error).into()
     }
 
+    /// Under the lock.
+    fn write_epoch(&mut self, key: &CheckpointKey, epoch: Epoch) -> Result<(), LedgerError> {
+        let mut ledger = tables::read(&mut self.conn, &key.pipeline, &key.sink)?;
+        ledger.admit(epoch)?;
+        if ledger.epoch < epoch {
+            ledger.epoch = epoch;
+            ledger.rows.values_mut().for_each(|row| row.epoch = epoch);
+            tables::write(&mut self.conn, &mut ledger)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction in a session that is as it was at its beginning.
+    fn begin_anew(&mut self) -> Result<(), Error> {
+        self.has_savepoints = false;
+        let Self { conn, server, .. } = self;
+        if std::mem::replace(&mut self.is_used, false) {
+            conn.reset()?;
+            conn.select_db(server.database())?;
+            run(conn, &settings(self.lease))?;
+        }
+        run(conn, &format!("START TRANSACTION; {SAVEPOINT}"))
+    }
+
     /// Does something that may take long; a second connection ends it when the time is over.
     fn watched<T>(&mut self, watch: &Watch, doing: impl FnOnce(&mut Conn) -> T) -> Result<T, Over> {
         let (conn, server) = (&mut self.conn, &self.server);
@@ -257,19 +281,7 @@ impl protocol::Session for Session {
             }
             locked => locked.map_err(|e| self.of_ledger(pipeline, "lock the marks", e))?,
         }
-        let conn = &mut self.conn;
-        let take_over = || {
-            let mut ledger = tables::read(conn, pipeline, sink)?;
-            ledger.admit(epoch)?;
-            if ledger.epoch < epoch {
-                ledger.epoch = epoch;
-                ledger.rows.values_mut().for_each(|row| row.epoch = epoch);
-                tables::write(conn, &mut ledger)?;
-            }
-            Ok(())
-        };
-        let taken = { take_over }();
-        taken.map_err(|e| self.of_ledger(pipeline, "take over", e))?;
+        self.write_epoch(key, epoch).map_err(|e| self.of_ledger(pipeline, "take over", e))?;
         let committed = self.conn.query_drop("COMMIT");
         committed.map_err(|e| commit_failure(self.at(), &e).into())
     }
@@ -280,19 +292,7 @@ impl protocol::Session for Session {
     }
 
     fn begin(&mut self, key: &CheckpointKey, _: &Watch) -> Result<Standing, StatementsError> {
-        let home = self.server.database().to_owned();
-        self.has_savepoints = false;
-        let (conn, settings) = (&mut self.conn, settings(self.lease));
-        let begin = || {
-            if std::mem::replace(&mut self.is_used, false) {
-                conn.reset()?;
-                conn.select_db(&home)?;
-                run(conn, &settings)?;
-            }
-            run(conn, &format!("START TRANSACTION; {SAVEPOINT}"))
-        };
-        let begun = { begin }();
-        begun.map_err(|e| self.failed("begin a transaction", &e))?;
+        self.begin_anew().map_err(|e| self.failed("begin a transaction", &e))?;
         self.standing(key)
     }
 
@@ -326,8 +326,7 @@ impl protocol::Session for Session {
     }
 
     fn lock(&mut self, key: &CheckpointKey) -> Result<Standing, StatementsError> {
-        let home = self.server.database().to_owned();
-        let gone = self.conn.select_db(&home);
+        let gone = self.conn.select_db(self.server.database());
         gone.map_err(|e| self.failed("lock the marks", &e))?;
         let is_same = self.has_savepoint();
         if !is_same.map_err(|e| self.failed("lock the marks", &e))? {
@@ -350,8 +349,7 @@ impl protocol::Session for Session {
         sink: &str,
         partitions: &[&str],
     ) -> Result<(), StatementsError> {
-        let home = self.server.database().to_owned();
-        let gone = self.conn.select_db(&home);
+        let gone = self.conn.select_db(self.server.database());
         gone.map_err(|e| self.failed("remove checkpoints", &e))?;
         let removed = tables::remove(&mut self.conn, pipeline, sink, partitions);
         removed.map_err(|e| self.of_ledger(pipeline, "remove checkpoints", e))
@@ -416,10 +414,7 @@ fn bound(value: &Value) -> Bound {
             }
         }
         Value::Text(text) | Value::Json(text) => Bound::Bytes(text.clone().into_bytes()),
-        Value::Bytes(bytes) => {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            Bound::Bytes(digits.into_bytes())
-        }
+        Value::Bytes(bytes) => Bound::Bytes(hex(bytes).into_bytes()),
     }
 }
 

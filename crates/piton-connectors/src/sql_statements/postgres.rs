@@ -27,7 +27,7 @@ use super::{
     StatementsError, Value,
     limits::{LOOK_UP, Over, Watch},
     protocol::{self, Kept, Way, committed, no_more_time},
-    statement::{Piece, Place, Statement},
+    statement::{Piece, Place, Statement, hex},
 };
 use crate::{
     postgres::wire::Wire,
@@ -432,9 +432,7 @@ impl ToSql for Bound<'_> {
             }
             Value::Bytes(bytes) => {
                 out.extend_from_slice(b"\\x");
-                for byte in bytes {
-                    out.extend_from_slice(format!("{byte:02x}").as_bytes());
-                }
+                out.extend_from_slice(hex(bytes).as_bytes());
             }
         }
         Ok(IsNull::No)

@@ -272,10 +272,7 @@ impl<D: Database> Executor<D> {
     /// Records the mark in the open transaction, and commits.
     fn record(&mut self, mark: &Mark, rows: u64) -> Result<Attempt, StatementsError> {
         let session = self.session()?;
-        for ((pipeline, sink), partitions) in by_sink(&mark.clears) {
-            session.clear(pipeline, sink, &partitions)?;
-        }
-        let standing = session.lock(&mark.key)?;
+        let mut standing = session.lock(&mark.key)?;
         if let Some(ended) = self.ended(&standing, mark)? {
             // What was executed twice, or too late, is undone.
             self.open = None;
@@ -292,6 +289,12 @@ impl<D: Database> Executor<D> {
             sink_state: None,
         };
         let session = self.session()?;
+        if !mark.clears.is_empty() {
+            for ((pipeline, sink), partitions) in by_sink(&mark.clears) {
+                session.clear(pipeline, sink, &partitions)?;
+            }
+            standing = session.lock(&mark.key)?;
+        }
         session.mark(&standing, &new)?;
         match session.commit() {
             Ok(()) => Ok(Attempt::Ended(Executed::Done { rows, mark: new })),

@@ -318,17 +318,17 @@ impl protocol::Session for Session {
             return Err(StatementsError::Unavailable { what });
         }
         self.take_lock(Some(watch))?;
-        let watch = watch.clone();
-        self.conn
-            .progress_handler(STEPS, Some(move || watch.over().is_some()))
-            .map_err(|e| self.failure("begin a transaction", &e))?;
         self.lock(key)
     }
 
     fn run(&mut self, place: &Place<'_>, _: Way, watch: &Watch) -> Result<u64, StatementsError> {
+        let clock = watch.clone();
+        let watching = self.conn.progress_handler(STEPS, Some(move || clock.over().is_some()));
         self.gate.is_closed.store(true, Ordering::Relaxed);
-        let done = self.execute(place);
+        let done = watching.map_err(Trouble::from).and_then(|()| self.execute(place));
         self.gate.is_closed.store(false, Ordering::Relaxed);
+        // What is to be done after them is little, and is not given up.
+        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         match done {
             Err(trouble) => Err(self.trouble(place, watch, trouble)),
             Ok(_) if self.conn.is_autocommit() => {
@@ -353,8 +353,6 @@ impl protocol::Session for Session {
     }
 
     fn mark(&mut self, standing: &Standing, new: &Checkpoint) -> Result<(), StatementsError> {
-        // What is to be done now is little, and is not given up.
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         tables::mark(&self.conn, standing, new).map_err(|e| self.failure("record the mark", &e))
     }
 
@@ -377,7 +375,6 @@ impl protocol::Session for Session {
     }
 
     fn roll_back(&mut self) -> Option<Kept> {
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         roll_back(&self.conn);
         self.conn.is_autocommit().then_some("")
     }

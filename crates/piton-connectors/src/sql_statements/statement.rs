@@ -112,6 +112,17 @@ impl Statement {
     }
 }
 
+/// Bytes as digits, two for each.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to memory does not fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
 /// A statement among those of a step, for people.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {

@@ -55,5 +55,5 @@ fn child() {
 
 fn kill() {
     Command::new("kill").args(["-9", &process::id().to_string()]).status().unwrap();
-    thread::sleep(Duration::from_secs(60));
+    thread::sleep(Duration::from_mins(1));
 }
