@@ -111,7 +111,7 @@ pub enum Executed {
         /// The mark as it stands.
         mark: Checkpoint,
     },
-    /// A newer claim has taken over. Nothing was executed.
+    /// A newer claim has taken over. Nothing takes effect any more; what had already, it reads.
     Fenced {
         /// The newer epoch.
         epoch: Epoch,

@@ -265,9 +265,12 @@ impl protocol::Session for Session {
         let CheckpointKey { pipeline, sink, .. } = key;
         let created = tables::create(&mut self.conn);
         created.map_err(|e| self.of_ledger(pipeline, "create piton_checkpoints", e))?;
-        let begun = self.conn.query_drop("START TRANSACTION");
-        begun.map_err(|e| self.failed("begin a transaction", &e))?;
-        match tables::lock(&mut self.conn, pipeline, sink) {
+        // First by itself, so that branches that begin at once find what to lock.
+        let locked = tables::lock(&mut self.conn, pipeline, sink).and_then(|()| {
+            self.conn.query_drop("START TRANSACTION")?;
+            tables::lock(&mut self.conn, pipeline, sink)
+        });
+        match locked {
             Err(LedgerError::Database(e)) if says(&e, LOCK_WAIT) => {
                 return Err(StatementsError::Held {
                     what: format!(

@@ -25,6 +25,7 @@ pub(super) enum Way {
     /// In one transaction.
     Together,
     /// Outside of one, and the mark after them.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "MySQL alone needs it"))]
     Before,
 }
 
@@ -315,10 +316,11 @@ impl<D: Database> Executor<D> {
         let at = self.database.location().to_owned();
         let standing = match self.begin_with(key, epoch, |session| session.standing(key)) {
             Err(StatementsError::Fenced { epoch, .. }) => return Ok(Executed::Fenced { epoch }),
-            Err(StatementsError::Unavailable { .. }) => {
+            Err(error) => {
+                let what = format!("{what}; and then: {error}");
                 return Err(StatementsError::InDoubt { at, what });
             }
-            standing => standing?,
+            Ok(standing) => standing,
         };
         match self.judge(&standing, mark)? {
             Judged::WasDone(mark) => Ok(Executed::Done { rows, mark }),

@@ -74,6 +74,7 @@ impl Statement {
         })
     }
 
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(super) fn has_values(&self) -> bool {
         self.values().next().is_some()
     }

@@ -49,5 +49,13 @@ fn checkpoints_go_with_the_statements_or_stay() {
         assert!(!stands("a") && !stands("c"));
         let found = place.open().fence(&key("load"), Epoch(2)).unwrap().unwrap();
         assert_eq!((found.version, found.position), (2, Some(done(2))));
+
+        // Its own sink's, too: what is recorded now stays.
+        let (clears, position) = (vec![key(WHOLE)], done(3));
+        let own = Mark { clears, expected: Some(2), position, ..mark("load", 2) };
+        is_done(&execute(&mut *database, &own, &[]));
+        let found = place.open().fence(&key("load"), Epoch(3)).unwrap().unwrap();
+        assert_eq!((found.version, found.position), (3, Some(done(3))));
+        assert_eq!(place.open().fence(&key("other"), Epoch(3)).unwrap(), None);
     }
 }

@@ -43,6 +43,23 @@ fn what_ended_the_transaction_is_named() {
     }
 }
 
+/// As long as a person's savepoints are there.
+#[test]
+fn what_ended_the_transaction_is_noticed_beside_savepoints() {
+    for place in servers() {
+        place.run("CREATE TABLE log (n INT)");
+        let mut database = place.open();
+        for hidden in
+            ["INSERT INTO log VALUES (1); COMMIT", "INSERT INTO log VALUES (1); COMMIT; BEGIN"]
+        {
+            let sql = ["SAVEPOINT a", hidden, "INSERT INTO log VALUES (2)"];
+            let ended = execute(&mut *database, &mark("a", 1), &sql);
+            assert!(matches!(ended, Err(StatementsError::Committed { .. })), "{hidden}: {ended:?}");
+        }
+        assert_eq!(place.count("log"), 2);
+    }
+}
+
 /// SQLite refuses it where it is hidden, too, before it is done.
 #[test]
 fn sqlite_ends_no_transaction_in_the_middle() {

@@ -17,5 +17,6 @@ mod endings;
 mod limits;
 mod once;
 mod place;
+mod refusals;
 mod sessions;
 mod values;

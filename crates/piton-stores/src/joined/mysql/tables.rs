@@ -243,8 +243,9 @@ pub fn standing(conn: &mut Conn, key: &CheckpointKey) -> Result<Standing, Ledger
 /// # Errors
 /// As [`standing`].
 pub fn lock_standing(conn: &mut Conn, key: &CheckpointKey) -> Result<Standing, LedgerError> {
-    let lock = "SELECT 1 FROM piton_manifest WHERE pipeline = ? AND sink = ? FOR UPDATE";
-    conn.exec_drop(lock, (&key.pipeline, &key.sink))?;
+    // By the same sort of statement as writes it afterwards: a weaker lock would have to become
+    // that one past others who wait, which is a deadlock.
+    lock(conn, &key.pipeline, &key.sink)?;
     standing(conn, key)
 }
 
