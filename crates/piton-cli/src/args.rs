@@ -285,7 +285,7 @@ pub(crate) struct Position {
 pub(crate) enum PositionCommand {
     /// Print the position that a step has kept; nothing if it has kept none
     Get(PositionOf),
-    /// Keep a position, which the next attempt finds in PITON_POSITION
+    /// Keep a position, which the next attempt finds in its environment
     Set(SetPosition),
 }
 

@@ -54,16 +54,16 @@ impl Session {
             Delay::new(time).await;
             true
         };
-        Self::claim_while(store, job, options, at_least, sleep, async || Ok(false)).await
+        Self::claim_while(store, (job, options), at_least, |_| {}, sleep, async || Ok(false)).await
     }
 
     /// Claims a job; while it is held, `sleep` lets the time pass and answers whether to go on, and
     /// `is_spared` whether a silent holder is left alone.
     pub(crate) async fn claim_while<S: Future<Output = bool>>(
         store: &Arc<dyn Store>,
-        job: &str,
-        options: &Options,
+        (job, options): (&str, &Options),
         at_least: Epoch,
+        on_news: impl FnMut(&Holder),
         sleep: impl FnMut(Duration) -> S,
         is_spared: impl AsyncFnMut() -> Result<bool, StoreError>,
     ) -> Result<Self, CursorError> {
@@ -80,7 +80,7 @@ impl Session {
             silent: None,
             now: Timestamp::now(),
         };
-        match obtain(&**store, request, options.when_held, |_| {}, sleep, is_spared).await? {
+        match obtain(&**store, request, options.when_held, on_news, sleep, is_spared).await? {
             Obtained::Held(holder) => Err(CursorError::Held { job: job.to_owned(), holder }),
             Obtained::Granted { claim, died, .. } => {
                 Ok(Self { store: Arc::clone(store), claim, died, run: None })

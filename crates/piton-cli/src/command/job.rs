@@ -18,7 +18,7 @@ use piton_stores::Mode;
 
 use super::{run::listen, steer::confirm, step::of_job};
 use crate::{
-    args::{MarkDone, Rewind, Run},
+    args::{MarkDone, Reset, Rewind, Run},
     exit::{FAILED, FINISHED, Failure, USAGE},
     opening,
     output::{count, many, note, print_json, print_json_line, records, span, table},
@@ -234,6 +234,24 @@ pub(crate) fn mark_done(args: &MarkDone) -> Result<u8, Failure> {
         print_json(&serde_json::json!({ "job": run, "step": step, "done": "mark_done" }))?;
     } else {
         note!("step '{step}' of '{run}' counts as done");
+    }
+    Ok(FINISHED)
+}
+
+/// `piton reset JOB`
+pub(crate) fn reset(
+    args: &Reset,
+    store: &Arc<dyn piton_core::Store>,
+    name: &str,
+) -> Result<u8, Failure> {
+    if !args.yes {
+        confirm(&format!("have '{name}' begin anew, with all of its steps?"))?;
+    }
+    let run = steer::reset(store, name, &opening::who()).map_err(of_steering)?;
+    if args.named.json {
+        print_json(&serde_json::json!({ "job": run, "done": "reset" }))?;
+    } else {
+        note!("'{run}' begins anew, with all of its steps");
     }
     Ok(FINISHED)
 }

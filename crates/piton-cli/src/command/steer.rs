@@ -19,6 +19,9 @@ use crate::{
 /// `piton reset NAME`
 pub(crate) fn reset(args: &Reset) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.named.name, &args.named.store)?;
+    if piton_engine::job::is_job(&steer::find(&*store, &name)?) {
+        return super::job::reset(args, &store, &name);
+    }
     let who = opening::who();
     check_sink(&*store, &name, args)?;
     let wish = wish(args, &name, &who);

@@ -90,7 +90,8 @@ fn step(table: &str, indent: usize, below: &str) -> String {
   on_recover: {{sql: {{url: \"sqlite:target.db\", statement: \"INSERT INTO log VALUES ('{table} ' || ${{step.attempt}})\"}}}}
 {below}"
     );
-    text.lines().map(|line| format!("{}{line}\n", " ".repeat(indent))).collect()
+    let lines: Vec<String> = text.lines().map(|line| " ".repeat(indent) + line).collect();
+    lines.join("\n") + "\n"
 }
 
 fn branch(tables: [&str; 3]) -> String {
@@ -203,6 +204,7 @@ fn killed_at_random_done_steps_are_skipped_and_each_recovery_is_once() {
 #[test]
 fn two_owners_take_over_from_each_other() {
     let place = place();
+    place.job(&job().replace("key: [id]}}\n", "key: [id]}, rate: 4000/s}\n"));
     let rows = || count(&place.database("target.db"), "SELECT count(*) FROM audit");
     let mut first = place.program.start(RUN).unwrap();
     first.until("its first rows", PATIENCE, |_| rows() > 0).unwrap();

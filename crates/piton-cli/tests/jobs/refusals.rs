@@ -7,7 +7,7 @@ fn mistakes_are_named_with_their_place_and_nothing_is_started() {
     let run = "run: [sh, -c, 'echo ran >> log']";
     for (steps, named) in [
         (format!("[{{step: a, after: [b], {run}}}, {{step: b, after: [a], {run}}}]"), "a"),
-        (format!("[{{step: a, {run}}}, {{step: a, {run}}}]"), "'a'"),
+        (format!("[{{step: a, {run}}}, {{step: a, {run}}}]"), "called so"),
         (format!("[{{step: a, {run}}}, {{step: b, after: [c], {run}}}]"), "'c'"),
         (format!("[{{step: a, {run}}}, {{step: b, run: [no-such-command]}}]"), "no-such-command"),
         (format!("[{{step: a, {run}}}, {{step: b}}]"), "b"),
@@ -22,8 +22,9 @@ fn mistakes_are_named_with_their_place_and_nothing_is_started() {
 
 #[test]
 fn two_at_once_never_run_twice() {
-    let place =
-        Place::with("job: j\nsteps:\n  - {step: a, run: [sh, -c, 'echo a >> log; sleep 1']}\n");
+    let place = Place::with(
+        "job: j\nclaim: {lease: 2s}\nsteps:\n  - {step: a, run: [sh, -c, 'echo a >> log; sleep 4']}\n",
+    );
     let first = place.program.start(&["run", "job.yaml"]).unwrap();
     let second = place.program.start(&["run", "job.yaml"]).unwrap();
     let codes: Vec<_> = [first, second]

@@ -165,10 +165,9 @@ fn independent_branches_run_beside_each_other_up_to_a_limit() {
 
 #[test]
 fn a_job_is_paused_and_cancelled_while_it_runs() {
-    let steps: String = (0..200)
-        .map(|n| format!("  - {{step: s{n}, run: [sh, -c, 'echo {n} >> log; sleep 0.05']}}\n"))
-        .collect();
-    let place = Place::with(&format!("job: j\nsteps:\n{steps}"));
+    let step = |n| format!("  - {{step: s{n}, run: [sh, -c, 'echo {n} >> log; sleep 0.05']}}");
+    let steps: Vec<String> = (0..200).map(step).collect();
+    let place = Place::with(&format!("job: j\nsteps:\n{}\n", steps.join("\n")));
     let mut running = place.program.start(&["run", "job.yaml"]).unwrap();
     running.until("its first step", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
     place.ends_with(0, &["pause", "j"]);

@@ -5,6 +5,7 @@
 //! `walk.rs`.
 
 use std::{
+    cell::Cell,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use std::{
 
 use futures_executor::block_on;
 use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
-use piton_core::{Claim, Control, RunEnd, Store};
+use piton_core::{Claim, Control, Holder, RunEnd, Store};
 
 use super::{
     definition::{Instance, Job, OnJobComplete, Step, difference},
@@ -119,7 +120,7 @@ pub fn run(
 ) -> Result<JobSummary, RunError> {
     let began = Instant::now();
     compare(job, instance, store, options)?;
-    let (steps, was_finished) = open(job, instance, store, options)?;
+    let (steps, was_finished) = open(job, instance, store, options, signal)?;
     let (name, claim) = (steps.job().to_owned(), steps.held().clone());
     if was_finished {
         steps.end(RunEnd::Finished).map_err(of_job)?;
@@ -191,11 +192,20 @@ fn open(
     instance: &Instance,
     store: &Arc<dyn Store>,
     options: &RunOptions,
+    signal: &Signal,
 ) -> Result<(Steps, bool), RunError> {
     let when_held = match job.claim.when_held {
         WhenHeld::Wait => piton::WhenHeld::Wait,
         WhenHeld::Exit => piton::WhenHeld::ReplaceSilent,
     };
+    let told = Cell::new(None);
+    let on_wait = |holder: &Holder| {
+        if told.replace(Some(holder.epoch)) != Some(holder.epoch) {
+            (options.on_wait)(holder);
+        }
+    };
+    let goes_on = || !signal.is_stopping();
+    let waiting = job::Waiting { on_wait: &on_wait, goes_on: &goes_on };
     let options = job::JobOptions {
         again: options.again,
         cursor: piton::Options {
@@ -208,7 +218,7 @@ fn open(
         file: Some(job.file.display().to_string()),
         ..Default::default()
     };
-    Steps::open(store, &instance.name, &options).map_err(of_job)
+    Steps::open(store, &instance.name, &options, waiting).map_err(of_job)
 }
 
 /// A cancelled job goes on with `--again`.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use piton::job::{
-    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB, Work,
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB, Waiting, Work,
 };
 use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
 
@@ -92,8 +92,8 @@ pub enum ScriptError {
 pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
     let path = job::path_of(None, step.name)?;
     let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, step.job, &options)?;
-    let begun = match steps.begin(&path, Work::Command)? {
+    let (steps, _) = Steps::open(store, step.job, &options, Waiting::default())?;
+    let begun = match steps.begin(&path, Work::Command, 0)? {
         Beginning::Over(stage) => {
             steps.end(RunEnd::Stopped)?;
             return Ok(Stepped::Before(stage));
@@ -207,7 +207,7 @@ pub fn finish(store: &Arc<dyn Store>, job: &str) -> Result<(), ScriptError> {
     if known.is_none() {
         return Err(ScriptError::NoJob(job.to_owned()));
     }
-    let (steps, is_finished) = Steps::open(store, job, &JobOptions::default())?;
+    let (steps, is_finished) = Steps::open(store, job, &JobOptions::default(), Waiting::default())?;
     if !is_finished {
         steps.done(WHOLE_JOB)?;
     }
@@ -245,7 +245,8 @@ pub fn set_position(
     {
         return job::keep(&**store, &claim, &path, position);
     }
-    let (steps, _) = Steps::open(store, job, &JobOptions { again: true, ..Default::default() })?;
+    let options = JobOptions { again: true, ..Default::default() };
+    let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
     job::keep(&**store, steps.held(), &path, position)?;
     steps.end(RunEnd::Stopped)
 }

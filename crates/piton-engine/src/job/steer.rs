@@ -148,13 +148,34 @@ pub fn rewind(
     Ok((name, changed?))
 }
 
+/// Has a job begin anew, all of it.
+///
+/// # Errors
+/// As [`rewind`].
+pub fn reset(store: &Arc<dyn Store>, name: &str, who: &str) -> Result<String, JobSteerError> {
+    let job = Changed::open(store, name)?;
+    let all = job.known.iter().map(|entry| entry.path.clone()).collect();
+    let changed = begin_anew(store, &job, all, who, "reset");
+    let name = job.close()?;
+    changed.map(|_| name)
+}
+
 fn go_back(
     store: &Arc<dyn Store>,
     job: &Changed,
     step: &str,
     who: &str,
 ) -> Result<Vec<String>, JobSteerError> {
-    let anew = outline::from(&job.known, step);
+    begin_anew(store, job, outline::from(&job.known, step), who, "rewind")
+}
+
+fn begin_anew(
+    store: &Arc<dyn Store>,
+    job: &Changed,
+    anew: Vec<String>,
+    who: &str,
+    what: &str,
+) -> Result<Vec<String>, JobSteerError> {
     let now = Timestamp::now();
     let mut changes: Vec<(String, StepState)> = anew
         .iter()
@@ -179,7 +200,7 @@ fn go_back(
     for path in &anew {
         job.steps.forget_position(path)?;
     }
-    let event = job.event(who, "rewind", format!("begin anew: {}", anew.join(", ")));
+    let event = job.event(who, what, format!("begin anew: {}", anew.join(", ")));
     job.steps.change(changes, event)?;
     Ok(anew)
 }

@@ -84,7 +84,8 @@ impl Course<'_> {
             return Ok(Went::Done);
         }
         let began = Instant::now();
-        let begun = match self.steps.begin(&step.path, work_of(step)).map_err(of_job)? {
+        let progress = body::progress(self, step)?;
+        let begun = match self.steps.begin(&step.path, work_of(step), progress).map_err(of_job)? {
             Beginning::Over(Stage::Skipped) => {
                 self.tell(&step.path, &Happened::PassedOver);
                 return Ok(Went::Done);

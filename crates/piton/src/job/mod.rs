@@ -63,7 +63,7 @@ pub use self::{
     position::{Kept, keep, kept},
     state::{Stage, StepState},
     step::{Ran, Step},
-    steps::{Beginning, Begun, POSITION, STEP, Steps, Work},
+    steps::{Beginning, Begun, POSITION, STEP, Steps, Waiting, Work},
 };
 use crate::{error::EffectsError, options::Options};
 
@@ -124,7 +124,7 @@ impl Job {
         name: &str,
         options: &JobOptions,
     ) -> Result<Self, JobError> {
-        let (steps, is_finished) = Steps::open(store, name, options)?;
+        let (steps, is_finished) = Steps::open(store, name, options, Waiting::default())?;
         let steps = Arc::new(steps);
         let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
         let options = options.cursor.clone();

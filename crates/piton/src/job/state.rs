@@ -51,9 +51,13 @@ pub struct StepState {
     /// How often an operator has had it begin anew.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u32,
-    /// How many attempts in a row ended without a word, up to the present one.
+    /// How many attempts in a row ended without a word and without getting on, up to the present
+    /// one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
+    /// What it had come to when the present attempt began: any number that grows.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub progress: u64,
     /// When the present attempt began, by the clock of the machine that ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
@@ -74,15 +78,29 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_none(n: &u64) -> bool {
+    *n == 0
+}
+
 impl StepState {
     /// The state of a step that begins, after what it was.
-    pub(super) fn begun(before: Option<&Self>, command: bool, now: Timestamp) -> Self {
-        let died = |before: &&Self| before.stage == Stage::Running && before.ended_at.is_none();
+    pub(super) fn begun(
+        before: Option<&Self>,
+        command: bool,
+        progress: u64,
+        now: Timestamp,
+    ) -> Self {
+        let died = |before: &&Self| {
+            let is_open = before.stage == Stage::Running && before.ended_at.is_none();
+            is_open && before.progress == progress
+        };
         Self {
             stage: Stage::Running,
             attempt: before.map_or(0, |before| before.attempt) + 1,
             generation: before.map_or(0, |before| before.generation),
             crashes: before.filter(died).map_or(0, |before| before.crashes + 1),
+            progress,
             started_at: Some(now),
             ended_at: None,
             why: None,
@@ -119,6 +137,7 @@ impl StepState {
             attempt: 0,
             generation: before.map_or(0, |before| before.generation) + 1,
             crashes: 0,
+            progress: 0,
             started_at: None,
             ended_at: Some(now),
             why: None,
@@ -133,6 +152,7 @@ impl StepState {
             attempt: before.map_or(0, |before| before.attempt),
             generation: before.map_or(0, |before| before.generation),
             crashes: 0,
+            progress: 0,
             started_at: before.and_then(|before| before.started_at),
             ended_at: Some(now),
             why: Some(format!("by {by}")),
@@ -164,21 +184,23 @@ mod tests {
 
     #[test]
     fn a_person_can_read_it_and_an_attempt_is_later_than_those_before() {
-        let first = StepState::begun(None, true, at(0));
+        let first = StepState::begun(None, true, 0, at(0));
         let json = StoredPosition::of(&first).unwrap().json;
         assert_eq!(
             json,
             r#"{"state":"running","attempt":1,"started_at":"1970-01-01T00:00:00Z","command":true}"#
         );
         let failed = first.ended(Stage::Failed, Some("no disk".into()), at(1));
-        let second = StepState::begun(Some(&failed), false, at(2));
-        let died = StepState::begun(Some(&second), false, at(3));
+        let second = StepState::begun(Some(&failed), false, 0, at(2));
+        let died = StepState::begun(Some(&second), false, 0, at(3));
         let done = died.ended(Stage::Done, None, at(4));
         assert!(first < failed && failed < second && second < died && died < done);
+        let got_on = StepState::begun(Some(&died), false, 1, at(3));
         assert_eq!((second.crashes, died.crashes, died.attempt), (0, 1, 3));
+        assert_eq!((got_on.crashes, got_on.attempt), (0, 4));
         let skipped = StepState::skipped(Some(&done), "me", at(5));
         let rewound = StepState::rewound(Some(&skipped), at(6));
-        let anew = StepState::begun(Some(&rewound), false, at(7));
+        let anew = StepState::begun(Some(&rewound), false, 0, at(7));
         assert!(done < skipped && skipped < rewound && rewound < anew);
         assert_eq!((anew.attempt, anew.generation), (1, 1));
     }

@@ -43,7 +43,7 @@ impl Place<'_> {
         }
         seen.push(path.clone());
         self.heartbeat.heed(self.steps)?;
-        let begun = match self.steps.begin(&path, Work::Any)? {
+        let begun = match self.steps.begin(&path, Work::Any, 0)? {
             Beginning::Over(_) => return Ok(Ran::Before),
             Beginning::Begun(begun) => begun,
         };

@@ -12,8 +12,8 @@ use std::{
 use futures_timer::Delay;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, CheckpointKey, Claim, Control, Epoch, Event, Order, OrderKind, PipelineRecord,
-    Position, RunEnd, Save, Saved, Store, StoredPosition, position::order_of,
+    Checkpoint, CheckpointKey, Claim, Control, Epoch, Event, Holder, Order, OrderKind,
+    PipelineRecord, Position, RunEnd, Save, Saved, Store, StoredPosition, position::order_of,
 };
 use pollster::block_on;
 
@@ -32,13 +32,28 @@ pub const STEP: &str = "step";
 pub const POSITION: &str = "position";
 
 /// Where the checkpoints are, in the words that `piton status` and `piton reset` understand.
-const SINKS: &str = r#"[{"name":"step","kind":"library","at":"the program itself","replay":"sends_again"},{"name":"position","kind":"library","at":"the program itself","replay":"sends_again"}]"#;
+const SINKS: &str = r#"[{"name":"step","kind":"job","at":"the store","replay":"sends_again"},{"name":"position","kind":"job","at":"the store","replay":"sends_again"}]"#;
 
 /// A step that takes less is stored as done together with what is stored next.
 const SHORT: Duration = Duration::from_millis(50);
 
 /// How late the store may hear of what is durable elsewhere.
 const LATEST: Duration = Duration::from_secs(1);
+
+/// What is done while another process has the job.
+#[derive(Clone, Copy)]
+pub struct Waiting<'a> {
+    /// Told of the holder when it is first seen, and whenever it has stirred.
+    pub on_wait: &'a dyn Fn(&Holder),
+    /// Whether to go on waiting.
+    pub goes_on: &'a dyn Fn() -> bool,
+}
+
+impl Default for Waiting<'_> {
+    fn default() -> Self {
+        Self { on_wait: &|_| {}, goes_on: &|| true }
+    }
+}
 
 /// The checkpoints of one run of a job.
 pub struct Steps {
@@ -114,16 +129,17 @@ impl Steps {
         store: &Arc<dyn Store>,
         name: &str,
         options: &JobOptions,
+        waiting: Waiting<'_>,
     ) -> Result<(Self, bool), JobError> {
         let instance = instance(name, &options.params);
         let run = newest_number(&**store, &instance)?.unwrap_or(1);
-        let steps = Self::claim(store, &numbered(&instance, run), options)?;
+        let steps = Self::claim(store, &numbered(&instance, run), options, waiting)?;
         let is_finished = steps.is_over(WHOLE_JOB);
         if !(is_finished && options.again) {
             return Ok((steps, is_finished));
         }
         steps.end(RunEnd::Finished)?;
-        Ok((Self::claim(store, &numbered(&instance, run + 1), options)?, false))
+        Ok((Self::claim(store, &numbered(&instance, run + 1), options, waiting)?, false))
     }
 
     /// Claims a run of a job for an operator, who changes it and does nothing of it. `job` is the
@@ -156,10 +172,15 @@ impl Steps {
     }
 
     /// Claims a job and reads what is stored of its steps.
-    fn claim(store: &Arc<dyn Store>, job: &str, options: &JobOptions) -> Result<Self, JobError> {
+    fn claim(
+        store: &Arc<dyn Store>,
+        job: &str,
+        options: &JobOptions,
+        waiting: Waiting<'_>,
+    ) -> Result<Self, JobError> {
         let sleep = |time| async move {
             Delay::new(time).await;
-            true
+            (waiting.goes_on)()
         };
         // A command may be at work although its owner is silent, or dead: never two at once.
         let runs_command = async || {
@@ -169,8 +190,9 @@ impl Steps {
             };
             Ok(store.load(job).await?.iter().any(running))
         };
-        let claiming =
-            Session::claim_while(store, job, &options.cursor, Epoch(0), sleep, runs_command);
+        let of = (job, &options.cursor);
+        let (on_wait, epoch) = (waiting.on_wait, Epoch(0));
+        let claiming = Session::claim_while(store, of, epoch, on_wait, sleep, runs_command);
         let session = block_on(claiming)?;
         let claim = session.claim.clone();
         let opened = block_on(Self::read(session, options));
@@ -222,18 +244,21 @@ impl Steps {
         self.rows().steps.get(path).is_some_and(|row| row.state.stage.is_over())
     }
 
-    /// Begins a step, unless it is over. What was not stored yet is stored with it.
+    /// Begins a step, unless it is over. What was not stored yet is stored with it. `progress`: any
+    /// number that grows with what the step has come to elsewhere, by which crashes that get it
+    /// nowhere are told from others.
     ///
     /// # Errors
     /// [`JobError::Parked`] after too many crashes; [`JobError::Fenced`]; what the store fails with.
-    pub fn begin(&self, path: &str, work: Work) -> Result<Beginning, JobError> {
+    pub fn begin(&self, path: &str, work: Work, progress: u64) -> Result<Beginning, JobError> {
         let mut rows = self.rows();
         let before = rows.steps.get(path).map(|row| row.state.clone());
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
         let now = Timestamp::now();
-        let state = StepState::begun(before.as_ref(), work == Work::Command, now);
+        let progress = progress + rows.progress(path);
+        let state = StepState::begun(before.as_ref(), work == Work::Command, progress, now);
         if state.crashes >= self.most_crashes {
             let (job, step) = (self.job().to_owned(), path.to_owned());
             return Err(JobError::Parked { job, step, crashes: state.crashes });
@@ -476,6 +501,16 @@ impl Rows {
         Ok(rows)
     }
 
+    /// What the step and those below it have come to: steps that are over, positions stored.
+    fn progress(&self, path: &str) -> u64 {
+        let is_below =
+            |step: &str| step.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+        let over =
+            self.steps.iter().filter(|(step, row)| is_below(step) && row.state.stage.is_over());
+        let kept = self.positions.iter().filter(|(step, _)| *step == path || is_below(step));
+        over.count() as u64 + kept.map(|(_, at)| at.version).sum::<u64>()
+    }
+
     fn put(&mut self, path: &str, state: StepState) {
         let old = self.steps.get(path);
         let (version, stored) = old.map_or((0, None), |row| (row.version, row.stored.clone()));
@@ -487,7 +522,7 @@ impl Rows {
         let now = Timestamp::now();
         let state = match self.steps.get(path) {
             Some(row) => row.state.ended(stage, why, now),
-            None => StepState::begun(None, false, now).ended(stage, why, now),
+            None => StepState::begun(None, false, 0, now).ended(stage, why, now),
         };
         self.put(path, state.clone());
         state

@@ -65,9 +65,15 @@ impl Claim {
             Delay::new(time).await;
             !stop.load(Ordering::Relaxed)
         };
-        let session =
-            Session::claim_while(store, processor, options, Epoch(0), sleep, async || Ok(false))
-                .await?;
+        let session = Session::claim_while(
+            store,
+            (processor, options),
+            Epoch(0),
+            |_| {},
+            sleep,
+            async || Ok(false),
+        )
+        .await?;
         let claim = session.claim.clone();
         let opened = Self::read(session, client, version).await;
         if opened.is_err() {

@@ -4,7 +4,7 @@ mod command;
 mod pipeline;
 mod sql;
 
-use piton::job::Begun;
+use piton::job::{Begun, Stage};
 
 pub(super) use self::{
     command::command,
@@ -75,6 +75,12 @@ pub(super) fn run(
             Err(RunError::Settings(format!("step '{}': for_each is not built yet", step.path)))
         }
     }
+}
+
+/// A number that grows with what the pipelines of a step and of those below it have come to.
+pub(super) fn progress(course: &Course<'_>, step: &Step) -> Result<u64, RunError> {
+    let died = course.steps.state(&step.path).is_some_and(|state| state.stage == Stage::Running);
+    if died { pipeline::progress(course, step) } else { Ok(0) }
 }
 
 /// Clears what is stored of a step and of all below it, so that it begins anew.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_executor::block_on;
 use piton::job::Begun;
 use piton_core::Store;
 
@@ -44,6 +45,19 @@ fn name_of(course: &Course<'_>, step: &Step) -> String {
     format!("{}/{}", course.steps.job(), step.path)
 }
 
+/// How often the pipelines of a step and of those below it have stored a checkpoint.
+pub(super) fn progress(course: &Course<'_>, step: &Step) -> Result<u64, RunError> {
+    let mut stored = 0;
+    if matches!(step.body, Body::Pipeline(_)) {
+        let checkpoints = block_on(course.store.load(&name_of(course, step)))?;
+        stored += checkpoints.iter().map(|checkpoint| checkpoint.version).sum::<u64>();
+    }
+    for step in &step.steps {
+        stored += progress(course, step)?;
+    }
+    Ok(stored)
+}
+
 /// Resets the pipelines of a step and of all below it. What they have put into files is cut.
 pub(super) fn forget(course: &Course<'_>, step: &Step) -> Result<(), RunError> {
     if matches!(step.body, Body::Pipeline(_)) {
@@ -55,7 +69,7 @@ pub(super) fn forget(course: &Course<'_>, step: &Step) -> Result<(), RunError> {
 }
 
 fn forget_one(store: &dyn Store, name: &str, who: &str) -> Result<(), RunError> {
-    let known = futures_executor::block_on(store.pipelines())?;
+    let known = block_on(store.pipelines())?;
     if !known.iter().any(|known| known.pipeline == name) {
         return Ok(());
     }
