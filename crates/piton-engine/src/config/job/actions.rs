@@ -178,7 +178,9 @@ impl Reading<'_> {
         match references(&expression, scope) {
             Ok(references) => Some(When::new(expression, references)),
             Err(why) => {
-                self.problems.push(Problem { at: node.at, what: wrong(why) });
+                let shown =
+                    if node.is_secret() { "what is filled in is no condition" } else { &why };
+                self.problems.push(Problem { at: node.at, what: wrong(shown.to_owned()) });
                 None
             }
         }
