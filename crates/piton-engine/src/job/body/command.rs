@@ -32,6 +32,10 @@ pub(in crate::job) fn command(
     let program = program(course, step, command, scope, begun)?;
     let claim = course.steps.held();
     let mut launch = Launch::of(&program);
+    let parents = scope.environment();
+    for (name, value) in &parents {
+        launch = launch.with(name, value);
+    }
     for (name, value) in script::environment(course.job_name(), &step.path, begun, claim) {
         launch = match value {
             Some(value) => launch.with(name, value),

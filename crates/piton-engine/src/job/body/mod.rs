@@ -1,6 +1,7 @@
 //! What a step does itself: a pipeline, statements, a command.
 
 mod command;
+mod for_each;
 mod pipeline;
 mod sql;
 
@@ -8,7 +9,7 @@ use piton::job::{Begun, Stage};
 
 pub(super) use self::{
     command::command,
-    sql::{Databases, sql},
+    sql::{Databases, Marked, sql},
 };
 use super::{
     definition::{Body, Reference, Step},
@@ -71,9 +72,7 @@ pub(super) fn run(
                 Executed::Fenced { epoch } => Err(course.fenced_by(epoch.0)),
             }
         }
-        Body::ForEach(_) => {
-            Err(RunError::Settings(format!("step '{}': for_each is not built yet", step.path)))
-        }
+        Body::ForEach(each) => for_each::run(course, step, each, scope, begun),
     }
 }
 

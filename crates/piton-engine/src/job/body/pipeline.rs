@@ -26,7 +26,10 @@ pub(super) fn run(
     scope: &Scope<'_>,
     begun: &Begun,
 ) -> Result<(Went, Option<u64>), RunError> {
-    let name = name_of(course, step);
+    let name = match scope.parent_id() {
+        None => name_of(course, step),
+        Some(parent) => format!("{}[{}]", name_of(course, step), super::sql::short(&parent)),
+    };
     let config = template.config(&name, &value_of(scope, begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
     let pipeline = connect::pipeline(&config, course.options.accept_changes)?;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use piton::job::Begun;
@@ -11,12 +11,12 @@ use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
 };
-use piton_core::{CheckpointKey, StoredPosition};
+use piton_core::{CheckpointKey, StoredPosition, checksum::Checksum};
 
 use super::Purpose;
 use crate::{
     job::{
-        definition::{Database, Piece, Sql, Statement, Step, Value},
+        definition::{Database as Where, Piece, Sql, Statement, Step, Value},
         run::Course,
         stepping::Scope,
     },
@@ -29,27 +29,99 @@ const SINK: &str = "sql";
 /// How often what is not known is found out.
 const TRIES: u32 = 10;
 
-type Connected = Arc<Mutex<Box<dyn Statements>>>;
+/// A mark that a step has left in a database for one parent.
+#[derive(Debug, Clone)]
+pub(in crate::job) struct Marked {
+    url: String,
+    key: CheckpointKey,
+}
+
+/// A connection, and marks that the next transaction takes away.
+struct Database {
+    statements: Box<dyn Statements>,
+    covered: Vec<CheckpointKey>,
+}
+
+type Connected = Arc<Mutex<Database>>;
 
 /// The databases in which statements were executed, each with its connection.
 #[derive(Default)]
 pub(in crate::job) struct Databases(Mutex<HashMap<String, Connected>>);
 
 impl Databases {
-    fn get(&self, course: &Course<'_>, database: &Database) -> Result<Connected, StatementsError> {
-        let url = match database {
-            Database::Sqlite(path) => format!("sqlite:{}", path.display()),
-            Database::Postgres(url) | Database::MySql(url) => url.clone(),
-        };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(&url) {
+    fn get(&self, course: &Course<'_>, url: &str) -> Result<Connected, StatementsError> {
+        let mut known = self.known();
+        if let Some(found) = known.get(url) {
             return Ok(Arc::clone(found));
         }
-        let opened = sql_statements::open(&url, &course.job.dir, course.job.claim.lease)?;
-        let opened = Arc::new(Mutex::new(opened));
-        known.insert(url, Arc::clone(&opened));
+        let statements = sql_statements::open(url, &course.job.dir, course.job.claim.lease)?;
+        let opened = Arc::new(Mutex::new(Database { statements, covered: Vec::new() }));
+        known.insert(url.to_owned(), Arc::clone(&opened));
         Ok(opened)
     }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Connected>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks that a stored checkpoint has passed: the next transaction of their database takes them
+    /// away.
+    pub(super) fn covered(&self, marks: impl Iterator<Item = Marked>) {
+        let known = self.known();
+        for mark in marks {
+            if let Some(database) = known.get(&mark.url) {
+                let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+                database.covered.push(mark.key);
+            }
+        }
+    }
+
+    /// Takes the marks away that no transaction has taken away: the step at hand is done.
+    pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
+        let all: Vec<Connected> = self.known().values().map(Arc::clone).collect();
+        for database in all {
+            let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+            if database.covered.is_empty() {
+                continue;
+            }
+            let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
+            let epoch = course.steps.held().epoch;
+            let Database { statements, covered } = &mut *database;
+            let cleared = statements.fence(&key, epoch).and_then(|found| {
+                let json = serde_json::json!({ "passed": epoch.0 }).to_string();
+                let mark = Mark {
+                    key,
+                    epoch,
+                    expected: found.map(|found| found.version),
+                    position: StoredPosition { kind: "mark".to_owned(), json },
+                    clears: covered.clone(),
+                };
+                statements.execute(&mark, &[], &Limits::default())
+            });
+            match cleared.map_err(|error| of_statements(&step.path, Purpose::Body, &error))? {
+                Executed::Fenced { epoch } => return Err(course.fenced_by(epoch.0)),
+                _ => covered.clear(),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn url_of(database: &Where) -> String {
+    match database {
+        Where::Sqlite(path) => format!("sqlite:{}", path.display()),
+        Where::Postgres(url) | Where::MySql(url) => url.clone(),
+    }
+}
+
+/// An id as a part of a name that every store can hold.
+pub(super) fn short(id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_graphic() && !"/[]".contains(c);
+    if id.len() <= 60 && id.chars().all(is_plain) {
+        return id.to_owned();
+    }
+    let Checksum(hash) = Checksum::build().text(id).finish();
+    format!("{hash:016x}")
 }
 
 /// Executes the statements of a step, unless its mark says that they were.
@@ -67,9 +139,15 @@ pub(in crate::job) fn sql(
     let bound: Vec<Bound> = bound
         .collect::<Result<_, _>>()
         .map_err(|what| RunError::Settings(format!("step '{path}': {}: {what}", purpose.key())))?;
-    let database = course.databases.get(course, &sql.database).map_err(at)?;
+    let url = url_of(&sql.database);
+    let database = course.databases.get(course, &url).map_err(at)?;
     let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = key_of(course.steps.job(), path, purpose);
+    let Database { statements: database, covered } = &mut *database;
+    let key = key_of(course.steps.job(), path, scope.parent_id().as_deref(), purpose);
+    if let Some(parent) = scope.parent() {
+        let marked = Marked { url, key: key.clone() };
+        parent.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marked);
+    }
     let position = mark_of(begun, purpose);
     let epoch = course.steps.held().epoch;
     let mut tries = 0;
@@ -88,9 +166,11 @@ pub(in crate::job) fn sql(
                     epoch,
                     expected: found.map(|found| found.version),
                     position: position.clone(),
-                    clears: Vec::new(),
+                    clears: covered.clone(),
                 };
-                database.execute(&mark, &bound, &limits)
+                let executed = database.execute(&mark, &bound, &limits)?;
+                covered.clear();
+                Ok(executed)
             });
             let error = match executed {
                 Ok(executed) => return Ok(executed),
@@ -108,11 +188,14 @@ pub(in crate::job) fn sql(
     })?
 }
 
-fn key_of(job: &str, path: &str, purpose: Purpose) -> CheckpointKey {
-    let partition = match purpose {
-        Purpose::Body => path.to_owned(),
-        purpose => format!("{path} ({})", purpose.key()),
-    };
+fn key_of(job: &str, path: &str, parent: Option<&str>, purpose: Purpose) -> CheckpointKey {
+    let mut partition = path.to_owned();
+    if let Some(parent) = parent {
+        partition += &format!("[{}]", short(parent));
+    }
+    if purpose != Purpose::Body {
+        partition += &format!(" ({})", purpose.key());
+    }
     CheckpointKey::new(job, partition, SINK)
 }
 
