@@ -95,7 +95,7 @@ impl Live {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = rows.by_path.get(path).copied() else { return };
         let row = &mut rows.rows[place];
-        row.state = match happened {
+        let state = match happened {
             Happened::Began { attempt, .. } => {
                 State::Running { since: Instant::now(), attempt: *attempt }
             }
@@ -108,6 +108,14 @@ impl Live {
             Happened::Retries { why, .. } => State::Retries { why: why.clone() },
             Happened::Failed { why } => State::Failed { why: why.clone() },
         };
+        if matches!(state, State::WasDone | State::PassedOver) {
+            // Nothing is told of what is below it.
+            let below = format!("{path}/");
+            let below =
+                rows.rows[place + 1..].iter_mut().take_while(|row| row.path.starts_with(&below));
+            below.for_each(|row| row.state = state.clone());
+        }
+        rows.rows[place].state = state;
     }
 
     /// Draws until the run is done, and leaves the last picture there.

@@ -8,7 +8,7 @@ use piton_engine::{
     connect,
     job::{
         definition::Job,
-        plan::{self as jobs, JobPlan, Next, StepPlan},
+        plan::{self as jobs, JobPlan, Next, Promise, Recovers, StepPlan},
     },
     plan as engine, rehearsal,
 };
@@ -19,11 +19,14 @@ use crate::{
     args::Plan,
     exit::{FINISHED, Failure, USAGE},
     opening,
-    output::{many, print_json, records, show, table},
+    output::{count, many, print_json, records, show, table},
 };
 
 /// The address of a store that ends with its run.
 const IN_MEMORY: &str = "memory:";
+
+/// Of how many steps with the same guarantee the names are told.
+const MOST_NAMED: usize = 10;
 
 /// Says what a run would do, changing nothing.
 pub(crate) fn plan(args: &Plan) -> Result<u8, Failure> {
@@ -152,11 +155,12 @@ fn of_steps(plan: &JobPlan) -> String {
         let _ = writeln!(text, "changed: {change}");
     }
     text.push('\n');
-    let head = ["step", "kind", "a run", "guarantee"];
-    text += &table(&head, &[], plan.steps.iter().map(row).collect());
+    let head = ["step", "kind", "order", "a run", "guarantee"];
+    text += &table(&head, &[2], plan.steps.iter().map(row).collect());
     for step in plan.steps.iter().filter(|step| step.order.is_some()) {
         text += &detail(step);
     }
+    text += &reasons(plan);
     if let Some(waits) = &plan.waits {
         let _ = writeln!(text, "\n{waits}");
     }
@@ -173,6 +177,7 @@ fn row(step: &StepPlan) -> Vec<String> {
     vec![
         format!("{}{name}", "  ".repeat(step.depth)),
         step.kind.replace('_', " "),
+        step.order.map(|order| order.to_string()).unwrap_or_default(),
         next(step),
         promised.join(", "),
     ]
@@ -205,16 +210,13 @@ fn detail(step: &StepPlan) -> String {
         let failed = step.why.as_ref().map(|why| format!("; the last one failed: {why}"));
         lines.push(format!("attempt {attempt}{}", failed.unwrap_or_default()));
     }
-    if let Some(recovers) = &step.recovers {
-        let promise = &recovers.guarantee;
-        let (guarantee, why) = (&promise.guarantee, &promise.why);
-        let (kind, what) = (recovers.kind, &recovers.what);
-        lines.push(format!("first on_recover: {kind}, {what}: {guarantee}, because {why}"));
+    if let Some(Recovers { kind, what, guarantee }) = &step.recovers {
+        lines.push(format!("first on_recover: {kind} {what}: {}", guarantee.guarantee));
     }
     for promise in &step.guarantees {
-        let (guarantee, why) = (&promise.guarantee, &promise.why);
-        let sink = promise.sink.as_ref().map(|sink| format!("sink {sink}: ")).unwrap_or_default();
-        lines.push(format!("{sink}{guarantee}, because {why}"));
+        if let Some(sink) = &promise.sink {
+            lines.push(format!("sink {sink}: {}", promise.guarantee));
+        }
     }
     if !step.after.is_empty() {
         lines.push(format!("after {}", step.after.join(", ")));
@@ -235,4 +237,36 @@ fn detail(step: &StepPlan) -> String {
     };
     let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
     format!("\nstep '{}':{what}\n{lines}", step.step)
+}
+
+/// Why the guarantees hold, each reason once with the steps that it is one for.
+fn reasons(plan: &JobPlan) -> String {
+    let mut reasons: Vec<(&Promise, Vec<String>)> = Vec::new();
+    let mut add = |promise, of: String| {
+        let is_same = |(known, _): &&mut (&Promise, _)| {
+            let Promise { guarantee, why, .. }: &Promise = promise;
+            (guarantee, why) == (&known.guarantee, &known.why)
+        };
+        match reasons.iter_mut().find(is_same) {
+            Some((_, known)) if known.contains(&of) => {}
+            Some((_, known)) => known.push(of),
+            None => reasons.push((promise, vec![of])),
+        }
+    };
+    for step in &plan.steps {
+        if let Some(recovers) = &step.recovers {
+            add(&recovers.guarantee, format!("on_recover of {}", step.step));
+        }
+        step.guarantees.iter().for_each(|promise| add(promise, step.step.clone()));
+    }
+    let mut text = String::new();
+    for (promise, of) in reasons {
+        let more = of.len().saturating_sub(MOST_NAMED);
+        let more =
+            if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+        let named = &of[..of.len().min(MOST_NAMED)];
+        let (guarantee, why) = (&promise.guarantee, &promise.why);
+        let _ = writeln!(text, "\n{guarantee}: {}{more}\n  because {why}", named.join(", "));
+    }
+    text
 }

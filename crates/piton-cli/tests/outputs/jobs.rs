@@ -64,7 +64,7 @@ steps:
   - step: b
     steps:
       - {step: b1, run: [sh, -c, 'exit 1'], restart: from_beginning, on_recover: {run: [sh, -c, 'exit 0']}}
-      - {step: b2, after: [b1], sql: {url: 'sqlite:no/where.db', statement: SELECT 1}}
+      - {step: b2, after: [b1], source: {csv: {path: no.csv}}, sinks: {lines: {jsonl: {path: out.jsonl}}}}
 ",
     );
     session.types("plan job.yaml");

@@ -257,6 +257,11 @@ pub(super) fn cancelled(name: &str) -> RunError {
     ))
 }
 
+/// How many steps a step is, with those below it.
+fn all_of(step: &Step) -> u64 {
+    1 + step.steps.iter().map(all_of).sum::<u64>()
+}
+
 /// What a job's error means for the run.
 pub(super) fn of_job(error: JobError) -> RunError {
     match error {
@@ -348,7 +353,8 @@ impl Course<'_> {
     pub(super) fn tell(&self, path: &str, happened: &Happened) {
         match happened {
             Happened::Done { .. } => self.counts().0 += 1,
-            Happened::WasDone => self.counts().1 += 1,
+            // With it all that is below it.
+            Happened::WasDone => self.counts().1 += self.job.step(path).map_or(1, all_of),
             _ => {}
         }
         (self.watch)(path, happened);
