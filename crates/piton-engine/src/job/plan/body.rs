@@ -32,7 +32,10 @@ impl Planner<'_> {
                 planned.what = Some(command.named.clone());
                 planned.guarantees.push(of_a_command());
             }
-            Body::ForEach(each) => planned.what = Some(format!("each {}", each.name)),
+            Body::ForEach(each) => match self.source(step, &each.source) {
+                Ok(source) => planned.what = Some(format!("each {} of {source}", each.name)),
+                Err(error) => planned.refusal = planned.refusal.take().or(Some(refusal(&error))),
+            },
         }
     }
 
@@ -75,6 +78,17 @@ impl Planner<'_> {
             rehearsal::rehearse(&pipeline)?;
         }
         Ok(())
+    }
+
+    /// What a `for_each` reads, in a few words.
+    fn source(&self, step: &Step, template: &Template) -> Result<String, RunError> {
+        let name = format!("{}/{}", self.run, step.path);
+        let value = |reference: &Reference| Some(self.value(step, reference));
+        let config = template.config(&name, &value);
+        let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
+        let source = connect::source(&config, false);
+        let source = source.map_err(|error| RunError::of_source(&name, &error))?;
+        Ok(pipeline::brief_source(&source.identity()))
     }
 
     /// Where statements are executed, and what is promised of them.
