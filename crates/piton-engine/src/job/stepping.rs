@@ -60,6 +60,11 @@ impl<'a> Scope<'a> {
         Some(above.map_or_else(|| parent.id.clone(), |above| format!("{above} / {}", parent.id)))
     }
 
+    /// The path of the outermost `for_each` that steps are done for.
+    pub(super) fn outermost(&self) -> Option<&'a str> {
+        self.above.and_then(Scope::outermost).or(self.parent.map(|parent| parent.at))
+    }
+
     /// The path of a step's checkpoint: the step's own, where one parent is done at a time.
     pub(super) fn path<'p>(&self, path: &'p str) -> Cow<'p, str> {
         let (mut named, mut scope) = (Cow::Borrowed(path), Some(self));

@@ -96,7 +96,7 @@ pub(super) fn run(
     };
     let went = walk.read(&mut *reader, &name)?;
     walk.save()?;
-    if went == Went::Done {
+    if went == Went::Done && scope.parent().is_none() {
         course.databases.clear(course, step)?;
     }
     Ok((went, Some(walk.records)))

@@ -2,7 +2,7 @@
 //! database in which they take effect.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,19 +11,19 @@ use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
 };
-use piton_core::{CheckpointKey, StoredPosition, checksum::Checksum};
+use piton_core::{CheckpointKey, StoredPosition, checksum::Checksum, claim::WHOLE};
 
 use super::Purpose;
 use crate::{
     job::{
-        definition::{Database as Where, Piece, Sql, Statement, Step, Value},
+        definition::{Action, Body, Database as Where, Piece, Sql, Statement, Step, Value},
         run::Course,
         stepping::Scope,
     },
     run::RunError,
 };
 
-/// The sink of every mark, so that a database is fenced once.
+/// The sink of marks, so that a database is fenced once for them all.
 const SINK: &str = "sql";
 
 /// How often what is not known is found out.
@@ -76,35 +76,55 @@ impl Databases {
         }
     }
 
-    /// Takes the marks away that no transaction has taken away: the step at hand is done.
+    /// Takes all marks away that steps below a `for_each` have left: it is done.
     pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
-        let all: Vec<Connected> = self.known().values().map(Arc::clone).collect();
-        for database in all {
+        let mut urls = BTreeSet::new();
+        step.steps.iter().for_each(|step| databases_of(step, &mut urls));
+        for url in urls {
+            let failed = |error| of_statements(&step.path, Purpose::Body, &error);
+            let database = self.get(course, &url).map_err(failed)?;
             let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-            if database.covered.is_empty() {
-                continue;
-            }
             let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
             let epoch = course.steps.held().epoch;
             let Database { statements, covered } = &mut *database;
             let cleared = statements.fence(&key, epoch).and_then(|found| {
                 let json = serde_json::json!({ "passed": epoch.0 }).to_string();
+                let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink_of(&step.path));
                 let mark = Mark {
                     key,
                     epoch,
                     expected: found.map(|found| found.version),
                     position: StoredPosition { kind: "mark".to_owned(), json },
-                    clears: covered.clone(),
+                    clears: vec![marks],
                 };
                 statements.execute(&mark, &[], &Limits::default())
             });
-            match cleared.map_err(|error| of_statements(&step.path, Purpose::Body, &error))? {
+            match cleared.map_err(failed)? {
                 Executed::Fenced { epoch } => return Err(course.fenced_by(epoch.0)),
                 _ => covered.clear(),
             }
         }
         Ok(())
     }
+}
+
+/// The databases in which a step and those below it execute statements.
+fn databases_of(step: &Step, urls: &mut BTreeSet<String>) {
+    let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
+    for action in acts.into_iter().flatten() {
+        if let Action::Sql(sql) = action {
+            urls.insert(url_of(&sql.database));
+        }
+    }
+    if let Body::Sql(sql) = &step.body {
+        urls.insert(url_of(&sql.database));
+    }
+    step.steps.iter().for_each(|step| databases_of(step, urls));
+}
+
+/// The sink of the marks that are left for each parent of a `for_each`.
+fn sink_of(for_each: &str) -> String {
+    format!("{SINK} of {for_each}")
 }
 
 fn url_of(database: &Where) -> String {
@@ -143,7 +163,7 @@ pub(in crate::job) fn sql(
     let database = course.databases.get(course, &url).map_err(at)?;
     let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
     let Database { statements: database, covered } = &mut *database;
-    let key = key_of(course.steps.job(), path, scope.parent_id().as_deref(), purpose);
+    let key = key_of(course.steps.job(), path, scope, purpose);
     if let Some(parent) = scope.parent() {
         let marked = Marked { url, key: key.clone() };
         parent.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marked);
@@ -188,15 +208,16 @@ pub(in crate::job) fn sql(
     })?
 }
 
-fn key_of(job: &str, path: &str, parent: Option<&str>, purpose: Purpose) -> CheckpointKey {
+fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> CheckpointKey {
     let mut partition = path.to_owned();
-    if let Some(parent) = parent {
-        partition += &format!("[{}]", short(parent));
+    if let Some(parent) = scope.parent_id() {
+        partition += &format!("[{}]", short(&parent));
     }
     if purpose != Purpose::Body {
         partition += &format!(" ({})", purpose.key());
     }
-    CheckpointKey::new(job, partition, SINK)
+    let sink = scope.outermost().map_or_else(|| SINK.to_owned(), sink_of);
+    CheckpointKey::new(job, partition, sink)
 }
 
 /// What says that it was done: for a step once in its generation, for its recovery once in each
