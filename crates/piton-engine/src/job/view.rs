@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::outline::{self, Entry};
 use crate::{
-    connect::brief,
+    connect::{brief, brief_json},
     run::Report,
     steer::{self, SteerError},
 };
@@ -102,7 +102,7 @@ fn tree(
         let kept =
             checkpoints.iter().find(|c| c.key.partition == entry.path && c.key.sink == POSITION);
         let mut step = step(entry.path, &states, is_running);
-        step.position = kept.and_then(|kept| kept.position.as_ref()).map(brief);
+        step.position = kept.and_then(|kept| kept.position.as_ref()).map(told);
         step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
         let pipeline = format!("{job}/{}", step.step);
         if pipelines.iter().any(|known| known.pipeline == pipeline) {
@@ -111,6 +111,15 @@ fn tree(
         Ok(step)
     };
     entries.into_iter().map(seen).collect()
+}
+
+/// A position as a person reads it; of a `for_each` that of its source.
+pub(super) fn told(position: &StoredPosition) -> String {
+    let of_source = || {
+        let json: serde_json::Value = serde_json::from_str(&position.json).ok()?;
+        Some(brief_json(json.get("at")?.clone()))
+    };
+    if position.kind == "for_each" { of_source() } else { None }.unwrap_or_else(|| brief(position))
 }
 
 fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {
