@@ -324,7 +324,8 @@ fn copy(source: &Path, target: &Path) -> Result<(), rusqlite::Error> {
                     break;
                 };
                 for column in 0..width {
-                    statement.raw_bind_parameter(column + 1, row.get_ref(column)?)?;
+                    let value: rusqlite::types::Value = row.get(column)?;
+                    statement.raw_bind_parameter(column + 1, value)?;
                 }
                 statement.raw_execute()?;
             }

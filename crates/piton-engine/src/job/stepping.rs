@@ -202,7 +202,8 @@ impl Course<'_> {
         begun: &Begun,
     ) -> Result<(Went, Option<u64>), RunError> {
         if begun.recovering {
-            self.recover(step, scope, begun)?;
+            let position = begun.position.clone().or(body::position(self, step, scope)?);
+            self.recover(step, scope, &Begun { position, ..begun.clone() })?;
         }
         let mut failures = 0;
         loop {

@@ -102,6 +102,6 @@ impl Course<'_> {
 }
 
 /// The first step that waits for nothing more.
-fn ready(waiting: &[&Step], done: &[&str]) -> Option<usize> {
+pub(super) fn ready(waiting: &[&Step], done: &[&str]) -> Option<usize> {
     waiting.iter().position(|step| step.after.iter().all(|name| done.contains(&name.as_str())))
 }

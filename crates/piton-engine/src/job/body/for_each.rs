@@ -5,11 +5,10 @@
 //! neither shift nor skip others. It is stored at the job's interval. What lies behind it is done
 //! again after a crash: commands once more, pipelines from their own checkpoints; statements not at
 //! all, because each has a mark with the parent's id in its database until the checkpoint has
-//! passed it.
+//! passed it, or because many parents are one transaction with its own checkpoint (`grouped`).
 
 use std::{
     cmp::Ordering,
-    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -22,17 +21,24 @@ use piton_connectors::{
 use piton_core::{Position, StoredPosition, interval::Interval};
 use serde::{Deserialize, Serialize};
 
-use super::{sql::Marked, value_of};
+use super::{
+    grouped::{self, Grouped},
+    sql::Marked,
+    value_of,
+};
 use crate::{
     connect,
     job::{
-        definition::{ForEach, Step, Value},
+        definition::{ForEach, Step},
         run::{Course, of_job},
         stepping::{Parent, Scope},
         walk::Went,
     },
     run::RunError,
 };
+
+/// How late the store may hear of what is durable in a database.
+const MIRRORED: Duration = Duration::from_secs(1);
 
 /// How many parents are read at once.
 const BATCH: usize = 1000;
@@ -72,7 +78,9 @@ pub(super) fn run(
     let of_source = |error| RunError::of_source(&name, &error);
     let source = connect::source(&config, course.options.accept_changes).map_err(of_source)?;
     let within = scope.parent_id();
-    let position = stored(begun, within.as_deref());
+    let grouped = Grouped::of(course, step, scope, begun, for_each.concurrency.get());
+    let marked = grouped.as_ref().map(Grouped::standing).transpose()?.flatten();
+    let position = marked.or_else(|| stored(begun, within.as_deref()));
     let partition = only_partition(&*source, step).map_err(|error| match error {
         Ok(error) => of_source(error),
         Err(error) => error,
@@ -85,8 +93,10 @@ pub(super) fn run(
         step,
         for_each,
         scope,
+        begun,
         path: &path,
         within,
+        grouped,
         interval: Interval::new(course.job.checkpoint.clone(), Duration::ZERO, 0),
         saved_at: Instant::now(),
         passed: None,
@@ -96,7 +106,7 @@ pub(super) fn run(
     };
     let went = walk.read(&mut *reader, &name)?;
     walk.save()?;
-    if went == Went::Done && scope.parent().is_none() {
+    if went == Went::Done && scope.parent().is_none() && walk.grouped.is_none() {
         course.databases.clear(course, step)?;
     }
     Ok((went, Some(walk.records)))
@@ -136,8 +146,10 @@ struct Walk<'a> {
     step: &'a Step,
     for_each: &'a ForEach,
     scope: &'a Scope<'a>,
+    begun: &'a Begun,
     path: &'a str,
     within: Option<String>,
+    grouped: Option<Grouped<'a>>,
     interval: Interval,
     saved_at: Instant,
     /// Behind the last parent before which all are done.
@@ -148,13 +160,17 @@ struct Walk<'a> {
     marks: Vec<Marked>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn read(&mut self, reader: &mut dyn Reader, name: &str) -> Result<Went, RunError> {
         loop {
             let read = reader.read(BATCH).map_err(|error| RunError::of_source(name, &error))?;
             match read {
                 Read::Batch(batch) => {
-                    if self.batch(&batch)? == Went::Stopped {
+                    let went = match self.grouped.take() {
+                        Some(grouped) => self.in_groups(&batch, grouped)?,
+                        None => self.batch(&batch)?,
+                    };
+                    if went == Went::Stopped {
                         return Ok(Went::Stopped);
                     }
                 }
@@ -166,6 +182,26 @@ impl Walk<'_> {
                 Read::Finished => return Ok(Went::Done),
             }
         }
+    }
+
+    /// Does the parents of a batch, many in one transaction.
+    fn in_groups(&mut self, batch: &Batch, mut grouped: Grouped<'a>) -> Result<Went, RunError> {
+        let mut row = 0;
+        while row < batch.rows() {
+            if self.course.signal.is_stopping() {
+                return Ok(Went::Stopped);
+            }
+            let next = (row + grouped.size()).min(batch.rows());
+            let of = (self.for_each.name.as_str(), self.scope, self.begun);
+            grouped.execute(batch, row..next, &|row| behind(batch, row), of)?;
+            self.pass(batch, next, (next - row) as u64);
+            if self.saved_at.elapsed() >= MIRRORED {
+                self.save()?;
+            }
+            row = next;
+        }
+        self.grouped = Some(grouped);
+        Ok(Went::Done)
     }
 
     /// Does the parents of a batch, some beside each other, and passes them in their order.
@@ -202,9 +238,7 @@ impl Walk<'_> {
 
     fn pass(&mut self, batch: &Batch, upto: usize, records: u64) {
         if records > 0 {
-            let is_last = upto == batch.rows();
-            let at = if is_last { batch.end.clone() } else { batch.resume_at(upto) };
-            self.passed = Some(at);
+            self.passed = Some(behind(batch, upto));
             self.records += records;
             self.unsaved += records;
         }
@@ -234,18 +268,8 @@ impl Walk<'_> {
         if self.course.signal.is_stopping() {
             return (Ok(Went::Stopped), Vec::new());
         }
-        let columns = batch.schema.columns.iter().enumerate();
-        let fields = columns
-            .map(|(column, of)| (of.name.to_string(), Value::of(batch.get(row, column))))
-            .collect();
-        let parent = Parent {
-            name: &self.for_each.name,
-            fields,
-            id: batch.id(row),
-            at: &self.step.path,
-            slot,
-            marks: Mutex::default(),
-        };
+        let name = &self.for_each.name;
+        let parent = Parent { slot, ..grouped::parent(name, &self.step.path, batch, row) };
         let scope = self.scope.below(&parent);
         let went =
             self.course.level(&self.step.steps, &scope).map_err(|error| named(error, &parent));
@@ -268,8 +292,13 @@ impl Walk<'_> {
     }
 }
 
+/// The position behind all rows before this one.
+fn behind(batch: &Batch, row: usize) -> StoredPosition {
+    if row == batch.rows() { batch.end.clone() } else { batch.resume_at(row) }
+}
+
 /// Says for which parent something failed.
-fn named(error: RunError, parent: &Parent<'_>) -> RunError {
+pub(super) fn named(error: RunError, parent: &Parent<'_>) -> RunError {
     let named = |what: String| format!("{} {}: {what}", parent.name, parent.id);
     match error {
         RunError::Failed(what) => RunError::Failed(named(what)),

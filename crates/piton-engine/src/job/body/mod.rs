@@ -2,10 +2,12 @@
 
 mod command;
 mod for_each;
+mod grouped;
 mod pipeline;
 mod sql;
 
 use piton::job::{Begun, Stage};
+use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
@@ -80,6 +82,18 @@ pub(super) fn run(
 pub(super) fn progress(course: &Course<'_>, step: &Step) -> Result<u64, RunError> {
     let died = course.steps.state(&step.path).is_some_and(|state| state.stage == Stage::Running);
     if died { pipeline::progress(course, step) } else { Ok(0) }
+}
+
+/// Where the pipeline of a step stands, for what recovers it: the first of its checkpoints.
+pub(super) fn position(
+    course: &Course<'_>,
+    step: &Step,
+    scope: &Scope<'_>,
+) -> Result<Option<StoredPosition>, RunError> {
+    match step.body {
+        Body::Pipeline(_) => pipeline::position(course, step, scope),
+        _ => Ok(None),
+    }
 }
 
 /// Clears what is stored of a step and of all below it, so that it begins anew.

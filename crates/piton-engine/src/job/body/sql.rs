@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The sink of marks, so that a database is fenced once for them all.
-const SINK: &str = "sql";
+pub(super) const SINK: &str = "sql";
 
 /// How often what is not known is found out.
 const TRIES: u32 = 10;
@@ -127,7 +127,7 @@ fn sink_of(for_each: &str) -> String {
     format!("{SINK} of {for_each}")
 }
 
-fn url_of(database: &Where) -> String {
+pub(super) fn url_of(database: &Where) -> String {
     match database {
         Where::Sqlite(path) => format!("sqlite:{}", path.display()),
         Where::Postgres(url) | Where::MySql(url) => url.clone(),
@@ -160,39 +160,34 @@ pub(in crate::job) fn sql(
         .collect::<Result<_, _>>()
         .map_err(|what| RunError::Settings(format!("step '{path}': {}: {what}", purpose.key())))?;
     let url = url_of(&sql.database);
-    let database = course.databases.get(course, &url).map_err(at)?;
-    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-    let Database { statements: database, covered } = &mut *database;
     let key = key_of(course.steps.job(), path, scope, purpose);
     if let Some(parent) = scope.parent() {
-        let marked = Marked { url, key: key.clone() };
+        let marked = Marked { url: url.clone(), key: key.clone() };
         parent.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marked);
     }
-    let position = mark_of(begun, purpose);
-    let epoch = course.steps.held().epoch;
+    execute(course, step, &url, (&key, &mark_of(begun, purpose)), &bound)?.map_err(at)
+}
+
+/// Executes statements with their mark, and finds out what is not known.
+pub(super) fn execute(
+    course: &Course<'_>,
+    step: &Step,
+    url: &str,
+    (key, position): (&CheckpointKey, &StoredPosition),
+    bound: &[Bound],
+) -> Result<Result<Executed, StatementsError>, RunError> {
+    let database = match course.databases.get(course, url) {
+        Ok(database) => database,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
     let mut tries = 0;
     course.with_signal(step, |signal| {
         loop {
             let stops = Arc::clone(signal);
-            let limits =
-                Limits { timeout: step.timeout, stop: Arc::new(move || stops.is_stopping()) };
-            let executed = database.fence(&key, epoch).and_then(|found| {
-                if let Some(mark) = found.clone().filter(|f| f.position.as_ref() == Some(&position))
-                {
-                    return Ok(Executed::WasDone { mark });
-                }
-                let mark = Mark {
-                    key: key.clone(),
-                    epoch,
-                    expected: found.map(|found| found.version),
-                    position: position.clone(),
-                    clears: covered.clone(),
-                };
-                let executed = database.execute(&mark, &bound, &limits)?;
-                covered.clear();
-                Ok(executed)
-            });
-            let error = match executed {
+            let stop = Arc::new(move || stops.is_stopping());
+            let limits = Limits { timeout: step.timeout, stop };
+            let error = match once(course, &mut database, (key, position), bound, &limits) {
                 Ok(executed) => return Ok(executed),
                 Err(error) => error,
             };
@@ -202,10 +197,49 @@ pub(in crate::job) fn sql(
                 StatementsError::InDoubt { .. } | StatementsError::Unavailable { .. }
             );
             if !again || tries == TRIES || !signal.sleep(crate::run::backoff(tries)) {
-                return Err(at(error));
+                return Err(error);
             }
         }
-    })?
+    })
+}
+
+fn once(
+    course: &Course<'_>,
+    database: &mut Database,
+    (key, position): (&CheckpointKey, &StoredPosition),
+    bound: &[Bound],
+    limits: &Limits,
+) -> Result<Executed, StatementsError> {
+    let epoch = course.steps.held().epoch;
+    let Database { statements, covered } = database;
+    let found = statements.fence(key, epoch)?;
+    if let Some(mark) = found.clone().filter(|found| found.position.as_ref() == Some(position)) {
+        return Ok(Executed::WasDone { mark });
+    }
+    let mark = Mark {
+        key: key.clone(),
+        epoch,
+        expected: found.map(|found| found.version),
+        position: position.clone(),
+        clears: covered.clone(),
+    };
+    let executed = statements.execute(&mark, bound, limits)?;
+    covered.clear();
+    Ok(executed)
+}
+
+/// What a mark of a step says, once everything older is fenced.
+pub(super) fn standing(
+    course: &Course<'_>,
+    step: &Step,
+    url: &str,
+    key: &CheckpointKey,
+) -> Result<Option<StoredPosition>, RunError> {
+    let failed = |error| of_statements(&step.path, Purpose::Body, &error);
+    let database = course.databases.get(course, url).map_err(failed)?;
+    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = database.statements.fence(key, course.steps.held().epoch).map_err(failed)?;
+    Ok(found.and_then(|found| found.position))
 }
 
 fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> CheckpointKey {
@@ -231,7 +265,11 @@ fn mark_of(begun: &Begun, purpose: Purpose) -> StoredPosition {
     StoredPosition { kind: "mark".to_owned(), json: json.to_string() }
 }
 
-fn bind(statement: &Statement, scope: &Scope<'_>, begun: &Begun) -> Result<Bound, String> {
+pub(super) fn bind(
+    statement: &Statement,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<Bound, String> {
     let piece = |piece: &Piece| match piece {
         Piece::Text(text) => Ok(sql_statements::Piece::Text(text.clone())),
         Piece::Value(reference) => match scope.value(begun, reference) {
@@ -257,7 +295,7 @@ fn parameter(value: Value) -> Parameter {
     }
 }
 
-fn of_statements(path: &str, purpose: Purpose, error: &StatementsError) -> RunError {
+pub(super) fn of_statements(path: &str, purpose: Purpose, error: &StatementsError) -> RunError {
     let text = format!("step '{path}': {}: {error}", purpose.key());
     match error {
         StatementsError::Settings { .. } => RunError::Settings(text),
