@@ -235,8 +235,11 @@ fn detail(step: &StepPlan) -> String {
         ("pipeline", Some(what)) => format!(" reads {what}"),
         (_, Some(what)) => format!(" {what}"),
     };
-    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
-    format!("\nstep '{}':{what}\n{lines}", step.step)
+    let mut text = format!("\nstep '{}':{what}\n", step.step);
+    for line in lines {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
 }
 
 /// Why the guarantees hold, each reason once with the steps that it is one for.

@@ -104,7 +104,7 @@ fn tree(
         let kept =
             checkpoints.iter().find(|c| c.key.partition == entry.path && c.key.sink == POSITION);
         let mut step = step(entry.path, &states, is_running);
-        step.position = kept.and_then(|kept| kept.position.as_ref()).map(shown);
+        step.position = kept.and_then(|kept| kept.position.as_ref()).map(told);
         step.records = kept.filter(|_| entry.is_each).map(|kept| kept.records);
         step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
         let pipeline = format!("{job}/{}", step.step);
@@ -116,10 +116,13 @@ fn tree(
     entries.into_iter().map(seen).collect()
 }
 
-/// A position for people: of a `for_each` that of its source.
-fn shown(position: &StoredPosition) -> String {
-    let json: serde_json::Value = serde_json::from_str(&position.json).unwrap_or_default();
-    if json["at"].is_null() { brief(position) } else { brief_json(json["at"].clone()) }
+/// A position as a person reads it; of a `for_each` that of its source.
+pub(super) fn told(position: &StoredPosition) -> String {
+    let of_source = || {
+        let json: serde_json::Value = serde_json::from_str(&position.json).ok()?;
+        Some(brief_json(json.get("at")?.clone()))
+    };
+    if position.kind == "for_each" { of_source() } else { None }.unwrap_or_else(|| brief(position))
 }
 
 fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {
