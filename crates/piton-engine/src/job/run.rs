@@ -121,7 +121,7 @@ pub fn run(
     let began = Instant::now();
     compare(job, instance, store, options)?;
     let (steps, was_finished) = open(job, instance, store, options, signal)?;
-    let (name, claim) = (steps.job().to_owned(), steps.held().clone());
+    let (name, claim) = (steps.job().to_owned(), steps.held());
     if was_finished {
         steps.end(RunEnd::Finished).map_err(of_job)?;
         let took = began.elapsed();
@@ -218,7 +218,13 @@ fn open(
         file: Some(job.file.display().to_string()),
         ..Default::default()
     };
-    Steps::open(store, &instance.name, &options, waiting).map_err(of_job)
+    loop {
+        match Steps::open(store, &instance.name, &options, waiting).map_err(of_job) {
+            // What became of it is read by the next claim.
+            Err(RunError::InDoubt(_)) if !signal.is_stopping() => {}
+            opened => return opened,
+        }
+    }
 }
 
 /// A cancelled job goes on with `--again`.

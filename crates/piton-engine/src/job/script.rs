@@ -21,7 +21,7 @@ use piton::job::{
 };
 use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
 
-use super::lock;
+use super::lock::{self, Lock};
 
 /// By which a command that runs within a step speaks of it. `CLAIM` is epoch and run.
 pub const JOB: &str = "PITON_JOB";
@@ -144,14 +144,15 @@ fn run(
     let mut command = Command::new(&program);
     command.args(args);
     let claim = steps.held();
-    for (name, value) in environment(step.job, step.name, begun, claim) {
+    for (name, value) in environment(step.job, step.name, begun, &claim) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
     command.env(STORE, step.store_url);
-    let child = lock::start_with(&mut command, claim).map_err(|error| ScriptError::NotStarted {
+    let lock = Lock::of(&claim).map_err(JobError::from)?;
+    let child = lock.start(&mut command).map_err(|error| ScriptError::NotStarted {
         command: program.to_string_lossy().into_owned(),
         error,
     })?;
@@ -247,7 +248,7 @@ pub fn set_position(
     }
     let options = JobOptions { again: true, ..Default::default() };
     let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
-    job::keep(&**store, steps.held(), &path, position)?;
+    job::keep(&**store, &steps.held(), &path, position)?;
     steps.end(RunEnd::Stopped)
 }
 

@@ -3,6 +3,8 @@
 //! A step costs one commit: that it is done is stored together with the beginning of the next one,
 //! or at once when it took long enough for a commit of its own not to matter.
 
+mod anew;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -58,6 +60,8 @@ impl Default for Waiting<'_> {
 /// The checkpoints of one run of a job.
 pub struct Steps {
     session: Session,
+    /// The newest of this process: where the connection to the store is lost, another replaces it.
+    claim: Mutex<Claim>,
     rows: Mutex<Rows>,
     /// How many attempts of a step may end without a word, one after the other.
     most_crashes: u32,
@@ -150,7 +154,12 @@ impl Steps {
     pub fn for_operator(store: &Arc<dyn Store>, job: &str) -> Result<Self, JobError> {
         let session = block_on(Session::claim(store, job, &Options::default(), Epoch(0)))?;
         let rows = Rows::of(job, block_on(store.load(job))?)?;
-        Ok(Self { session, rows: Mutex::new(rows), most_crashes: 10 })
+        Ok(Self::of(session, rows))
+    }
+
+    fn of(session: Session, rows: Rows) -> Self {
+        let claim = Mutex::new(session.claim.clone());
+        Self { session, claim, rows: Mutex::new(rows), most_crashes: 10 }
     }
 
     /// The steps that are known, in the order of their paths.
@@ -217,7 +226,7 @@ impl Steps {
         let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at);
         session.begin(last).await?;
         let rows = Rows::of(session.job(), checkpoints)?;
-        Ok(Self { session, rows: Mutex::new(rows), most_crashes: 10 })
+        Ok(Self::of(session, rows))
     }
 
     /// The job.
@@ -226,8 +235,8 @@ impl Steps {
     }
 
     /// The claim: a command that a step starts inherits its lock.
-    pub fn held(&self) -> &Claim {
-        &self.session.claim
+    pub fn held(&self) -> Claim {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -335,7 +344,7 @@ impl Steps {
         block_on(async {
             store.order(gone.iter().map(order).collect(), event).await?;
             let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
-            store.applied(&self.session.claim, orders.collect(), at).await
+            store.applied(&self.held(), orders.collect(), at).await
         })?;
         rows.steps.retain(|step, _| !is_gone(step, STEP));
         rows.positions.retain(|step, _| !is_gone(step, POSITION));
@@ -415,7 +424,22 @@ impl Steps {
         if rows.waiting.is_empty() { Ok(()) } else { self.save(rows, None) }
     }
 
-    fn save(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
+    /// Stores what is not stored yet, and more. Where the connection to the store is lost over it,
+    /// under a new claim.
+    fn save(&self, rows: &mut Rows, mut more: Option<Save>) -> Result<(), JobError> {
+        loop {
+            match self.save_once(rows, more.clone()) {
+                Err(error) if anew::is_in_doubt(&error) => self.claim_anew(rows)?,
+                saved => return saved,
+            }
+            more = more.and_then(|save| rows.rest(save));
+            if rows.waiting.is_empty() && more.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn save_once(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
         let mut saves = Vec::with_capacity(rows.waiting.len() + 1);
         for path in &rows.waiting {
             if let Some(row) = rows.steps.get(path) {
@@ -425,12 +449,13 @@ impl Steps {
         saves.extend(more);
         let now = Timestamp::now();
         let store = &self.session.store;
-        let saved = block_on(store.save(&self.session.claim, saves.clone(), now))?;
+        let claim = self.held();
+        let saved = block_on(store.save(&claim, saves.clone(), now))?;
         for (save, saved) in saves.into_iter().zip(saved) {
             let Saved::Stored { version } = saved else {
                 return Err(self.refused(save.key.partition, saved));
             };
-            rows.stored(save, version, self.session.claim.epoch, now);
+            rows.stored(save, version, claim.epoch, now);
         }
         rows.waiting.clear();
         rows.written = Instant::now();
@@ -442,17 +467,6 @@ impl Steps {
         match saved {
             Saved::Fenced { epoch } => JobError::Fenced { job, epoch: epoch.0 },
             saved => JobError::Moved { job, step, saved },
-        }
-    }
-
-    /// Shows others that this owner lives.
-    ///
-    /// # Errors
-    /// [`JobError::Fenced`] when a newer owner has taken over; what the store fails with.
-    pub fn renew(&self) -> Result<(), JobError> {
-        match block_on(self.session.renew())? {
-            Some(Epoch(epoch)) => Err(JobError::Fenced { job: self.job().to_owned(), epoch }),
-            None => Ok(()),
         }
     }
 
@@ -471,7 +485,10 @@ impl Steps {
     pub fn end(self, end: RunEnd) -> Result<(), JobError> {
         self.flush()?;
         let records = self.rows().steps.values().filter(|row| row.state.stage.is_over()).count();
-        Ok(block_on(self.session.end(end, records as u64))?)
+        let claim = self.held();
+        let mut session = self.session;
+        session.claim = claim;
+        Ok(block_on(session.end(end, records as u64))?)
     }
 }
 
