@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use piton::job::{
@@ -33,6 +33,10 @@ const STARTED_AT: &str = "PITON_STARTED_AT";
 const CLAIM: &str = "PITON_CLAIM";
 /// The store, for the `piton` commands that a command calls.
 pub const STORE: &str = "PITON_STORE";
+
+/// How long a job may be held before that is told: a server takes a moment to notice that a process,
+/// and with it its session, has ended.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// How often a command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -91,8 +95,11 @@ pub enum ScriptError {
 /// [`ScriptError::NotStarted`], and what the job and the store fail with.
 pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
     let path = job::path_of(None, step.name)?;
-    let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, step.job, &options, Waiting::default())?;
+    let options = JobOptions { again: true, ..waiting_options() };
+    let asked = Instant::now();
+    let goes_on = || asked.elapsed() < MOMENT;
+    let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
+    let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
     let begun = match steps.begin(&path, Work::Command, 0)? {
         Beginning::Over(stage) => {
             steps.end(RunEnd::Stopped)?;
@@ -109,6 +116,12 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
         steps.end(end)?;
     }
     Ok(Stepped::Ended(ended?))
+}
+
+/// Who holds the job is waited for, as long as one who waits wants to.
+fn waiting_options() -> JobOptions {
+    let cursor = piton::Options { when_held: piton::WhenHeld::Wait, ..Default::default() };
+    JobOptions { cursor, ..Default::default() }
 }
 
 /// Stores how the command ended.
