@@ -23,8 +23,8 @@ const LONG: &str = "job: j\nclaim: {lease: 1s, when_held: wait}\nsteps:
 #[track_caller]
 fn is_held_until_its_command_ends(place: &Place) {
     place.job(LONG);
-    let first = place.program.start(RUN).unwrap();
-    place.until_lines("log", 1);
+    let mut first = place.program.start(RUN).unwrap();
+    first.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
     first.kill().unwrap();
     let heir = place.program.start(RUN).unwrap();
     thread::sleep(Duration::from_secs(4));
@@ -48,29 +48,36 @@ fn a_job_is_held_while_the_command_of_a_killed_owner_lives() {
 #[test]
 fn a_job_is_held_over_tls() {
     for (options, tls) in [
-        (Postgres::options(), "?sslmode=verify-full&sslrootcert="),
-        (MariaDb::options(), "?ssl-mode=verify_identity&ssl-ca="),
+        (Postgres::options(), "sslmode=verify-full&sslrootcert="),
+        (MariaDb::options(), "ssl-mode=verify_identity&ssl-ca="),
     ] {
         let Some(server) = service::needed(options.tls().start()) else { return };
-        let authority = server.authority().unwrap();
-        let url = server.database().unwrap().replace("127.0.0.1", "localhost");
-        is_held_until_its_command_ends(&Place::at(format!("{url}{tls}{}", authority.display())));
+        let url = server.database().unwrap();
+        let url = url.split_once('?').map_or(&*url, |(url, _)| url);
+        let url = url.replace("127.0.0.1", "localhost");
+        let authority = server.authority().unwrap().display().to_string().replace('/', "%2F");
+        is_held_until_its_command_ends(&Place::at(format!("{url}?{tls}{authority}")));
     }
 }
 
 #[test]
 fn a_job_is_held_over_a_socket_of_unix() {
-    let folder = tempfile::tempdir().unwrap();
-    let shown = folder.path().display().to_string();
-    let line = format!("unix_socket_directories = '{shown}'");
-    let Some(server) = service::needed(Postgres::options().line(&line).start()) else { return };
+    let Some(server) = service::needed(Postgres::options().start()) else { return };
     let url = server.database().unwrap();
-    let (account, rest) = url.split_once('@').unwrap();
+    let path = url.split_once('?').map_or(&*url, |(url, _)| url).to_owned();
+    let (account, rest) = path.split_once('@').unwrap();
     let (place, database) = rest.split_once('/').unwrap();
     let port = place.rsplit_once(':').unwrap().1;
-    assert!(Path::new(&shown).join(format!(".s.PGSQL.{port}")).exists());
-    let url = format!("{account}@{}:{port}/{database}", shown.replace('/', "%2F"));
+    let folder = folder_of_sockets(&url);
+    let is_there = Path::new(&folder).join(format!(".s.PGSQL.{port}")).exists();
+    assert!(is_there, "{folder}");
+    let url = format!("{account}@{}:{port}/{database}", folder.replace('/', "%2F"));
     is_held_until_its_command_ends(&Place::at(url));
+}
+
+fn folder_of_sockets(url: &str) -> String {
+    let mut client = postgres::Client::connect(url, postgres::NoTls).unwrap();
+    client.query_one("SHOW unix_socket_directories", &[]).unwrap().get(0)
 }
 
 /// An owner that stands still while its command is at work is not replaced, however long.

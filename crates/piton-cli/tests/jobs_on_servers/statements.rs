@@ -95,7 +95,8 @@ fn a_killed_step_is_recovered_once() {
         for attempt in 1..=3 {
             // At the body of the second step, which is the first that is killed in it.
             let hit = if attempt == 1 { 2 } else { 1 };
-            place.program.strike(RUN, "step.body", hit).unwrap();
+            let struck = place.program.strike(RUN, "step.body", hit);
+            struck.unwrap_or_else(|error| panic!("{system:?}: {error}: {}", place.run(0)));
         }
         place.run(0);
         assert_eq!(place.lines("log"), ["1", "2", "3", "4"], "{system:?}");
