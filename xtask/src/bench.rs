@@ -22,6 +22,8 @@ mod data;
 #[cfg(feature = "bench")]
 mod interval;
 #[cfg(feature = "bench")]
+mod job;
+#[cfg(feature = "bench")]
 mod killed;
 #[cfg(feature = "bench")]
 mod measure;
@@ -89,6 +91,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("save", "one save of 1,000 partitions in SQLite", save::run),
     ("outbox", "an outbox in PostgreSQL: drained, trickling, idle", outbox::run),
     ("processor", "the library's processor of an outbox: drained, trickling, idle", processor::run),
+    ("job", "small steps, a step for each parent, related tables", job::run),
     ("start", "the first record of a run and of a resumed run", start::run),
     ("memory", "peak memory on a small and on a large file", memory::run),
     ("tracker", "the tracker at 1 million records in flight", tracker::run),

@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a pipeline or a job, or resume it where it stopped
     Run(Run),
-    /// Say what a run would resume and which guarantee each sink has, without running
+    /// Say what a run would do and which guarantee holds, without running
     Plan(Plan),
     /// Write a commented configuration for a data file
     Init(Init),
@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Print the tables that programs and databases share with Piton
     #[cfg(feature = "postgres")]
     Sql(Sql),
-    /// Show pipelines and their checkpoints
+    /// Show pipelines and jobs, their checkpoints and steps
     Status(Status),
     /// Show a pipeline's checkpoints, runs and events over time
     History(History),
@@ -125,8 +125,11 @@ pub(crate) struct Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// The pipeline's configuration
+    /// The configuration of a pipeline or a job
     pub(crate) file: PathBuf,
+    /// A parameter of a job; may be given again
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) param: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

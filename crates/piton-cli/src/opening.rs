@@ -26,6 +26,14 @@ pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
         .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
 }
 
+/// Only jobs have parameters.
+pub(crate) fn no_params(given: &[String]) -> Result<(), Failure> {
+    match given.first() {
+        Some(param) => Err(Failure::usage(format!("--param {param}: only jobs have parameters"))),
+        None => Ok(()),
+    }
+}
+
 /// Loads the configuration of a pipeline or a job.
 pub(crate) fn loaded(file: &Path) -> Result<Loaded, Failure> {
     config::load_any(file, &|name| env::var(name).ok())
@@ -120,13 +128,29 @@ fn here() -> Result<PathBuf, Failure> {
     env::current_dir().map_err(|e| Failure::failed(format!("the working directory: {e}")))
 }
 
-/// A pipeline by its name, in the store of the arguments, or by its configuration file.
+/// A pipeline or the newest run of a job by its name, in the store of the arguments, or by its
+/// configuration file. A job of which the store has runs with one choice of parameters needs none.
 pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, String), Failure> {
+    let (store, mut names) = all_named(name, args)?;
+    if names.len() > 1 {
+        return Err(Failure::usage(format!(
+            "'{name}' has run with several choices of parameters: name one of '{}'",
+            names.join("', '")
+        )));
+    }
+    let name = names.pop().unwrap_or_else(|| name.to_owned());
+    Ok((store, name))
+}
+
+/// As [`named`]: the newest run for each choice of parameters.
+pub(crate) fn all_named(
+    name: &str,
+    args: &StoreArgs,
+) -> Result<(Arc<dyn Store>, Vec<String>), Failure> {
     if !is_file(name) {
         let store = existing(args)?;
-        // Of a job, its newest run.
-        let name = piton::job::newest(&*store, name)?.unwrap_or_else(|| name.to_owned());
-        return Ok((store, name));
+        let names = runs(&*store, name)?;
+        return Ok((store, names));
     }
     let loaded = loaded(Path::new(name))?;
     let store = match (&args.store, &loaded) {
@@ -134,22 +158,27 @@ pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, Str
         (None, Loaded::Pipeline(config)) => store_of(config, Mode::Existing)?,
         (None, Loaded::Job(job)) => store_of_job(job, Mode::Existing)?,
     };
-    let name = match loaded {
-        Loaded::Pipeline(config) => config.pipeline.clone(),
-        Loaded::Job(job) => newest(&*store, &job)?,
+    let names = match loaded {
+        Loaded::Pipeline(config) => vec![config.pipeline.clone()],
+        Loaded::Job(job) => match job.with(&BTreeMap::new()) {
+            Ok(instance) => {
+                vec![piton::job::newest(&*store, &instance.name)?.unwrap_or(instance.name)]
+            }
+            // It cannot run without parameters.
+            Err(_) => runs(&*store, &job.name)?,
+        },
     };
-    Ok((store, name))
+    Ok((store, names))
 }
 
-/// The newest run of a job, by the name under which the store has it: one with parameters that have
-/// no defaults has to be named.
-fn newest(store: &dyn Store, job: &Job) -> Result<String, Failure> {
-    let instance = job.with(&BTreeMap::new()).map_err(|error| {
-        Failure::usage(format!(
-            "{error}. Name the run instead of the file: `piton status` lists them"
-        ))
-    })?;
-    Ok(piton::job::newest(store, &instance.name)?.unwrap_or(instance.name))
+/// The newest run of exactly that name, or else those of the job with parameters; the name itself
+/// if there is none.
+fn runs(store: &dyn Store, name: &str) -> Result<Vec<String>, Failure> {
+    if let Some(newest) = piton::job::newest(store, name)? {
+        return Ok(vec![newest]);
+    }
+    let instances = piton_engine::job::instances(store, name)?;
+    Ok(if instances.is_empty() { vec![name.to_owned()] } else { instances })
 }
 
 fn is_file(name: &str) -> bool {

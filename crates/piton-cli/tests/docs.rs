@@ -3,12 +3,12 @@
 //!
 //! | block | what is done with it |
 //! |---|---|
-//! | `yaml` | loaded. If its first line is `# NAME.yaml`, it is that file from then on. Else it is run to its end, to exit code 0, in a folder of its own. A part of a configuration is completed with a source and a sink |
+//! | `yaml` | loaded, a pipeline or a job. If its first line is `# NAME.yaml`, it is that file from then on. Else it is run to its end, to exit code 0, in a folder of its own. A part of a pipeline's configuration is completed with a source and a sink, steps with the job's name |
 //! | `sh` | each line is run, and must end with 0, or with what `# exit 3` behind it says |
 //! | `console` | each line after `$ ` is run in the same way; the lines after it must occur in its output, in their order, `…` standing for anything and blanks counting as one |
 //! | `yaml no-run`, `sh no-run` | loaded only; not run, for what needs hands or other machines |
 //!
-//! Each folder has sample data: `flights.csv`, `people.jsonl`, `crm.db`; and `RECEIVER` is the URL
+//! Each folder has sample data: `flights.csv`, `people.jsonl`, `crm.db`, `shop.db`; and `RECEIVER` is the URL
 //! of something that takes HTTP posts. `sqlite3 FILE 'SQL'` is answered by the SQLite that is
 //! compiled in, so that no other program is needed.
 
@@ -55,6 +55,7 @@ pages! {
     expressions: "docs/expressions.md"
     operating: "docs/operating.md"
     interval: "docs/interval.md"
+    jobs: "docs/jobs.md"
     outbox: "docs/outbox.md"
     scripts: "docs/scripts.md"
     stores: "docs/stores.md"
@@ -82,6 +83,10 @@ fn a_page_that_is_wrong_is_found() {
     assert!(fails("```yaml\ntransform: [{filter: nothing > 1}]\n```"));
     assert!(!fails("```yaml no-run\ntransform: [{filter: nothing > 1}]\n```"));
     assert!(fails("```bash\npiton status\n```"), "a language that nobody runs");
+    assert!(!fails("```yaml\nsteps: [{step: a, run: [touch, a]}]\n```"));
+    assert!(fails("```yaml\nsteps: [{step: a, run: [cat, nothing]}]\n```"));
+    assert!(!fails("```yaml no-run\nsteps: [{step: a, run: [cat, nothing]}]\n```"));
+    assert!(fails("```yaml no-run\njob: j\nsteps: [{step: a}]\n```"));
 }
 
 fn root() -> PathBuf {
@@ -138,8 +143,10 @@ impl Page {
         let folder = own.as_ref().map_or(self.folder.path(), TempDir::path);
         let file = folder.join(name.unwrap_or("block.yaml"));
         fs::write(&file, completed(&block.text)).unwrap();
-        let loaded = piton_engine::config::load(&file, &|name| match name {
+        let loaded = piton_engine::config::load_any(&file, &|name| match name {
             "RECEIVER" => Some(self.receiver.url()),
+            // Where the commands of a job are looked for.
+            "PATH" => std::env::var(name).ok(),
             _ => None,
         });
         if let Err(error) = loaded {
@@ -240,6 +247,13 @@ fn blocks(text: &str) -> Vec<Block> {
 
 /// A part of a configuration becomes a whole one.
 fn completed(text: &str) -> String {
+    let has = |key: &str| text.lines().any(|line| line.starts_with(&format!("{key}:")));
+    match (has("job"), has("steps")) {
+        (true, true) => return text.to_owned(),
+        (false, true) => return format!("job: docs\n{text}"),
+        (true, false) => return format!("{text}steps: [{{step: only, run: ['true']}}]\n"),
+        (false, false) => {}
+    }
     let defaults = [
         ("pipeline", "pipeline: docs"),
         ("source", "source: {csv: {path: flights.csv}}"),
@@ -247,7 +261,7 @@ fn completed(text: &str) -> String {
     ];
     let mut whole = text.to_owned();
     for (key, default) in defaults {
-        if !text.lines().any(|line| line.starts_with(&format!("{key}:"))) {
+        if !has(key) {
             let _ = writeln!(whole, "{default}");
         }
     }
@@ -295,6 +309,16 @@ fn samples() -> TempDir {
     crm.execute_batch(
         "CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT NOT NULL, country TEXT);
          INSERT INTO customer VALUES (1, 'Ann', 'CH'), (2, 'Bob', 'DE'), (5, 'Cleo', NULL);",
+    )
+    .unwrap();
+    let shop = Connection::open(folder.path().join("shop.db")).unwrap();
+    shop.execute_batch(
+        "CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+         INSERT INTO customer VALUES (1, 'Ann'), (2, 'Bob'), (3, 'Cleo');
+         CREATE TABLE invoice (id INTEGER PRIMARY KEY,
+             customer INTEGER NOT NULL REFERENCES customer (id), day TEXT NOT NULL, cents INTEGER);
+         INSERT INTO invoice VALUES (1, 1, '2026-11-20', 1250), (2, 2, '2026-11-20', 300),
+             (3, 1, '2026-11-21', 500), (4, 2, '2026-11-22', 600);",
     )
     .unwrap();
     folder

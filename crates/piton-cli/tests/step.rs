@@ -146,8 +146,8 @@ fn a_script_that_is_killed_anywhere_goes_on() {
     let mut dice = Dice::new();
     let mut kills = 0;
     while !place.lines("log").contains(&"finished".to_owned()) {
-        let pid_file = format!("setsid sh all.sh & echo $! > pid; wait; :");
-        let mut running = sh.start(&["-c", &pid_file]).unwrap();
+        let whole = "setsid sh all.sh & echo $! > pid; wait; :";
+        let mut running = sh.start(&["-c", whole]).unwrap();
         let more = place.lines("log").len() + dice.between(1, 6) as usize;
         let lines = || place.lines("log");
         let _ = running.until("progress", PATIENCE, |_| {

@@ -100,7 +100,7 @@ impl Pipeline {
 }
 
 /// Builds `piton`, the first time that it is asked for, and returns where it is.
-fn build() -> Result<PathBuf, Failure> {
+pub(super) fn build() -> Result<PathBuf, Failure> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     if let Some(built) = BUILT.get() {
         return Ok(built.clone());

@@ -1,6 +1,15 @@
 //! Jobs: running one, drawing its tree, and what an operator does to its steps.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, IsTerminal},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use jiff::Timestamp;
 use piton_engine::{
@@ -16,7 +25,7 @@ use piton_engine::{
 };
 use piton_stores::Mode;
 
-use super::{run::listen, steer::confirm, step::of_job};
+use super::{live::Live, run::listen, steer::confirm, step::of_job};
 use crate::{
     args::{MarkDone, Reset, Rewind, Run},
     exit::{FAILED, FINISHED, Failure, USAGE},
@@ -35,13 +44,26 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
         ));
     }
     let store = opening::store_of_job(job, Mode::Create)?;
-    let teller = Teller { json: args.json, job: instance.name.clone() };
+    let live =
+        (!args.json && io::stderr().is_terminal()).then(|| Arc::new(Live::of(job, &instance.name)));
+    if let Some(live) = live.clone() {
+        piton_engine::job::pass_on_by(move |bytes| live.above(bytes));
+    }
+    let teller = Teller { json: args.json, job: instance.name.clone(), live };
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());
     listen(&signal)?;
-    let options = options(args);
+    let options = options(args, teller.live.clone());
     let watch = |step: &str, happened: &Happened| teller.step(step, happened);
-    let result = run::run(job, &instance, &store, &options, &signal, &watch);
+    let done = AtomicBool::new(false);
+    let result = thread::scope(|scope| {
+        let drawing = teller.live.as_ref();
+        let drawing = drawing.map(|live| scope.spawn(|| live.follow(&*store, &done)));
+        let result = run::run(job, &instance, &store, &options, &signal, &watch);
+        done.store(true, Ordering::Relaxed);
+        let _ = drawing.map(thread::ScopedJoinHandle::join);
+        result
+    });
     match result {
         Ok(summary) => Ok(teller.ended(&summary, signal.is_cancelled(), args)),
         Err(error) => {
@@ -51,22 +73,23 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
     }
 }
 
-fn options(args: &Run) -> RunOptions {
+fn options(args: &Run, live: Option<Arc<Live>>) -> RunOptions {
     let json = args.json;
-    let tell = move |event: &str, what: &str| {
-        if json {
+    let tell = move |event: &str, what: &str| match &live {
+        _ if json => {
             let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
-        } else {
-            note!("{what}");
         }
+        Some(live) => live.above(format!("{what}\n").as_bytes()),
+        None => note!("{what}"),
     };
+    let other = tell.clone();
     RunOptions {
         accept_changes: args.accept_changes,
         adopt: args.adopt,
         verify: args.verify,
         again: args.again,
         on_wait: Box::new(move |holder| {
-            tell("waiting", &format!("held by {holder}: waiting for it to let go"));
+            other("waiting", &format!("held by {holder}: waiting for it to let go"));
         }),
         on_notice: Box::new(move |what| tell("notice", what)),
         ..RunOptions::plain(opening::owner())
@@ -74,7 +97,7 @@ fn options(args: &Run) -> RunOptions {
 }
 
 /// `--param NAME=VALUE`
-fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut params = BTreeMap::new();
     for text in given {
         let Some((name, value)) = text.split_once('=') else {
@@ -91,6 +114,8 @@ fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 struct Teller {
     json: bool,
     job: String,
+    /// On a terminal.
+    live: Option<Arc<Live>>,
 }
 
 impl Teller {
@@ -106,6 +131,10 @@ impl Teller {
     fn step(&self, step: &str, happened: &Happened) {
         if self.json {
             self.step_json(step, happened);
+            return;
+        }
+        if let Some(live) = &self.live {
+            live.step(step, happened);
             return;
         }
         match happened {

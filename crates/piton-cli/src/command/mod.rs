@@ -5,6 +5,7 @@ pub(crate) mod generate;
 pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod job;
+mod live;
 pub(crate) mod plan;
 pub(crate) mod run;
 #[cfg(feature = "postgres")]

@@ -43,9 +43,7 @@ pub(crate) fn run(args: &Run) -> Result<u8, Failure> {
         Loaded::Job(job) => return super::job::run(args, &job),
         Loaded::Pipeline(config) => config,
     };
-    if let Some(param) = args.param.first() {
-        return Err(Failure::usage(format!("--param {param}: only jobs have parameters")));
-    }
+    opening::no_params(&args.param)?;
     let pipeline = connect::pipeline(&config, args.accept_changes)?;
     if args.dry_run {
         let mut out = io::stdout().lock();

@@ -23,10 +23,13 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
     let mut steps = Vec::new();
     let (store, views) = match &args.name {
         Some(name) => {
-            let (store, name) = opening::named(name, &args.store)?;
-            let view = steer::look_at(&*store, &name, now)?;
-            steps = job::steps(&*store, &name, now)?;
-            (store, vec![view])
+            let (store, names) = opening::all_named(name, &args.store)?;
+            let view = |name: &String| steer::look_at(&*store, name, now);
+            let views = names.iter().map(view).collect::<Result<Vec<_>, _>>()?;
+            if let [name] = &names[..] {
+                steps = job::steps(&*store, name, now)?;
+            }
+            (store, views)
         }
         None => {
             let store = opening::existing(&args.store)?;
@@ -42,7 +45,7 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
         print_json(&shown)?;
     } else if let ([view], false) = (&views[..], steps.is_empty()) {
         show(head(view) + &job::tree(&steps, now))?;
-    } else if args.name.is_some() {
+    } else if args.name.is_some() && views.len() == 1 {
         show(views.iter().map(one).collect::<String>())?;
     } else {
         show(all(&store.location(), &views))?;
@@ -66,13 +69,17 @@ fn all(store: &str, views: &[PipelineView]) -> String {
         return format!("store: {store}\nno pipeline has begun in it yet\n");
     }
     let rows = views.iter().map(|view| {
-        let newest = view.checkpoints.iter().map(|c| c.age_seconds).fold(f64::INFINITY, f64::min);
+        let newest = view.newest_seconds();
+        let moved = match view.steps {
+            Some(steps) => format!("{} of {}", count(steps.done), many(steps.all, "step")),
+            None => count(view.records),
+        };
         let at_risk = view.run.iter().flat_map(|run| &run.sinks).map(|sink| sink.at_risk).max();
         vec![
             view.pipeline.clone(),
             view.state.as_str().to_owned(),
-            count(view.records),
-            if newest.is_finite() { format!("{} ago", span(newest)) } else { "-".to_owned() },
+            moved,
+            newest.map_or("-".to_owned(), |age| format!("{} ago", span(age))),
             at_risk.filter(|_| view.holder.is_some()).map_or("-".to_owned(), count),
             count(view.dead_letters),
             view.error.as_deref().map(first_sentence).unwrap_or_default().to_owned(),

@@ -26,7 +26,7 @@ fn history_shows_each_checkpoint_once() {
 #[test]
 fn what_is_not_built_is_a_named_error() {
     let folder = Folder::new(3);
-    for command in ["step", "torture", "serve"] {
+    for command in ["torture", "serve"] {
         let ended = folder.ends_with(2, &[command, "p.yaml", "--frob"]);
         assert!(ended.stderr.contains("is not built yet"), "{ended}");
         let help = folder.ends_with(0, &["--help"]).stdout;
@@ -34,7 +34,6 @@ fn what_is_not_built_is_a_named_error() {
     }
     let schema = folder.ends_with(0, &["schema"]).stdout;
     for (text, place) in [
-        ("job: j\nsteps: []\n", "p.yaml:1:1"),
         ("pipeline: p\nsource: {kafka: {}}\nsinks: {a: {stdout: {}}}\n", "p.yaml:2:10"),
         ("pipeline: p\nsource: {csv: {path: a}}\nsinks: {a: {kafka: {}}}\n", "p.yaml:3:13"),
     ] {

@@ -12,5 +12,6 @@
 mod beginning;
 mod between_runs;
 mod folder;
+mod jobs;
 mod looking;
 mod steering;

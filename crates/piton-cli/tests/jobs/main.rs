@@ -5,6 +5,8 @@
 #![cfg(unix)]
 
 mod commands;
+mod example;
+mod for_each;
 mod migration;
 mod place;
 mod refusals;

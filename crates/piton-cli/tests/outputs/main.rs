@@ -15,6 +15,7 @@
 
 mod configuration;
 mod help;
+mod jobs;
 mod letters;
 mod looking;
 mod refusals;

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io::{self, ErrorKind, Read, Write as _},
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 /// How much is read at once, in bytes.
@@ -98,6 +98,16 @@ impl<F: FnMut(&str) + Send> Listener for F {
     }
 }
 
+type Write = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+static BY: OnceLock<Write> = OnceLock::new();
+
+/// Has what commands say on standard error, in whole lines, written by this: whoever draws there
+/// puts it above the picture. The first call counts.
+pub fn pass_on_by(write: impl Fn(&[u8]) + Send + Sync + 'static) {
+    let _ = BY.set(Box::new(write));
+}
+
 /// Passes lines on to the standard error of this process, each with a name before it. Nobody need
 /// listen there; where somebody is slow, the command waits.
 #[derive(Debug)]
@@ -124,7 +134,11 @@ impl Listener for PassOn {
     }
 
     fn caught_up(&mut self) {
-        let _ = io::stderr().write_all(self.gathered.as_bytes());
+        let lines = self.gathered.as_bytes();
+        match BY.get() {
+            Some(write) => write(lines),
+            None => drop(io::stderr().write_all(lines)),
+        }
         self.gathered.clear();
     }
 }

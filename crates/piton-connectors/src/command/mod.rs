@@ -19,7 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use lines::{Listener, PassOn};
+pub use lines::{Listener, PassOn, pass_on_by};
 pub use position::CommandPosition;
 pub use running::Tries;
 pub use settings::{CommandSettings, CommandSinkSettings};

@@ -155,16 +155,21 @@ impl Session {
         Ok(())
     }
 
-    /// Begins a transaction in a session that is as it was at its beginning.
+    /// Makes the session what it was at its beginning, whatever statements have set.
+    fn reset(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.is_used) {
+            return Ok(());
+        }
+        self.conn.reset()?;
+        self.conn.select_db(self.server.database())?;
+        run(&mut self.conn, &settings(self.lease))
+    }
+
+    /// Begins a transaction in a session that is as it was.
     fn begin_anew(&mut self) -> Result<(), Error> {
         self.has_savepoints = false;
-        let Self { conn, server, .. } = self;
-        if std::mem::replace(&mut self.is_used, false) {
-            conn.reset()?;
-            conn.select_db(server.database())?;
-            run(conn, &settings(self.lease))?;
-        }
-        run(conn, &format!("START TRANSACTION; {SAVEPOINT}"))
+        self.reset()?;
+        run(&mut self.conn, &format!("START TRANSACTION; {SAVEPOINT}"))
     }
 
     /// Does something that may take long; a second connection ends it when the time is over.
@@ -263,6 +268,7 @@ impl Session {
 impl protocol::Session for Session {
     fn take_over(&mut self, key: &CheckpointKey, epoch: Epoch) -> Result<(), StatementsError> {
         let CheckpointKey { pipeline, sink, .. } = key;
+        self.reset().map_err(|e| self.failed("reset the session", &e))?;
         let created = tables::create(&mut self.conn);
         created.map_err(|e| self.of_ledger(pipeline, "create piton_checkpoints", e))?;
         // First by itself, so that branches that begin at once find what to lock.
@@ -290,6 +296,7 @@ impl protocol::Session for Session {
     }
 
     fn standing(&mut self, key: &CheckpointKey) -> Result<Standing, StatementsError> {
+        self.reset().map_err(|e| self.failed("reset the session", &e))?;
         let read = tables::standing(&mut self.conn, key);
         read.map_err(|e| self.of_ledger(&key.pipeline, "read the marks", e))
     }

@@ -66,6 +66,8 @@ pub(super) struct Session {
     process: (i32, String),
     /// The number of the open transaction.
     transaction: String,
+    /// Whether statements of a person were executed since it was last reset.
+    is_used: bool,
     /// Whether what was sent last was answered, as far as is known.
     is_sound: bool,
 }
@@ -110,8 +112,8 @@ impl protocol::Database for Database {
             let what = format!("{at} is a read-only replica: name the primary in `url`");
             return Err(StatementsError::Refused { what });
         }
-        let (lease, transaction) = (self.lease, String::new());
-        Ok(Session { wire, server, lease, process, transaction, is_sound: true })
+        let (lease, transaction, is_used, is_sound) = (self.lease, String::new(), false, true);
+        Ok(Session { wire, server, lease, process, transaction, is_used, is_sound })
     }
 }
 
@@ -132,23 +134,25 @@ impl Session {
         of_ledger(self.at(), pipeline, doing, error).into()
     }
 
-    /// What every session is set to.
-    fn settings(&self) -> String {
+    /// What sets the session, after what statements may have set.
+    fn settings(&mut self) -> String {
         let lease = self.lease.as_millis();
+        let reset = if std::mem::take(&mut self.is_used) { RESET } else { "" };
         format!(
-            "SET idle_in_transaction_session_timeout = {lease}; \
+            "{reset}SET idle_in_transaction_session_timeout = {lease}; \
              SELECT set_config('synchronous_commit', 'on', false) \
              WHERE current_setting('synchronous_commit') = 'off'; "
         )
     }
 
     /// Begins a transaction that has the marks locked.
-    fn lock_marks(&self, key: &CheckpointKey) -> Result<(), StatementsError> {
+    fn lock_marks(&mut self, key: &CheckpointKey) -> Result<(), StatementsError> {
         let CheckpointKey { pipeline, sink, .. } = key;
+        let settings = self.settings();
         // An owner that is silent in a transaction loses it after its lease.
         let patience = self.lease.as_millis() + 1000;
         let locked = self.wire.wait(async {
-            self.client().batch_execute(&self.settings()).await?;
+            self.client().batch_execute(&settings).await?;
             self.client().batch_execute(BEGIN).await?;
             let patience = format!("SET LOCAL lock_timeout = {patience}");
             self.client().batch_execute(&patience).await?;
@@ -282,15 +286,21 @@ impl protocol::Session for Session {
     }
 
     fn standing(&mut self, key: &CheckpointKey) -> Result<Standing, StatementsError> {
+        if self.is_used {
+            let settings = self.settings();
+            let reset = self.wire.batch_execute(&settings);
+            reset.map_err(|e| self.failed("reset the session", &e))?;
+        }
         let read = self.wire.wait(tables::standing(self.client(), key));
         read.map_err(|e| self.of_ledger(&key.pipeline, "read the marks", e))
     }
 
     fn begin(&mut self, key: &CheckpointKey, _: &Watch) -> Result<Standing, StatementsError> {
-        let (client, reset) = (self.client(), format!("{RESET}{}", self.settings()));
+        let settings = self.settings();
+        let client = self.client();
         let (begun, same, standing) = self.wire.wait(async {
             // Sent together. What is reset is so whatever becomes of the transaction.
-            let begun = join(client.batch_execute(&reset), client.batch_execute(BEGIN));
+            let begun = join(client.batch_execute(&settings), client.batch_execute(BEGIN));
             join3(begun, transaction(client), tables::standing(client, key)).await
         });
         begun.0.and(begun.1).map_err(|e| self.failed("begin a transaction", &e))?;
@@ -309,6 +319,7 @@ impl protocol::Session for Session {
                 ),
             });
         }
+        self.is_used = true;
         let client = self.client();
         let ran = if statement.has_values() {
             self.watched(watch, async {

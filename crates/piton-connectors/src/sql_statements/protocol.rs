@@ -305,12 +305,7 @@ impl<D: Database> Executor<D> {
     }
 
     /// Finds out what became of a `COMMIT`: by a new connection, under the lock.
-    fn settle(
-        &mut self,
-        mark: &Mark,
-        rows: u64,
-        what: String,
-    ) -> Result<Executed, StatementsError> {
+    fn settle(&mut self, mark: &Mark, rows: u64, what: &str) -> Result<Executed, StatementsError> {
         self.open = None;
         let (key, epoch) = (&mark.key, mark.epoch);
         let at = self.database.location().to_owned();
@@ -327,8 +322,7 @@ impl<D: Database> Executor<D> {
             Judged::Fenced(epoch) => Ok(Executed::Fenced { epoch }),
             Judged::Ready => Err(StatementsError::Unavailable {
                 what: format!(
-                    "the last commit to {at} did not take effect: {what}. Nothing was done; it can \
-                     be done again"
+                    "the last commit to {at} did not take effect: {what}. It can be done again"
                 ),
             }),
         }
@@ -410,7 +404,7 @@ impl<D: Database> Statements for Executor<D> {
         let watch = Watch::begin(limits);
         match self.attempt(mark, statements, &watch) {
             Ok(Attempt::Ended(executed)) => Ok(executed),
-            Ok(Attempt::InDoubt { rows, what }) => self.settle(mark, rows, what),
+            Ok(Attempt::InDoubt { rows, what }) => self.settle(mark, rows, &what),
             Err(StatementsError::Fenced { epoch, .. }) => {
                 self.open = None;
                 Ok(Executed::Fenced { epoch })

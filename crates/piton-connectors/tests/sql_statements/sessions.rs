@@ -1,6 +1,6 @@
 //! What statements set for the session is over with them, and marks stay where they are.
 
-use piton_core::Epoch;
+use piton_core::{CheckpointKey, Epoch};
 
 use super::place::{Family, all, execute, is_done, key, mark};
 
@@ -39,11 +39,15 @@ fn a_step_does_not_see_what_another_has_set() {
         let mut database = place.open();
         database.fence(&key("a"), Epoch(1)).unwrap();
         is_done(&execute(&mut *database, &mark("a", 1), set));
+        assert!(database.fence(&key("a"), Epoch(1)).unwrap().is_some());
+        let other = CheckpointKey { sink: "other".into(), ..key("a") };
+        assert_eq!(database.fence(&other, Epoch(1)).unwrap(), None);
+        is_done(&execute(&mut *database, &mark("again", 1), &set[1..]));
         is_done(&execute(&mut *database, &mark("b", 1), see));
         let text = if place.family.is_mysql() { "CHAR" } else { "TEXT" };
         let seen = place.column(&format!("SELECT CAST(n AS {text}) FROM log"));
         assert_eq!(seen, ["0", "0"], "{:?}", place.family);
-        assert_eq!(place.count("piton_checkpoints"), 2);
+        assert_eq!(place.count("piton_checkpoints"), 3);
         assert!(place.open().fence(&key("a"), Epoch(2)).unwrap().is_some());
     }
 }

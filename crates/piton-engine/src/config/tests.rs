@@ -397,7 +397,7 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
         with("transform: [{select: [a]}, {select: {b: a + 1}}, {flatten: a}, {rename: {a: b}}]"),
         with("transform: [{flatten: {field: a, separator: '-'}}]\nlimits: {record: 65536}"),
         with("sinks: {a: {stdout: {}, required: true}, b: {http: {url: 'http://x'}}}"),
-        steps("run: [sh, -c, ls, 5], after: [], retry: {times: 3, pause: 1s}, timeout: 5m"),
+        steps("run: [sh, -c, ls], after: [], retry: {times: 3, pause: 1s}, timeout: 5m"),
         steps("source: {csv: {path: a, rate: 5/s}}, sinks: {o: {stdout: {}}}, checkpoint: off"),
         steps("sql: {url: 'sqlite:x', statements: [SELECT 1]}, on_recover: {run: [sh]}"),
         steps(

@@ -2,8 +2,10 @@
 
 mod body;
 pub mod definition;
+mod instances;
 mod lock;
 mod outline;
+pub mod plan;
 pub mod run;
 pub mod script;
 pub mod steer;
@@ -11,7 +13,10 @@ mod stepping;
 pub mod view;
 mod walk;
 
+pub use piton_connectors::command::pass_on_by;
 use piton_core::PipelineRecord;
+
+pub use self::instances::instances;
 
 /// Whether what the store knows under a name is a job: of a file, a script, or a program.
 pub fn is_job(record: &PipelineRecord) -> bool {

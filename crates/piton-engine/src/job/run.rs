@@ -13,7 +13,7 @@ use std::{
 
 use futures_executor::block_on;
 use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
-use piton_core::{Claim, Control, Holder, RunEnd, Store};
+use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
     definition::{Instance, Job, OnJobComplete, Step, difference},
@@ -121,7 +121,7 @@ pub fn run(
     let began = Instant::now();
     compare(job, instance, store, options)?;
     let (steps, was_finished) = open(job, instance, store, options, signal)?;
-    let (name, claim) = (steps.job().to_owned(), steps.held());
+    let name = steps.job().to_owned();
     if was_finished {
         steps.end(RunEnd::Finished).map_err(of_job)?;
         let took = began.elapsed();
@@ -146,7 +146,7 @@ pub fn run(
     };
     let went = course.walk();
     let counts = *course.counts();
-    let is_finished = course.end(went, &claim)?;
+    let is_finished = course.end(went)?;
     Ok(summary(name, (is_finished, false), counts, began.elapsed()))
 }
 
@@ -166,25 +166,35 @@ fn compare(
     store: &Arc<dyn Store>,
     options: &RunOptions,
 ) -> Result<(), RunError> {
-    let Some(run) = job::newest(&**store, &instance.name)? else { return Ok(()) };
-    let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
-    let Some(known) = known.filter(|known| known.transforms != job.definition.json) else {
-        return Ok(());
-    };
-    if known.transforms == "[]" {
-        // Begun by a program or a script.
-        return Ok(());
-    }
-    let what = difference(&known.transforms, &job.definition.json).join("; ");
+    let Some((run, what)) = changes(job, instance, &**store)? else { return Ok(()) };
+    let what = what.join("; ");
     if options.accept_changes {
         (options.on_notice)(&format!("'{run}' goes on with a changed definition: {what}"));
         return Ok(());
     }
-    Err(RunError::Refused(format!(
+    Err(changed(&run, &what))
+}
+
+/// The name of the newest run, and how its definition differs from the job's; `None` if it does not.
+pub(super) fn changes(
+    job: &Job,
+    instance: &Instance,
+    store: &dyn Store,
+) -> Result<Option<(String, Vec<String>)>, RunError> {
+    let Some(run) = job::newest(store, &instance.name)? else { return Ok(None) };
+    let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
+    // Without a definition it was begun by a program or a script.
+    let differs = |transforms: &str| transforms != "[]" && transforms != job.definition.json;
+    let known = known.filter(|known| differs(&known.transforms));
+    Ok(known.map(|known| (run, difference(&known.transforms, &job.definition.json))))
+}
+
+pub(super) fn changed(run: &str, what: &str) -> RunError {
+    RunError::Refused(format!(
         "the definition of '{run}' has changed since it began: {what}. Run with --accept-changes to \
          go on with the new one from where it stands, or with --again, once it has finished, for a \
          new run"
-    )))
+    ))
 }
 
 fn open(
@@ -233,10 +243,7 @@ fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Resu
         return Ok(());
     }
     if !options.again {
-        return Err(RunError::Refused(format!(
-            "'{name}' was cancelled by an operator (see `piton history {name}`): run with --again \
-             to go on from its checkpoints"
-        )));
+        return Err(cancelled(name));
     }
     let event = piton_core::Event {
         id: 0,
@@ -247,6 +254,18 @@ fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Resu
         detail: "runs again after it was cancelled".to_owned(),
     };
     Ok(block_on(store.set_control(name, Control::Run, event))?)
+}
+
+pub(super) fn cancelled(name: &str) -> RunError {
+    RunError::Refused(format!(
+        "'{name}' was cancelled by an operator (see `piton history {name}`): run with --again to \
+         go on from its checkpoints"
+    ))
+}
+
+/// How many steps a step is, with those below it.
+fn all_of(step: &Step) -> u64 {
+    1 + step.steps.iter().map(all_of).sum::<u64>()
 }
 
 /// What a job's error means for the run.
@@ -340,14 +359,15 @@ impl Course<'_> {
     pub(super) fn tell(&self, path: &str, happened: &Happened) {
         match happened {
             Happened::Done { .. } => self.counts().0 += 1,
-            Happened::WasDone => self.counts().1 += 1,
+            // With it all that is below it.
+            Happened::WasDone => self.counts().1 += self.job.step(path).map_or(1, all_of),
             _ => {}
         }
         (self.watch)(path, happened);
     }
 
     /// Notes how the run ended, does what is to be done then, and gives the claim up.
-    fn end(self, went: Result<Went, RunError>, claim: &Claim) -> Result<bool, RunError> {
+    fn end(self, went: Result<Went, RunError>) -> Result<bool, RunError> {
         let is_late = |course: &Self| {
             !course.signal.is_cancelled() && course.signal.fenced().is_none() && course.was_late()
         };
@@ -369,6 +389,7 @@ impl Course<'_> {
         if end == RunEnd::Finished {
             self.steps.done(WHOLE_JOB).map_err(of_job)?;
         }
+        let claim = self.steps.held();
         let (store, forgets) = (self.store, self.job.on_complete == OnJobComplete::Delete);
         self.heartbeat.end();
         if let Ok(steps) = Arc::try_unwrap(self.steps) {
@@ -382,10 +403,10 @@ impl Course<'_> {
         let went = went?;
         followed?;
         if went == Went::Done && forgets {
-            let _ = block_on(store.complete(claim, None))?;
+            let _ = block_on(store.complete(&claim, None))?;
         }
         match self.signal.fenced() {
-            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline.clone(), what }),
+            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline, what }),
             None => Ok(went == Went::Done),
         }
     }

@@ -17,7 +17,8 @@ use std::{
 };
 
 use piton::job::{
-    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Steps, WHOLE_JOB, Waiting, Work,
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, Steps, WHOLE_JOB,
+    Waiting, Work,
 };
 use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
 
@@ -100,7 +101,7 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
     let goes_on = || asked.elapsed() < MOMENT;
     let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
     let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
-    let begun = match steps.begin(&path, Work::Command, 0)? {
+    let begun = match steps.begin(&path, Start { work: Work::Command, ..Start::default() })? {
         Beginning::Over(stage) => {
             steps.end(RunEnd::Stopped)?;
             return Ok(Stepped::Before(stage));

@@ -1,13 +1,13 @@
 //! What every step has: it is begun or passed over, recovered, tried again, and noted as done.
 
-use std::time::Instant;
+use std::{borrow::Cow, sync::Mutex, time::Instant};
 
-use piton::job::{Beginning, Begun, Stage, Work};
+use piton::job::{Beginning, Begun, Stage, Start, Work};
 use piton_connectors::sql_statements::Executed;
 use piton_core::fault;
 
 use super::{
-    body::{self, Purpose},
+    body::{self, Marked, Purpose},
     definition::{
         Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
     },
@@ -21,6 +21,14 @@ use crate::run::RunError;
 pub(super) struct Parent<'a> {
     pub(super) name: &'a str,
     pub(super) fields: Vec<(String, Value)>,
+    /// Its stable id.
+    pub(super) id: String,
+    /// The path of the step whose parent it is.
+    pub(super) at: &'a str,
+    /// Which of those that are beside each other it is.
+    pub(super) slot: usize,
+    /// Marks that its steps have left in databases.
+    pub(super) marks: Mutex<Vec<Marked>>,
 }
 
 /// The values that a step can refer to.
@@ -34,6 +42,55 @@ pub(super) struct Scope<'a> {
 impl<'a> Scope<'a> {
     pub(super) fn of(instance: &'a Instance) -> Self {
         Self { instance, parent: None, above: None }
+    }
+
+    /// The scope of steps that are done for a parent.
+    pub(super) fn below<'b>(&'b self, parent: &'b Parent<'b>) -> Scope<'b> {
+        Scope { instance: self.instance, parent: Some(parent), above: Some(self) }
+    }
+
+    pub(super) fn parent(&self) -> Option<&'a Parent<'a>> {
+        self.parent
+    }
+
+    /// For which parents a step is done, from the outermost on; `None` where there are none.
+    pub(super) fn parent_id(&self) -> Option<String> {
+        let parent = self.parent?;
+        let above = self.above.and_then(Scope::parent_id);
+        Some(above.map_or_else(|| parent.id.clone(), |above| format!("{above} / {}", parent.id)))
+    }
+
+    /// The path of the outermost `for_each` that steps are done for.
+    pub(super) fn outermost(&self) -> Option<&'a str> {
+        self.above.and_then(Scope::outermost).or(self.parent.map(|parent| parent.at))
+    }
+
+    /// The path of a step's checkpoint: the step's own, where one parent is done at a time.
+    pub(super) fn path<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        let (mut named, mut scope) = (Cow::Borrowed(path), Some(self));
+        while let Some((of, parent)) = scope.and_then(|scope| Some((scope, scope.parent?))) {
+            if let Some(rest) = named.strip_prefix(parent.at).filter(|_| parent.slot > 0) {
+                named = Cow::Owned(format!("{}#{}{rest}", parent.at, parent.slot));
+            }
+            scope = of.above;
+        }
+        named
+    }
+
+    /// The fields of the parents, as a command finds them: `PITON_CUSTOMER_ID`.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let mut found = self.above.map(Scope::environment).unwrap_or_default();
+        let word =
+            |text: &str| text.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        if let Some(parent) = self.parent {
+            for (field, value) in &parent.fields {
+                if let Some(text) = value.to_text().filter(|text| !text.contains('\0')) {
+                    let name = format!("PITON_{}_{}", word(parent.name), word(field));
+                    found.push((name, text.into_owned()));
+                }
+            }
+        }
+        found
     }
 
     /// A value, in a step that was begun.
@@ -80,37 +137,47 @@ impl Course<'_> {
             return Ok(Went::Stopped);
         }
         if !self.is_wanted(step, scope)? {
-            self.tell(&step.path, &Happened::PassedOver);
+            self.tell_of(step, scope, &Happened::PassedOver);
             return Ok(Went::Done);
         }
         let began = Instant::now();
-        let progress = body::progress(self, step)?;
-        let begun = match self.steps.begin(&step.path, work_of(step), progress).map_err(of_job)? {
+        let path = scope.path(&step.path);
+        let parent = scope.parent_id();
+        let progress = if parent.is_none() { body::progress(self, step)? } else { 0 };
+        let start = Start { work: work_of(step), progress, parent: parent.as_deref() };
+        let begun = match self.steps.begin(&path, start).map_err(of_job)? {
             Beginning::Over(Stage::Skipped) => {
-                self.tell(&step.path, &Happened::PassedOver);
+                self.tell_of(step, scope, &Happened::PassedOver);
                 return Ok(Went::Done);
             }
             Beginning::Over(_) => {
-                self.tell(&step.path, &Happened::WasDone);
+                self.tell_of(step, scope, &Happened::WasDone);
                 return Ok(Went::Done);
             }
             Beginning::Begun(begun) => begun,
         };
         let (attempt, recovering) = (begun.attempt, begun.recovering);
         fault::point("step.begin");
-        self.tell(&step.path, &Happened::Began { attempt, recovering });
+        self.tell_of(step, scope, &Happened::Began { attempt, recovering });
         match self.until_done(step, scope, &begun) {
             Ok((Went::Done, records)) => {
                 fault::point("step.done");
-                self.steps.done(&step.path).map_err(of_job)?;
-                self.tell(&step.path, &Happened::Done { took: began.elapsed(), records });
+                self.steps.done(&path).map_err(of_job)?;
+                self.tell_of(step, scope, &Happened::Done { took: began.elapsed(), records });
                 Ok(Went::Done)
             }
             Ok((Went::Stopped, _)) => {
-                self.steps.stopped(&step.path).map_err(of_job)?;
+                self.steps.stopped(&path).map_err(of_job)?;
                 Ok(Went::Stopped)
             }
             Err(error) => Err(self.failed(step, scope, &begun, error)),
+        }
+    }
+
+    /// Of steps that are done for each of many parents only their failures are told.
+    fn tell_of(&self, step: &Step, scope: &Scope<'_>, happened: &Happened) {
+        if scope.parent.is_none() {
+            self.tell(&step.path, happened);
         }
     }
 
@@ -135,7 +202,8 @@ impl Course<'_> {
         begun: &Begun,
     ) -> Result<(Went, Option<u64>), RunError> {
         if begun.recovering {
-            self.recover(step, scope, begun)?;
+            let position = begun.position.clone().or(body::position(self, step, scope)?);
+            self.recover(step, scope, &Begun { position, ..begun.clone() })?;
         }
         let mut failures = 0;
         loop {
@@ -181,6 +249,9 @@ impl Course<'_> {
     ) -> Result<(Went, Option<u64>), RunError> {
         let (went, records) = match &step.body {
             Body::Group => (Went::Done, None),
+            // Its own steps wait for their turn, or it says itself how many are beside each other.
+            body @ Body::ForEach(_) => body::run(self, step, body, scope, begun)?,
+            body if scope.parent.is_some() => body::run(self, step, body, scope, begun)?,
             body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
         };
         fault::point("step.body");
@@ -245,7 +316,7 @@ impl Course<'_> {
                 step.path
             ));
         }
-        match self.steps.failed(&step.path, &why) {
+        match self.steps.failed(&scope.path(&step.path), &why) {
             Ok(()) => in_step(&step.path, error),
             Err(other) => of_job(other),
         }

@@ -1,10 +1,10 @@
 //! The tree of a job, as `status` draws it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton::job::{POSITION, STEP, Stage, StepState};
+use piton::job::{POSITION, STEP, Stage, StepState, WHOLE_JOB};
 use piton_core::{Checkpoint, PipelineRecord, Store, StoreError, StoredPosition};
 use serde::Serialize;
 
@@ -43,6 +43,28 @@ pub struct StepView {
     pub checkpoint_age_seconds: Option<f64>,
 }
 
+/// How many steps of a job are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StepCount {
+    /// Those that are done, or count as done.
+    pub done: u64,
+    /// All that are known.
+    pub all: u64,
+}
+
+/// Counts the steps of a job by what is stored of them.
+pub(crate) fn count(record: &PipelineRecord, checkpoints: &[Checkpoint]) -> StepCount {
+    let mut all: BTreeSet<String> =
+        outline::of(&record.transforms).into_iter().map(|entry| entry.path).collect();
+    let mut done = 0;
+    let steps = checkpoints.iter().filter(|c| c.key.sink == STEP);
+    for step in steps.filter(|step| step.key.partition != WHOLE_JOB) {
+        done += u64::from(state_of(step).is_some_and(|state| state.stage.is_over()));
+        all.insert(step.key.partition.clone());
+    }
+    StepCount { done, all: all.len() as u64 }
+}
+
 /// The steps of a job in the order of the tree; none for what is no job.
 ///
 /// # Errors
@@ -70,7 +92,7 @@ fn tree(
         .collect();
     let mut entries = outline::of(&record.transforms);
     let mut others: Vec<&str> = states.keys().copied().collect();
-    others.retain(|path| *path != piton::job::WHOLE_JOB);
+    others.retain(|path| *path != WHOLE_JOB);
     others.retain(|path| !entries.iter().any(|entry| entry.path == *path));
     others.sort_by_key(|path| (states[path].started_at, *path));
     let others = others.into_iter().map(|path| Entry { path: path.to_owned(), after: Vec::new() });

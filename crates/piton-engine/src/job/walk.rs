@@ -46,7 +46,7 @@ impl Course<'_> {
     /// Does steps that stand beside each other: in the order of the file, each after those that it
     /// names. After one has failed none is begun; those that are at work come to their end.
     pub(super) fn level(&self, steps: &[Step], scope: &Scope<'_>) -> Result<Went, RunError> {
-        if self.permits.most == 1 || steps.len() == 1 {
+        if self.permits.most == 1 || steps.len() == 1 || scope.parent().is_some() {
             return self.one_by_one(steps, scope);
         }
         self.beside_each_other(steps, scope)
@@ -102,6 +102,6 @@ impl Course<'_> {
 }
 
 /// The first step that waits for nothing more.
-fn ready(waiting: &[&Step], done: &[&str]) -> Option<usize> {
+pub(super) fn ready(waiting: &[&Step], done: &[&str]) -> Option<usize> {
     waiting.iter().position(|step| step.after.iter().all(|name| done.contains(&name.as_str())))
 }

@@ -11,7 +11,10 @@ use piton_core::{
 use serde::Serialize;
 
 use super::{SteerError, find};
-use crate::run::{Report, SinkState};
+use crate::{
+    job::{self, view::StepCount},
+    run::{Report, SinkState},
+};
 
 /// One pipeline, as `status` shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +43,12 @@ pub struct PipelineView {
     pub dead_letters: u64,
     /// Resets and rewinds that the next run will apply.
     pub pending_orders: u64,
+    /// Of a job: how many of its steps are over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<StepCount>,
+    /// Of a job: the age of the newest checkpoint of the pipelines that its steps are.
+    #[serde(skip)]
+    newest_below: Option<f64>,
 }
 
 /// A holder, with its lease in seconds, as every other length of time is told.
@@ -143,13 +152,18 @@ impl State {
     }
 }
 
-/// Every pipeline of a store.
+/// Every pipeline and job of a store. The pipelines that are steps of a job are in its tree.
 ///
 /// # Errors
 /// What the store may refuse.
 pub fn look(store: &dyn Store, now: Timestamp) -> Result<Vec<PipelineView>, StoreError> {
-    let pipelines = block_on(store.pipelines())?;
-    pipelines.into_iter().map(|record| view(store, record, now)).collect()
+    let all = block_on(store.pipelines())?;
+    let is_step = |record: &&PipelineRecord| {
+        let mut above = record.pipeline.match_indices('/').map(|(end, _)| &record.pipeline[..end]);
+        above.any(|above| all.iter().any(|other| other.pipeline == above && job::is_job(other)))
+    };
+    let shown = all.iter().filter(|record| !is_step(record));
+    shown.map(|record| view(store, record.clone(), &all, now)).collect()
 }
 
 /// One pipeline.
@@ -157,12 +171,16 @@ pub fn look(store: &dyn Store, now: Timestamp) -> Result<Vec<PipelineView>, Stor
 /// # Errors
 /// [`SteerError::Unknown`], or what the store may refuse.
 pub fn look_at(store: &dyn Store, name: &str, now: Timestamp) -> Result<PipelineView, SteerError> {
-    Ok(view(store, find(store, name)?, now)?)
+    let record = find(store, name)?;
+    let all = if job::is_job(&record) { block_on(store.pipelines())? } else { Vec::new() };
+    Ok(view(store, record, &all, now)?)
 }
 
+/// `all`: the pipelines of the store, for a job.
 fn view(
     store: &dyn Store,
     record: PipelineRecord,
+    all: &[PipelineRecord],
     now: Timestamp,
 ) -> Result<PipelineView, StoreError> {
     let name = &record.pipeline;
@@ -170,8 +188,15 @@ fn view(
     let last = block_on(store.runs(name, 1))?.into_iter().next();
     let checkpoints = block_on(store.load(name))?;
     let state = state(&record, holder.as_ref(), last.as_ref());
+    let steps = job::is_job(&record).then(|| job::view::count(&record, &checkpoints));
+    let newest_below = match steps {
+        Some(_) => newest_below(store, name, all, now)?,
+        None => None,
+    };
     Ok(PipelineView {
         state,
+        steps,
+        newest_below,
         holder: holder.as_ref().map(HolderView::from),
         records: checkpoints
             .iter()
@@ -193,6 +218,24 @@ fn view(
         file: record.file.clone(),
         pipeline: record.pipeline,
     })
+}
+
+/// The age of the newest checkpoint of the pipelines of a job.
+fn newest_below(
+    store: &dyn Store,
+    job: &str,
+    all: &[PipelineRecord],
+    now: Timestamp,
+) -> Result<Option<f64>, StoreError> {
+    let mut newest: Option<f64> = None;
+    let is_below = |name: &str| name.strip_prefix(job).is_some_and(|rest| rest.starts_with('/'));
+    for record in all.iter().filter(|record| is_below(&record.pipeline)) {
+        for checkpoint in block_on(store.load(&record.pipeline))? {
+            let age = checkpoint_view(&checkpoint, now).age_seconds;
+            newest = Some(newest.map_or(age, |newest| newest.min(age)));
+        }
+    }
+    Ok(newest)
 }
 
 fn state(record: &PipelineRecord, holder: Option<&Holder>, last: Option<&Run>) -> State {
@@ -247,6 +290,12 @@ pub enum Health {
 }
 
 impl PipelineView {
+    /// How old its newest checkpoint is; of a job, with those of its steps.
+    pub fn newest_seconds(&self) -> Option<f64> {
+        let ages = self.checkpoints.iter().map(|checkpoint| checkpoint.age_seconds);
+        ages.chain(self.newest_below).reduce(f64::min)
+    }
+
     /// Judges the pipeline: it failed or crashed, a sink is behind, or one that has more to do
     /// (running, stopped, paused) has not saved a checkpoint for longer than `max_lag`.
     pub fn health(&self, max_lag: Option<Duration>) -> Health {
@@ -273,7 +322,12 @@ impl PipelineView {
         let Some(max_lag) = max_lag.filter(|_| !is_over) else {
             return Health::Well;
         };
-        let oldest = self.checkpoints.iter().map(|c| c.age_seconds).fold(0.0, f64::max);
+        let ages = self.checkpoints.iter().map(|c| c.age_seconds);
+        let oldest = match self.steps {
+            // Done steps are not saved again.
+            Some(_) => self.newest_seconds().unwrap_or(0.0),
+            None => ages.fold(0.0, f64::max),
+        };
         if oldest > max_lag.as_secs_f64() {
             return Health::Ill(format!(
                 "'{name}' ({}): the last checkpoint is {oldest:.0} s old, more than {max_lag:?}",

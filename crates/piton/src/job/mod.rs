@@ -63,7 +63,7 @@ pub use self::{
     position::{Kept, keep, kept},
     state::{Stage, StepState},
     step::{Ran, Step},
-    steps::{Beginning, Begun, POSITION, STEP, Steps, Waiting, Work},
+    steps::{Beginning, Begun, POSITION, STEP, Start, Steps, Waiting, Work},
 };
 use crate::{error::EffectsError, options::Options};
 

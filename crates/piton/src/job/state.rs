@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use piton_core::Position;
 use serde::{Deserialize, Serialize};
 
+use super::{Start, Work};
+
 /// What a step that was begun has come to. A step without a checkpoint has not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +50,9 @@ pub struct StepState {
     pub stage: Stage,
     /// How often it was begun.
     pub attempt: u32,
+    /// Below a step that runs its steps for each of many: for which of them this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// How often an operator has had it begin anew.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u32,
@@ -87,10 +92,11 @@ impl StepState {
     /// The state of a step that begins, after what it was.
     pub(super) fn begun(
         before: Option<&Self>,
-        command: bool,
+        start: Start<'_>,
         progress: u64,
         now: Timestamp,
     ) -> Self {
+        let before = before.filter(|before| before.parent.as_deref() == start.parent);
         let died = |before: &&Self| {
             let is_open = before.stage == Stage::Running && before.ended_at.is_none();
             is_open && before.progress == progress
@@ -100,11 +106,12 @@ impl StepState {
             attempt: before.map_or(0, |before| before.attempt) + 1,
             generation: before.map_or(0, |before| before.generation),
             crashes: before.filter(died).map_or(0, |before| before.crashes + 1),
+            parent: start.parent.map(ToOwned::to_owned),
             progress,
             started_at: Some(now),
             ended_at: None,
             why: None,
-            command,
+            command: start.work == Work::Command,
         }
     }
 
@@ -135,6 +142,7 @@ impl StepState {
         Self {
             stage: Stage::Rewound,
             attempt: 0,
+            parent: None,
             generation: before.map_or(0, |before| before.generation) + 1,
             crashes: 0,
             progress: 0,
@@ -150,6 +158,7 @@ impl StepState {
         Self {
             stage: Stage::Skipped,
             attempt: before.map_or(0, |before| before.attempt),
+            parent: None,
             generation: before.map_or(0, |before| before.generation),
             crashes: 0,
             progress: 0,
@@ -163,6 +172,10 @@ impl StepState {
 
 impl PartialOrd for StepState {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        if self.parent != other.parent {
+            // Parents come in the order of their source, which this does not know.
+            return Some(Ordering::Greater);
+        }
         let place = |state: &Self| (state.generation, state.attempt, state.stage);
         Some(place(self).cmp(&place(other)))
     }
@@ -184,23 +197,25 @@ mod tests {
 
     #[test]
     fn a_person_can_read_it_and_an_attempt_is_later_than_those_before() {
-        let first = StepState::begun(None, true, 0, at(0));
+        let any = Start::default();
+        let command = Start { work: Work::Command, ..any };
+        let first = StepState::begun(None, command, 0, at(0));
         let json = StoredPosition::of(&first).unwrap().json;
         assert_eq!(
             json,
             r#"{"state":"running","attempt":1,"started_at":"1970-01-01T00:00:00Z","command":true}"#
         );
         let failed = first.ended(Stage::Failed, Some("no disk".into()), at(1));
-        let second = StepState::begun(Some(&failed), false, 0, at(2));
-        let died = StepState::begun(Some(&second), false, 0, at(3));
+        let second = StepState::begun(Some(&failed), any, 0, at(2));
+        let died = StepState::begun(Some(&second), any, 0, at(3));
         let done = died.ended(Stage::Done, None, at(4));
         assert!(first < failed && failed < second && second < died && died < done);
-        let got_on = StepState::begun(Some(&died), false, 1, at(3));
+        let got_on = StepState::begun(Some(&died), any, 1, at(3));
         assert_eq!((second.crashes, died.crashes, died.attempt), (0, 1, 3));
         assert_eq!((got_on.crashes, got_on.attempt), (0, 4));
         let skipped = StepState::skipped(Some(&done), "me", at(5));
         let rewound = StepState::rewound(Some(&skipped), at(6));
-        let anew = StepState::begun(Some(&rewound), false, 0, at(7));
+        let anew = StepState::begun(Some(&rewound), any, 0, at(7));
         assert!(done < skipped && skipped < rewound && rewound < anew);
         assert_eq!((anew.attempt, anew.generation), (1, 1));
     }

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use piton_core::{Position, StoredPosition, interval::Interval};
 
-use super::{Beginning, Begun, JobError, Steps, Work, heartbeat::Heartbeat, name};
+use super::{Beginning, Begun, JobError, Start, Steps, heartbeat::Heartbeat, name};
 use crate::{error::EffectsError, options::Options, pace::Pace};
 
 /// What became of a step.
@@ -43,7 +43,7 @@ impl Place<'_> {
         }
         seen.push(path.clone());
         self.heartbeat.heed(self.steps)?;
-        let begun = match self.steps.begin(&path, Work::Any, 0)? {
+        let begun = match self.steps.begin(&path, Start::default())? {
             Beginning::Over(_) => return Ok(Ran::Before),
             Beginning::Begun(begun) => begun,
         };

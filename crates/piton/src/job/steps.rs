@@ -15,7 +15,8 @@ use futures_timer::Delay;
 use jiff::Timestamp;
 use piton_core::{
     Checkpoint, CheckpointKey, Claim, Control, Epoch, Event, Holder, Order, OrderKind,
-    PipelineRecord, Position, RunEnd, Save, Saved, Store, StoredPosition, position::order_of,
+    PipelineRecord, Position, PositionOrder, RunEnd, Save, Saved, Store, StoredPosition,
+    position::order_of,
 };
 use pollster::block_on;
 
@@ -35,6 +36,9 @@ pub const POSITION: &str = "position";
 
 /// Where the checkpoints are, in the words that `piton status` and `piton reset` understand.
 const SINKS: &str = r#"[{"name":"step","kind":"job","at":"the store","replay":"sends_again"},{"name":"position","kind":"job","at":"the store","replay":"sends_again"}]"#;
+
+/// How many attempts of a step may end without a word and without getting on, one after the other.
+const MOST_CRASHES: u32 = 100;
 
 /// A step that takes less is stored as done together with what is stored next.
 const SHORT: Duration = Duration::from_millis(50);
@@ -93,10 +97,24 @@ pub enum Beginning {
     Begun(Begun),
 }
 
+/// How a step begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Start<'a> {
+    /// What its beginning has to make sure of.
+    pub work: Work,
+    /// Any number that grows with what the step has come to elsewhere, by which crashes that get it
+    /// nowhere are told from others.
+    pub progress: u64,
+    /// Below a step that runs its steps for each of many: for which of them. What was stored for
+    /// another one counts for nothing.
+    pub parent: Option<&'a str>,
+}
+
 /// What a step does, as far as its beginning is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Work {
     /// Anything: that it begins is stored before it does.
+    #[default]
     Any,
     /// It starts a command, which inherits the claim.
     Command,
@@ -159,7 +177,7 @@ impl Steps {
 
     fn of(session: Session, rows: Rows) -> Self {
         let claim = Mutex::new(session.claim.clone());
-        Self { session, claim, rows: Mutex::new(rows), most_crashes: 10 }
+        Self { session, claim, rows: Mutex::new(rows), most_crashes: MOST_CRASHES }
     }
 
     /// The steps that are known, in the order of their paths.
@@ -234,11 +252,6 @@ impl Steps {
         self.session.job()
     }
 
-    /// The claim: a command that a step starts inherits its lock.
-    pub fn held(&self) -> Claim {
-        self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,21 +266,20 @@ impl Steps {
         self.rows().steps.get(path).is_some_and(|row| row.state.stage.is_over())
     }
 
-    /// Begins a step, unless it is over. What was not stored yet is stored with it. `progress`: any
-    /// number that grows with what the step has come to elsewhere, by which crashes that get it
-    /// nowhere are told from others.
+    /// Begins a step, unless it is over. What was not stored yet is stored with it.
     ///
     /// # Errors
     /// [`JobError::Parked`] after too many crashes; [`JobError::Fenced`]; what the store fails with.
-    pub fn begin(&self, path: &str, work: Work, progress: u64) -> Result<Beginning, JobError> {
+    pub fn begin(&self, path: &str, start: Start<'_>) -> Result<Beginning, JobError> {
         let mut rows = self.rows();
         let before = rows.steps.get(path).map(|row| row.state.clone());
+        let before = before.filter(|before| before.parent.as_deref() == start.parent);
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
         let now = Timestamp::now();
-        let progress = progress + rows.progress(path);
-        let state = StepState::begun(before.as_ref(), work == Work::Command, progress, now);
+        let progress = start.progress + rows.progress(path);
+        let state = StepState::begun(before.as_ref(), start, progress, now);
         if state.crashes >= self.most_crashes {
             let (job, step) = (self.job().to_owned(), path.to_owned());
             return Err(JobError::Parked { job, step, crashes: state.crashes });
@@ -281,7 +293,7 @@ impl Steps {
             position: rows.positions.get(path).and_then(|at| at.position.clone()),
         };
         rows.put(path, state);
-        if work != Work::Transaction || rows.written.elapsed() >= LATEST {
+        if start.work != Work::Transaction || rows.written.elapsed() >= LATEST {
             self.write(&mut rows)?;
         }
         Ok(Beginning::Begun(begun))
@@ -399,15 +411,29 @@ impl Steps {
     /// # Errors
     /// [`JobError::Moved`] for a position that is below the stored one; as [`done`](Self::done).
     pub fn moved<P: Position>(&self, path: &str, to: &P, records: u64) -> Result<(), JobError> {
-        let mut rows = self.rows();
         let position = StoredPosition::of(to).map_err(|error| self.position(path, error))?;
+        self.moved_to(path, position, order_of::<P>, records)
+    }
+
+    /// As [`moved`](Self::moved), where the position's type is not known.
+    ///
+    /// # Errors
+    /// As [`moved`](Self::moved).
+    pub fn moved_to(
+        &self,
+        path: &str,
+        position: StoredPosition,
+        order: PositionOrder,
+        records: u64,
+    ) -> Result<(), JobError> {
+        let mut rows = self.rows();
         let old = rows.positions.get(path);
         let save = Save {
             key: CheckpointKey::new(self.job(), path, POSITION),
             expected_version: old.map_or(0, |old| old.version),
             expected: old.and_then(|old| old.position.clone()),
             position: Some(position),
-            order: order_of::<P>,
+            order,
             records: old.map_or(0, |old| old.records) + records,
             schema_version: 0,
             sink_state: None,
@@ -422,21 +448,6 @@ impl Steps {
 
     fn write(&self, rows: &mut Rows) -> Result<(), JobError> {
         if rows.waiting.is_empty() { Ok(()) } else { self.save(rows, None) }
-    }
-
-    /// Stores what is not stored yet, and more. Where the connection to the store is lost over it,
-    /// under a new claim.
-    fn save(&self, rows: &mut Rows, mut more: Option<Save>) -> Result<(), JobError> {
-        loop {
-            match self.save_once(rows, more.clone()) {
-                Err(error) if anew::is_in_doubt(&error) => self.claim_anew(rows)?,
-                saved => return saved,
-            }
-            more = more.and_then(|save| rows.rest(save));
-            if rows.waiting.is_empty() && more.is_none() {
-                return Ok(());
-            }
-        }
     }
 
     fn save_once(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
@@ -539,7 +550,7 @@ impl Rows {
         let now = Timestamp::now();
         let state = match self.steps.get(path) {
             Some(row) => row.state.ended(stage, why, now),
-            None => StepState::begun(None, false, 0, now).ended(stage, why, now),
+            None => StepState::begun(None, Start::default(), 0, now).ended(stage, why, now),
         };
         self.put(path, state.clone());
         state

@@ -165,9 +165,10 @@ impl Reading<'_> {
         let expression = match Expression::parse(text) {
             Ok(expression) => expression,
             Err(error) => {
-                let why = match node.is_secret() {
-                    true => "what is filled in is no expression".to_owned(),
-                    false => error.what,
+                let why = if node.is_secret() {
+                    "what is filled in is no expression".to_owned()
+                } else {
+                    error.what
                 };
                 let place = node.place_in_text(error.line, error.column);
                 self.problems.push(Problem { at: place, what: wrong(why) });
@@ -177,7 +178,9 @@ impl Reading<'_> {
         match references(&expression, scope) {
             Ok(references) => Some(When::new(expression, references)),
             Err(why) => {
-                self.problems.push(Problem { at: node.at, what: wrong(why) });
+                let shown =
+                    if node.is_secret() { "what is filled in is no condition" } else { &why };
+                self.problems.push(Problem { at: node.at, what: wrong(shown.to_owned()) });
                 None
             }
         }

@@ -34,6 +34,10 @@ pub(in crate::job) fn command(
     let claim = course.steps.held();
     let lock = Lock::of(&claim)?;
     let mut launch = Launch::of(&program);
+    let parents = scope.environment();
+    for (name, value) in &parents {
+        launch = launch.with(name, value);
+    }
     for (name, value) in script::environment(course.job_name(), &step.path, begun, &claim) {
         launch = match value {
             Some(value) => launch.with(name, value),

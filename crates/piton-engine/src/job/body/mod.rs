@@ -1,14 +1,17 @@
 //! What a step does itself: a pipeline, statements, a command.
 
 mod command;
+mod for_each;
+mod grouped;
 mod pipeline;
 mod sql;
 
 use piton::job::{Begun, Stage};
+use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
-    sql::{Databases, sql},
+    sql::{Databases, Marked, sql},
 };
 use super::{
     definition::{Body, Reference, Step},
@@ -71,9 +74,7 @@ pub(super) fn run(
                 Executed::Fenced { epoch } => Err(course.fenced_by(epoch.0)),
             }
         }
-        Body::ForEach(_) => {
-            Err(RunError::Settings(format!("step '{}': for_each is not built yet", step.path)))
-        }
+        Body::ForEach(each) => for_each::run(course, step, each, scope, begun),
     }
 }
 
@@ -81,6 +82,18 @@ pub(super) fn run(
 pub(super) fn progress(course: &Course<'_>, step: &Step) -> Result<u64, RunError> {
     let died = course.steps.state(&step.path).is_some_and(|state| state.stage == Stage::Running);
     if died { pipeline::progress(course, step) } else { Ok(0) }
+}
+
+/// Where the pipeline of a step stands, for what recovers it: the first of its checkpoints.
+pub(super) fn position(
+    course: &Course<'_>,
+    step: &Step,
+    scope: &Scope<'_>,
+) -> Result<Option<StoredPosition>, RunError> {
+    match step.body {
+        Body::Pipeline(_) => pipeline::position(course, step, scope),
+        _ => Ok(None),
+    }
 }
 
 /// Clears what is stored of a step and of all below it, so that it begins anew.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_executor::block_on;
 use piton::job::Begun;
-use piton_core::Store;
+use piton_core::{Store, StoredPosition};
 
 use super::value_of;
 use crate::{
@@ -26,7 +26,7 @@ pub(super) fn run(
     scope: &Scope<'_>,
     begun: &Begun,
 ) -> Result<(Went, Option<u64>), RunError> {
-    let name = name_of(course, step);
+    let name = name_within(course, step, scope);
     let config = template.config(&name, &value_of(scope, begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
     let pipeline = connect::pipeline(&config, course.options.accept_changes)?;
@@ -38,6 +38,25 @@ pub(super) fn run(
     match summary.outcome {
         Outcome::Finished => Ok((Went::Done, records)),
         Outcome::Stopped | Outcome::Cancelled => Ok((Went::Stopped, records)),
+    }
+}
+
+/// Where it stands: the first of its checkpoints.
+pub(super) fn position(
+    course: &Course<'_>,
+    step: &Step,
+    scope: &Scope<'_>,
+) -> Result<Option<StoredPosition>, RunError> {
+    let checkpoints = block_on(course.store.load(&name_within(course, step, scope)))?;
+    Ok(checkpoints.into_iter().find_map(|checkpoint| checkpoint.position))
+}
+
+/// Its name for the parent at hand.
+fn name_within(course: &Course<'_>, step: &Step, scope: &Scope<'_>) -> String {
+    let name = name_of(course, step);
+    match scope.parent_id() {
+        None => name,
+        Some(parent) => format!("{name}[{}]", super::sql::short(&parent)),
     }
 }
 

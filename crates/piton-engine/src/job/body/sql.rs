@@ -2,8 +2,8 @@
 //! database in which they take effect.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use piton::job::Begun;
@@ -11,45 +11,137 @@ use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
 };
-use piton_core::{CheckpointKey, StoredPosition};
+use piton_core::{CheckpointKey, StoredPosition, checksum::Checksum, claim::WHOLE};
 
 use super::Purpose;
 use crate::{
     job::{
-        definition::{Database, Piece, Sql, Statement, Step, Value},
+        definition::{Action, Body, Database as Where, Piece, Sql, Statement, Step, Value},
         run::Course,
         stepping::Scope,
     },
     run::RunError,
 };
 
-/// The sink of every mark, so that a database is fenced once.
-const SINK: &str = "sql";
+/// The sink of marks, so that a database is fenced once for them all.
+pub(super) const SINK: &str = "sql";
 
 /// How often what is not known is found out.
 const TRIES: u32 = 10;
 
-type Connected = Arc<Mutex<Box<dyn Statements>>>;
+/// A mark that a step has left in a database for one parent.
+#[derive(Debug, Clone)]
+pub(in crate::job) struct Marked {
+    url: String,
+    key: CheckpointKey,
+}
+
+/// A connection, and marks that the next transaction takes away.
+struct Database {
+    statements: Box<dyn Statements>,
+    covered: Vec<CheckpointKey>,
+}
+
+type Connected = Arc<Mutex<Database>>;
 
 /// The databases in which statements were executed, each with its connection.
 #[derive(Default)]
 pub(in crate::job) struct Databases(Mutex<HashMap<String, Connected>>);
 
 impl Databases {
-    fn get(&self, course: &Course<'_>, database: &Database) -> Result<Connected, StatementsError> {
-        let url = match database {
-            Database::Sqlite(path) => format!("sqlite:{}", path.display()),
-            Database::Postgres(url) | Database::MySql(url) => url.clone(),
-        };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(&url) {
+    fn get(&self, course: &Course<'_>, url: &str) -> Result<Connected, StatementsError> {
+        let mut known = self.known();
+        if let Some(found) = known.get(url) {
             return Ok(Arc::clone(found));
         }
-        let opened = sql_statements::open(&url, &course.job.dir, course.job.claim.lease)?;
-        let opened = Arc::new(Mutex::new(opened));
-        known.insert(url, Arc::clone(&opened));
+        let statements = sql_statements::open(url, &course.job.dir, course.job.claim.lease)?;
+        let opened = Arc::new(Mutex::new(Database { statements, covered: Vec::new() }));
+        known.insert(url.to_owned(), Arc::clone(&opened));
         Ok(opened)
     }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Connected>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks that a stored checkpoint has passed: the next transaction of their database takes them
+    /// away.
+    pub(super) fn covered(&self, marks: impl Iterator<Item = Marked>) {
+        let known = self.known();
+        for mark in marks {
+            if let Some(database) = known.get(&mark.url) {
+                let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+                database.covered.push(mark.key);
+            }
+        }
+    }
+
+    /// Takes all marks away that steps below a `for_each` have left: it is done.
+    pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
+        let mut urls = BTreeSet::new();
+        step.steps.iter().for_each(|step| databases_of(step, &mut urls));
+        for url in urls {
+            let failed = |error| of_statements(&step.path, Purpose::Body, &error);
+            let database = self.get(course, &url).map_err(failed)?;
+            let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
+            let epoch = course.steps.held().epoch;
+            let Database { statements, covered } = &mut *database;
+            let cleared = statements.fence(&key, epoch).and_then(|found| {
+                let json = serde_json::json!({ "passed": epoch.0 }).to_string();
+                let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink_of(&step.path));
+                let mark = Mark {
+                    key,
+                    epoch,
+                    expected: found.map(|found| found.version),
+                    position: StoredPosition { kind: "mark".to_owned(), json },
+                    clears: vec![marks],
+                };
+                statements.execute(&mark, &[], &Limits::default())
+            });
+            match cleared.map_err(failed)? {
+                Executed::Fenced { epoch } => return Err(course.fenced_by(epoch.0)),
+                _ => covered.clear(),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The databases in which a step and those below it execute statements.
+fn databases_of(step: &Step, urls: &mut BTreeSet<String>) {
+    let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
+    for action in acts.into_iter().flatten() {
+        if let Action::Sql(sql) = action {
+            urls.insert(url_of(&sql.database));
+        }
+    }
+    if let Body::Sql(sql) = &step.body {
+        urls.insert(url_of(&sql.database));
+    }
+    step.steps.iter().for_each(|step| databases_of(step, urls));
+}
+
+/// The sink of the marks that are left for each parent of a `for_each`.
+fn sink_of(for_each: &str) -> String {
+    format!("{SINK} of {for_each}")
+}
+
+pub(super) fn url_of(database: &Where) -> String {
+    match database {
+        Where::Sqlite(path) => format!("sqlite:{}", path.display()),
+        Where::Postgres(url) | Where::MySql(url) => url.clone(),
+    }
+}
+
+/// An id as a part of a name that every store can hold.
+pub(super) fn short(id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_graphic() && !"/[]".contains(c);
+    if id.len() <= 60 && id.chars().all(is_plain) {
+        return id.to_owned();
+    }
+    let Checksum(hash) = Checksum::build().text(id).finish();
+    format!("{hash:016x}")
 }
 
 /// Executes the statements of a step, unless its mark says that they were.
@@ -67,32 +159,35 @@ pub(in crate::job) fn sql(
     let bound: Vec<Bound> = bound
         .collect::<Result<_, _>>()
         .map_err(|what| RunError::Settings(format!("step '{path}': {}: {what}", purpose.key())))?;
-    let database = course.databases.get(course, &sql.database).map_err(at)?;
+    let url = url_of(&sql.database);
+    let key = key_of(course.steps.job(), path, scope, purpose);
+    if let Some(parent) = scope.parent() {
+        let marked = Marked { url: url.clone(), key: key.clone() };
+        parent.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marked);
+    }
+    execute(course, step, &url, (&key, &mark_of(begun, purpose)), &bound)?.map_err(at)
+}
+
+/// Executes statements with their mark, and finds out what is not known.
+pub(super) fn execute(
+    course: &Course<'_>,
+    step: &Step,
+    url: &str,
+    (key, position): (&CheckpointKey, &StoredPosition),
+    bound: &[Bound],
+) -> Result<Result<Executed, StatementsError>, RunError> {
+    let database = match course.databases.get(course, url) {
+        Ok(database) => database,
+        Err(error) => return Ok(Err(error)),
+    };
     let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = key_of(course.steps.job(), path, purpose);
-    let position = mark_of(begun, purpose);
-    let epoch = course.steps.held().epoch;
     let mut tries = 0;
     course.with_signal(step, |signal| {
         loop {
             let stops = Arc::clone(signal);
-            let limits =
-                Limits { timeout: step.timeout, stop: Arc::new(move || stops.is_stopping()) };
-            let executed = database.fence(&key, epoch).and_then(|found| {
-                if let Some(mark) = found.clone().filter(|f| f.position.as_ref() == Some(&position))
-                {
-                    return Ok(Executed::WasDone { mark });
-                }
-                let mark = Mark {
-                    key: key.clone(),
-                    epoch,
-                    expected: found.map(|found| found.version),
-                    position: position.clone(),
-                    clears: Vec::new(),
-                };
-                database.execute(&mark, &bound, &limits)
-            });
-            let error = match executed {
+            let stop = Arc::new(move || stops.is_stopping());
+            let limits = Limits { timeout: step.timeout, stop };
+            let error = match once(course, &mut database, (key, position), bound, &limits) {
                 Ok(executed) => return Ok(executed),
                 Err(error) => error,
             };
@@ -102,18 +197,61 @@ pub(in crate::job) fn sql(
                 StatementsError::InDoubt { .. } | StatementsError::Unavailable { .. }
             );
             if !again || tries == TRIES || !signal.sleep(crate::run::backoff(tries)) {
-                return Err(at(error));
+                return Err(error);
             }
         }
-    })?
+    })
 }
 
-fn key_of(job: &str, path: &str, purpose: Purpose) -> CheckpointKey {
-    let partition = match purpose {
-        Purpose::Body => path.to_owned(),
-        purpose => format!("{path} ({})", purpose.key()),
+fn once(
+    course: &Course<'_>,
+    database: &mut Database,
+    (key, position): (&CheckpointKey, &StoredPosition),
+    bound: &[Bound],
+    limits: &Limits,
+) -> Result<Executed, StatementsError> {
+    let epoch = course.steps.held().epoch;
+    let Database { statements, covered } = database;
+    let found = statements.fence(key, epoch)?;
+    if let Some(mark) = found.clone().filter(|found| found.position.as_ref() == Some(position)) {
+        return Ok(Executed::WasDone { mark });
+    }
+    let mark = Mark {
+        key: key.clone(),
+        epoch,
+        expected: found.map(|found| found.version),
+        position: position.clone(),
+        clears: covered.clone(),
     };
-    CheckpointKey::new(job, partition, SINK)
+    let executed = statements.execute(&mark, bound, limits)?;
+    covered.clear();
+    Ok(executed)
+}
+
+/// What a mark of a step says, once everything older is fenced.
+pub(super) fn standing(
+    course: &Course<'_>,
+    step: &Step,
+    url: &str,
+    key: &CheckpointKey,
+) -> Result<Option<StoredPosition>, RunError> {
+    let failed = |error| of_statements(&step.path, Purpose::Body, &error);
+    let database = course.databases.get(course, url).map_err(failed)?;
+    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = database.statements.fence(key, course.steps.held().epoch).map_err(failed)?;
+    Ok(found.and_then(|found| found.position))
+}
+
+fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> CheckpointKey {
+    let mut partition = path.to_owned();
+    if let Some(parent) = scope.parent_id() {
+        partition += &format!("[{}]", short(&parent));
+    }
+    if purpose != Purpose::Body {
+        partition += &format!(" ({})", purpose.key());
+    }
+    let sink = scope.outermost().map_or_else(|| SINK.to_owned(), sink_of);
+    CheckpointKey::new(job, partition, sink)
 }
 
 /// What says that it was done: for a step once in its generation, for its recovery once in each
@@ -127,7 +265,11 @@ fn mark_of(begun: &Begun, purpose: Purpose) -> StoredPosition {
     StoredPosition { kind: "mark".to_owned(), json: json.to_string() }
 }
 
-fn bind(statement: &Statement, scope: &Scope<'_>, begun: &Begun) -> Result<Bound, String> {
+pub(super) fn bind(
+    statement: &Statement,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<Bound, String> {
     let piece = |piece: &Piece| match piece {
         Piece::Text(text) => Ok(sql_statements::Piece::Text(text.clone())),
         Piece::Value(reference) => match scope.value(begun, reference) {
@@ -153,7 +295,7 @@ fn parameter(value: Value) -> Parameter {
     }
 }
 
-fn of_statements(path: &str, purpose: Purpose, error: &StatementsError) -> RunError {
+pub(super) fn of_statements(path: &str, purpose: Purpose, error: &StatementsError) -> RunError {
     let text = format!("step '{path}': {}: {error}", purpose.key());
     match error {
         StatementsError::Settings { .. } => RunError::Settings(text),

@@ -4,6 +4,8 @@
 //! fast, how often, how long and by whom it is run is not, so that a timeout can be raised or
 //! a password be changed between two attempts of one run.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -21,8 +23,11 @@ impl Definition {
     pub(crate) fn of(described: &Value) -> Self {
         let json = described.to_string();
         let digest = Sha256::digest(json.as_bytes());
-        let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { json, digest }
+        let hex = digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        Self { json, digest: hex }
     }
 }
 

@@ -107,9 +107,19 @@ fn all(are_there: bool) -> There {
 /// # Errors
 /// [`LedgerError::Damaged`] when only one is there, or what the database fails with.
 pub fn create(conn: &mut Conn) -> Result<(), LedgerError> {
-    if there(conn)? == There::All {
-        return Ok(());
-    }
+    // Whoever makes a trigger waits for all who use its table, and they would wait for it: nobody
+    // begins before the tables are finished. Without the lock one of them is told of a deadlock.
+    let _: Option<Row> = conn.exec_first(format!("SELECT GET_LOCK({MAKING}, 10)"), ())?;
+    let made = if there(conn)? == There::All { Ok(()) } else { make(conn) };
+    let _: Option<Row> = conn.exec_first(format!("SELECT RELEASE_LOCK({MAKING})"), ())?;
+    made
+}
+
+/// The name of the lock under which the tables of a database are made: names are one for all
+/// databases of a server.
+const MAKING: &str = "CONCAT('piton tables ', LEFT(SHA2(DATABASE(), 256), 40))";
+
+fn make(conn: &mut Conn) -> Result<(), LedgerError> {
     // What tells all characters apart, and spaces at the end.
     let version: Option<Row> = conn.exec_first("SELECT VERSION()", ())?;
     let version = version.map_or(Ok(None), |row| text(&row, 0)).map_err(damaged)?;

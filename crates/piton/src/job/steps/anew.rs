@@ -16,7 +16,7 @@ use super::{Rows, Steps};
 use crate::job::JobError;
 
 /// Whether an error says that nothing more may be done under the present claim.
-pub(super) fn is_in_doubt(error: &JobError) -> bool {
+fn is_in_doubt(error: &JobError) -> bool {
     matches!(error, JobError::Store(StoreError::InDoubt { lost: true, .. }))
 }
 
@@ -41,11 +41,31 @@ impl Steps {
         }
     }
 
+    /// The claim: a command that a step starts inherits its lock.
+    pub fn held(&self) -> Claim {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stores what is not stored yet, and more. Where the connection to the store is lost over it,
+    /// under a new claim.
+    pub(super) fn save(&self, rows: &mut Rows, mut more: Option<Save>) -> Result<(), JobError> {
+        loop {
+            match self.save_once(rows, more.clone()) {
+                Err(error) if is_in_doubt(&error) => self.claim_anew(rows)?,
+                saved => return saved,
+            }
+            more = more.and_then(|save| rows.rest(save));
+            if rows.waiting.is_empty() && more.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Claims anew what this process holds, and compares what is known with what is stored.
     ///
     /// # Errors
     /// [`JobError::Fenced`] when somebody else has had it meanwhile; what the store fails with.
-    pub(super) fn claim_anew(&self, rows: &mut Rows) -> Result<(), JobError> {
+    fn claim_anew(&self, rows: &mut Rows) -> Result<(), JobError> {
         let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
         let new = self.replace(&held)?;
         match self.look(&held) {
@@ -122,7 +142,7 @@ impl Rows {
     }
 
     /// What is still to be saved of a position, after what is stored was read.
-    pub(super) fn rest(&self, save: Save) -> Option<Save> {
+    fn rest(&self, save: Save) -> Option<Save> {
         let stored = self.positions.get(&save.key.partition);
         let at = stored.and_then(|stored| stored.position.clone());
         if at == save.position {

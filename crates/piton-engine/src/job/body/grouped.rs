@@ -1,0 +1,197 @@
+//! A `for_each` below which there is nothing but statements of one database: many parents are done
+//! in one transaction, and how far they are done is its mark. That is exactly once at the price of
+//! few commits.
+
+use std::time::{Duration, Instant};
+
+use piton::job::Begun;
+use piton_connectors::{
+    batch::Batch,
+    sql_statements::{Executed, Statement, StatementsError},
+};
+use piton_core::{CheckpointKey, StoredPosition};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Purpose,
+    sql::{SINK, bind, execute, of_statements, standing, url_of},
+};
+use crate::{
+    job::{
+        definition::{Body, Retry, Step, Value},
+        run::Course,
+        stepping::{Parent, Scope},
+    },
+    run::RunError,
+};
+
+/// How many parents are done in one transaction, at first and at most.
+const FIRST: usize = 16;
+const MOST: usize = 1000;
+
+/// How long a transaction may be open, about: others may want to write, too.
+const OPEN: Duration = Duration::from_millis(300);
+
+/// What the mark says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Done {
+    /// The step's generation: how often an operator has had it begin anew.
+    done: u32,
+    kind: String,
+    at: serde_json::Value,
+}
+
+/// The statements below a `for_each`, and where they are executed.
+pub(super) struct Grouped<'a> {
+    course: &'a Course<'a>,
+    step: &'a Step,
+    key: CheckpointKey,
+    url: String,
+    generation: u32,
+    size: usize,
+}
+
+impl<'a> Grouped<'a> {
+    /// `None` if what is below the step is to be done parent by parent.
+    pub(super) fn of(
+        course: &'a Course<'a>,
+        step: &'a Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+        concurrency: usize,
+    ) -> Option<Self> {
+        if concurrency > 1 || scope.parent().is_some() {
+            return None;
+        }
+        let mut url = None;
+        if !step.steps.iter().all(|step| is_plain(step, &mut url)) {
+            return None;
+        }
+        let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
+        Some(Self { course, step, key, url: url?, generation: begun.generation, size: FIRST })
+    }
+
+    /// Where the mark stands, once whoever was at work before is fenced.
+    pub(super) fn standing(&self) -> Result<Option<StoredPosition>, RunError> {
+        let found = standing(self.course, self.step, &self.url, &self.key)?;
+        let done = found.and_then(|found| serde_json::from_str::<Done>(&found.json).ok());
+        let done = done.filter(|done| done.done == self.generation);
+        Ok(done.map(|done| StoredPosition { kind: done.kind, json: done.at.to_string() }))
+    }
+
+    /// How many parents the next transaction has.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Executes the statements of these parents, up to a position. A parent that cannot be done is
+    /// found by doing each alone.
+    pub(super) fn execute(
+        &mut self,
+        batch: &Batch,
+        rows: std::ops::Range<usize>,
+        upto: &dyn Fn(usize) -> StoredPosition,
+        (name, scope, begun): (&str, &Scope<'_>, &Begun),
+    ) -> Result<(), RunError> {
+        let began = Instant::now();
+        let mut bound = Vec::new();
+        for row in rows.clone() {
+            let parent = parent(name, &self.step.path, batch, row);
+            let scope = scope.below(&parent);
+            for step in &self.step.steps {
+                statements(step, &scope, begun, &mut bound)?;
+            }
+        }
+        let at = upto(rows.end);
+        let done = Done {
+            done: self.generation,
+            kind: at.kind,
+            at: serde_json::from_str(&at.json).unwrap_or_default(),
+        };
+        let json = serde_json::to_string(&done).unwrap_or_default();
+        let position = StoredPosition { kind: "mark".to_owned(), json };
+        let (course, step) = (self.course, self.step);
+        match execute(course, step, &self.url, (&self.key, &position), &bound)? {
+            Ok(Executed::Done { .. } | Executed::WasDone { .. }) => {}
+            Ok(Executed::Fenced { epoch }) => return Err(course.fenced_by(epoch.0)),
+            Err(StatementsError::Failed { .. }) if rows.len() > 1 => {
+                for row in rows {
+                    self.execute(batch, row..row + 1, upto, (name, scope, begun))?;
+                }
+                return Ok(());
+            }
+            Err(error) => {
+                let error = of_statements(&step.path, Purpose::Body, &error);
+                let parent = parent(name, &step.path, batch, rows.start);
+                return Err(super::for_each::named(error, &parent));
+            }
+        }
+        self.size = match began.elapsed() {
+            long if long > OPEN => (self.size / 2).max(1),
+            short if short < OPEN / 3 => (self.size * 2).min(MOST),
+            _ => self.size,
+        };
+        Ok(())
+    }
+}
+
+/// Whether a step is statements of the same database as those before, and nothing else.
+fn is_plain(step: &Step, url: &mut Option<String>) -> bool {
+    let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
+    let is_bare = acts.iter().all(|action| action.is_none())
+        && step.when.is_none()
+        && step.timeout.is_none()
+        && step.retry == Retry::default();
+    let is_here = match &step.body {
+        Body::Group => true,
+        Body::Sql(sql) => {
+            *url.get_or_insert_with(|| url_of(&sql.database)) == url_of(&sql.database)
+        }
+        _ => false,
+    };
+    is_bare && is_here && step.steps.iter().all(|step| is_plain(step, url))
+}
+
+/// A parent as the steps below see it.
+pub(super) fn parent<'p>(name: &'p str, at: &'p str, batch: &Batch, row: usize) -> Parent<'p> {
+    let columns = batch.schema.columns.iter().enumerate();
+    Parent {
+        name,
+        fields: columns
+            .map(|(column, of)| (of.name.to_string(), Value::of(batch.get(row, column))))
+            .collect(),
+        id: batch.id(row),
+        at,
+        slot: 0,
+        marks: std::sync::Mutex::default(),
+    }
+}
+
+/// The statements of a step and of those below it, in their order.
+fn statements(
+    step: &Step,
+    scope: &Scope<'_>,
+    begun: &Begun,
+    bound: &mut Vec<Statement>,
+) -> Result<(), RunError> {
+    if let Body::Sql(sql) = &step.body {
+        for statement in &sql.statements {
+            let statement = bind(statement, scope, begun);
+            bound.push(statement.map_err(|what| {
+                RunError::Settings(format!("step '{}': sql: {what}", step.path))
+            })?);
+        }
+    }
+    in_order(&step.steps).try_for_each(|step| statements(step, scope, begun, bound))
+}
+
+/// Steps beside each other, each after those that it names.
+fn in_order(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    let mut waiting: Vec<&Step> = steps.iter().collect();
+    let mut done: Vec<&str> = Vec::new();
+    std::iter::from_fn(move || {
+        let step = waiting.remove(crate::job::walk::ready(&waiting, &done)?);
+        done.push(&step.name);
+        Some(step)
+    })
+}
