@@ -19,6 +19,8 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(unix)]
+mod inherited;
 pub mod joined;
 mod memory;
 #[cfg(feature = "mysql")]
@@ -40,6 +42,8 @@ use std::{
 
 use piton_core::{Owner, Store, StoreError};
 
+#[cfg(unix)]
+pub use inherited::{inherited, pass_on};
 pub use memory::MemoryStore;
 #[cfg(any(feature = "sqlite", feature = "server"))]
 pub use sql::SqlStore;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use piton_core::fault::POINTS;
+use piton_core::fault::{POINTS, STEP_POINTS};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
@@ -40,8 +40,8 @@ pub enum HarnessError {
         /// What failed.
         error: std::io::Error,
     },
-    /// A fault point is not in [`POINTS`].
-    #[error("there is no fault point '{point}'; there are {POINTS:?}")]
+    /// A fault point is neither in [`POINTS`] nor in [`STEP_POINTS`].
+    #[error("there is no fault point '{point}'; there are {POINTS:?} and {STEP_POINTS:?}")]
     NoSuchPoint {
         /// The name that was given.
         point: String,
@@ -154,7 +154,7 @@ impl Program {
     /// # Errors
     /// [`HarnessError::NeverReached`] when it ended in another way.
     pub fn strike(&self, args: &[&str], point: &str, hit: u64) -> Result<Ended, HarnessError> {
-        if !POINTS.contains(&point) {
+        if !POINTS.contains(&point) && !STEP_POINTS.contains(&point) {
             return Err(HarnessError::NoSuchPoint { point: point.to_owned() });
         }
         let armed = self.clone().with("PITON_FAULT", &format!("{point}:{hit}"));

@@ -233,21 +233,39 @@ impl<'a> Launch<'a> {
 
     #[cfg(unix)]
     fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut open: Vec<OwnedFd> = Vec::with_capacity(self.inherited.len());
-        for descriptor in &self.inherited {
-            let copy = descriptor.try_clone_to_owned()?;
-            rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
-            open.push(copy);
-        }
-        command.spawn()
+        spawn(command, &self.inherited)
     }
 
     #[cfg(not(unix))]
     fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        command.spawn()
+        spawn(command)
     }
+}
+
+/// Starts a command, which inherits these descriptors; nobody else who is started here does.
+///
+/// # Errors
+/// What the system says.
+#[cfg(unix)]
+pub fn spawn(command: &mut Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open: Vec<OwnedFd> = Vec::with_capacity(inherited.len());
+    for descriptor in inherited {
+        let copy = descriptor.try_clone_to_owned()?;
+        rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
+        open.push(copy);
+    }
+    command.spawn()
+}
+
+/// Starts a command.
+///
+/// # Errors
+/// What the system says.
+#[cfg(not(unix))]
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
 }
 
 /// How a command ended.

@@ -1,36 +1,57 @@
 //! A command inherits the lock of its job's claim, so that the claim stays held while it or a child
 //! of it lives, also when whoever started it was killed.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::{
     io,
     process::{Child, Command},
 };
 
-use piton_core::Claim;
+use piton_connectors::command::process::{self, Launch};
+use piton_core::{Claim, StoreError};
 
-/// Starts a command that keeps the lock of a claim open.
-#[cfg(unix)]
-pub(super) fn start_with(command: &mut Command, claim: &Claim) -> io::Result<Child> {
-    use std::{
-        fs::File,
-        os::fd::{AsFd, OwnedFd},
-        sync::{Mutex, PoisonError},
-    };
-    // While the copy may be inherited, every child of this process would inherit it.
-    static STARTING: Mutex<()> = Mutex::new(());
-    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let lock = claim.lock.as_ref().and_then(|lock| lock.downcast_ref::<File>());
-    let copy: Option<OwnedFd> = lock.map(|lock| lock.as_fd().try_clone_to_owned()).transpose()?;
-    if let Some(copy) = &copy {
-        rustix::io::fcntl_setfd(copy, rustix::io::FdFlags::empty())?;
-    }
-    command.spawn()
+/// What a command inherits. Where descriptors are not inherited, the claim ends with this process.
+pub(super) struct Lock {
+    #[cfg(unix)]
+    descriptor: Option<OwnedFd>,
 }
 
-/// Starts a command. Where descriptors are not inherited, the claim ends with this process.
-#[cfg(not(unix))]
-pub(super) fn start_with(command: &mut Command, _: &Claim) -> io::Result<Child> {
-    command.spawn()
+impl Lock {
+    /// Of a claim. On a server it may take a connection.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    #[cfg_attr(not(unix), expect(clippy::unnecessary_wraps, reason = "as on Unix"))]
+    pub(super) fn of(claim: &Claim) -> Result<Self, StoreError> {
+        #[cfg(unix)]
+        return Ok(Self { descriptor: piton_stores::inherited(claim)? });
+        #[cfg(not(unix))]
+        {
+            let _ = claim;
+            Ok(Self {})
+        }
+    }
+
+    /// Has a command inherit it.
+    pub(super) fn hand_to<'a>(&'a self, launch: Launch<'a>) -> Launch<'a> {
+        #[cfg(unix)]
+        if let Some(descriptor) = &self.descriptor {
+            return launch.inheriting(descriptor.as_fd());
+        }
+        launch
+    }
+
+    /// Starts a command as it is, which inherits it.
+    pub(super) fn start(&self, command: &mut Command) -> io::Result<Child> {
+        #[cfg(unix)]
+        return process::spawn(
+            command,
+            self.descriptor.as_ref().map(|lock| lock.as_fd()).as_slice(),
+        );
+        #[cfg(not(unix))]
+        process::spawn(command)
+    }
 }
 
 /// Asks a command to end, as `kill` does.

@@ -13,7 +13,7 @@ use std::{
 
 use futures_executor::block_on;
 use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
-use piton_core::{Claim, Control, Holder, RunEnd, Store};
+use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
     definition::{Instance, Job, OnJobComplete, Step, difference},
@@ -121,7 +121,7 @@ pub fn run(
     let began = Instant::now();
     compare(job, instance, store, options)?;
     let (steps, was_finished) = open(job, instance, store, options, signal)?;
-    let (name, claim) = (steps.job().to_owned(), steps.held().clone());
+    let name = steps.job().to_owned();
     if was_finished {
         steps.end(RunEnd::Finished).map_err(of_job)?;
         let took = began.elapsed();
@@ -147,7 +147,7 @@ pub fn run(
     };
     let went = course.walk();
     let counts = *course.counts();
-    let is_finished = course.end(went, &claim)?;
+    let is_finished = course.end(went)?;
     Ok(summary(name, (is_finished, false), counts, began.elapsed()))
 }
 
@@ -229,7 +229,13 @@ fn open(
         file: Some(job.file.display().to_string()),
         ..Default::default()
     };
-    Steps::open(store, &instance.name, &options, waiting).map_err(of_job)
+    loop {
+        match Steps::open(store, &instance.name, &options, waiting).map_err(of_job) {
+            // What became of it is read by the next claim.
+            Err(RunError::InDoubt(_)) if !signal.is_stopping() => {}
+            opened => return opened,
+        }
+    }
 }
 
 /// A cancelled job goes on with `--again`.
@@ -362,7 +368,7 @@ impl Course<'_> {
     }
 
     /// Notes how the run ended, does what is to be done then, and gives the claim up.
-    fn end(self, went: Result<Went, RunError>, claim: &Claim) -> Result<bool, RunError> {
+    fn end(self, went: Result<Went, RunError>) -> Result<bool, RunError> {
         let is_late = |course: &Self| {
             !course.signal.is_cancelled() && course.signal.fenced().is_none() && course.was_late()
         };
@@ -384,6 +390,7 @@ impl Course<'_> {
         if end == RunEnd::Finished {
             self.steps.done(WHOLE_JOB).map_err(of_job)?;
         }
+        let claim = self.steps.held();
         let (store, forgets) = (self.store, self.job.on_complete == OnJobComplete::Delete);
         self.heartbeat.end();
         if let Ok(steps) = Arc::try_unwrap(self.steps) {
@@ -397,10 +404,10 @@ impl Course<'_> {
         let went = went?;
         followed?;
         if went == Went::Done && forgets {
-            let _ = block_on(store.complete(claim, None))?;
+            let _ = block_on(store.complete(&claim, None))?;
         }
         match self.signal.fenced() {
-            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline.clone(), what }),
+            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline, what }),
             None => Ok(went == Went::Done),
         }
     }

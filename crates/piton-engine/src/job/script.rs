@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use piton::job::{
@@ -22,7 +22,7 @@ use piton::job::{
 };
 use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
 
-use super::lock;
+use super::lock::{self, Lock};
 
 /// By which a command that runs within a step speaks of it. `CLAIM` is epoch and run.
 pub const JOB: &str = "PITON_JOB";
@@ -34,6 +34,10 @@ const STARTED_AT: &str = "PITON_STARTED_AT";
 const CLAIM: &str = "PITON_CLAIM";
 /// The store, for the `piton` commands that a command calls.
 pub const STORE: &str = "PITON_STORE";
+
+/// How long a job may be held before that is told: a server takes a moment to notice that a process,
+/// and with it its session, has ended.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// How often a command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -92,8 +96,11 @@ pub enum ScriptError {
 /// [`ScriptError::NotStarted`], and what the job and the store fail with.
 pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
     let path = job::path_of(None, step.name)?;
-    let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, step.job, &options, Waiting::default())?;
+    let options = JobOptions { again: true, ..waiting_options() };
+    let asked = Instant::now();
+    let goes_on = || asked.elapsed() < MOMENT;
+    let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
+    let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
     let begun = match steps.begin(&path, Start { work: Work::Command, ..Start::default() })? {
         Beginning::Over(stage) => {
             steps.end(RunEnd::Stopped)?;
@@ -110,6 +117,12 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
         steps.end(end)?;
     }
     Ok(Stepped::Ended(ended?))
+}
+
+/// Who holds the job is waited for, as long as one who waits wants to.
+fn waiting_options() -> JobOptions {
+    let cursor = piton::Options { when_held: piton::WhenHeld::Wait, ..Default::default() };
+    JobOptions { cursor, ..Default::default() }
 }
 
 /// Stores how the command ended.
@@ -145,14 +158,15 @@ fn run(
     let mut command = Command::new(&program);
     command.args(args);
     let claim = steps.held();
-    for (name, value) in environment(step.job, step.name, begun, claim) {
+    for (name, value) in environment(step.job, step.name, begun, &claim) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
     command.env(STORE, step.store_url);
-    let child = lock::start_with(&mut command, claim).map_err(|error| ScriptError::NotStarted {
+    let lock = Lock::of(&claim).map_err(JobError::from)?;
+    let child = lock.start(&mut command).map_err(|error| ScriptError::NotStarted {
         command: program.to_string_lossy().into_owned(),
         error,
     })?;
@@ -248,7 +262,7 @@ pub fn set_position(
     }
     let options = JobOptions { again: true, ..Default::default() };
     let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
-    job::keep(&**store, steps.held(), &path, position)?;
+    job::keep(&**store, &steps.held(), &path, position)?;
     steps.end(RunEnd::Stopped)
 }
 

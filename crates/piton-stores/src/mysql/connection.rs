@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use mysql::{Conn, Error, Params, prelude::Queryable as _};
 use piton_core::checksum::Checksum;
 
+#[cfg(unix)]
+use super::held::Held;
 use super::{address::Address, errors, schema, statements};
 use crate::{
     Mode,
@@ -83,6 +85,12 @@ impl Server for MySql {
         }
         Ok(link)
     }
+
+    #[cfg(unix)]
+    fn hand_down(&self, scope: &Scope) -> Result<Box<dyn crate::sql::Handed>> {
+        let held = Held::open(&self.address, self.store.as_deref().unwrap_or_default(), scope)?;
+        Ok(Box::new(held))
+    }
 }
 
 /// One connection.
@@ -137,12 +145,8 @@ impl Link {
         }
     }
 
-    /// The name by which the server knows an epoch's lock: 64 characters at most, and one name for
-    /// all databases of a server.
     fn name_of(&self, scope: &Scope) -> String {
-        let Scope { pipeline, partition, epoch } = scope;
-        let hash = Checksum::build().text(&self.store).text(pipeline).text(partition).finish();
-        format!("piton claim {:016x} {epoch}", hash.0)
+        name_of(CLAIM, &self.store, scope)
     }
 
     /// Asks the server whether it is there, unless it has just answered.
@@ -153,6 +157,19 @@ impl Link {
         self.heard = Instant::now();
         self.conn.ping().is_ok()
     }
+}
+
+/// Whose lock of an epoch it is: the store's own, or that of a session that commands have inherited.
+/// Nobody can take a named lock beside somebody else.
+pub(super) const CLAIM: &str = "claim";
+pub(super) const COMMAND: &str = "command";
+
+/// The name by which the server knows an epoch's lock: 64 characters at most, and one name for all
+/// databases of a server.
+pub(super) fn name_of(whose: &str, store: &str, scope: &Scope) -> String {
+    let Scope { pipeline, partition, epoch } = scope;
+    let hash = Checksum::build().text(store).text(pipeline).text(partition).finish();
+    format!("piton {whose} {:016x} {epoch}", hash.0)
 }
 
 fn params(values: &[Value<'_>]) -> Params {
@@ -210,8 +227,10 @@ impl Transaction for Link {
     /// By a look at the lock, which does not take it. A claim from before the server was started
     /// lives a while longer: its owner's lock went with the old server.
     fn is_alive(&mut self, claim: &ClaimRow) -> Result<bool> {
-        let name = self.name_of(&Scope::of_row(claim));
-        if self.says("SELECT IS_USED_LOCK(?)", values![&name])?.is_some() {
+        let scope = Scope::of_row(claim);
+        let (own, command) = (self.name_of(&scope), name_of(COMMAND, &self.store, &scope));
+        let sql = "SELECT coalesce(IS_USED_LOCK(?), IS_USED_LOCK(?))";
+        if self.says(sql, values![&own, &command])?.is_some() {
             return Ok(true);
         }
         let uptime = self.query("SHOW GLOBAL STATUS LIKE 'Uptime'", values![])?.pop();

@@ -12,6 +12,8 @@
 pub mod address;
 mod connection;
 mod errors;
+#[cfg(unix)]
+mod held;
 mod schema;
 mod statements;
 

@@ -17,7 +17,7 @@ use tokio_postgres::{
 use super::tls::{SYSTEM, Tls, Verify};
 
 /// How long an attempt to connect may take for each host, unless the URL says otherwise.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// What the server shows in `pg_stat_activity`, unless the URL says otherwise.
 const NAME: &str = "piton";

@@ -102,11 +102,12 @@ where
     Ok((client, driver(connection, heard)))
 }
 
-fn driver<S>(
-    mut connection: Connection<Socket, S>,
+pub(super) fn driver<T, S>(
+    mut connection: Connection<T, S>,
     mut heard: impl FnMut(Notification) + Send + 'static,
 ) -> Driver
 where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Box::pin(async move {
@@ -121,7 +122,7 @@ where
 
 /// Whether another attempt without TLS may do better: the handshake failed, or the server takes
 /// nobody with TLS.
-fn is_about_tls(error: &Error) -> bool {
+pub(super) fn is_about_tls(error: &Error) -> bool {
     tls_error(error).is_some()
         || error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }

@@ -13,6 +13,8 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
 
+#[cfg(unix)]
+use super::held::Held;
 use super::{address::Address, errors, schema};
 use crate::{
     Mode,
@@ -95,14 +97,20 @@ impl Server for Postgres {
         link.set_up()?;
         Ok(link)
     }
+
+    #[cfg(unix)]
+    fn hand_down(&self, scope: &Scope) -> Result<Box<dyn crate::sql::Handed>> {
+        let held = Held::open(&self.address, scope)?;
+        Ok(Box::new(held))
+    }
 }
 
 /// What comes in time.
-async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, future).await.ok()
 }
 
-fn silent(limit: Duration) -> Trouble {
+pub(super) fn silent(limit: Duration) -> Trouble {
     Setback::Lost(format!("the server did not answer within {} s", limit.as_secs())).into()
 }
 
@@ -315,7 +323,7 @@ impl Sql for Link {
 }
 
 /// The number by which the server knows an epoch's lock. Its own functions know it, too.
-fn number_of(scope: &Scope) -> i64 {
+pub(super) fn number_of(scope: &Scope) -> i64 {
     let Scope { pipeline, partition, epoch } = scope;
     let sum = Checksum::build_as(checksum::Form::Sql)
         .text("piton claim")
@@ -323,6 +331,12 @@ fn number_of(scope: &Scope) -> i64 {
         .text(partition)
         .number(epoch.0);
     sum.finish().0
+}
+
+/// The same as `pg_locks` has it.
+pub(super) fn halves(scope: &Scope) -> (i64, i64) {
+    let key = number_of(scope);
+    (key >> 32, key & 0xFFFF_FFFF)
 }
 
 impl Transaction for Link {
@@ -339,7 +353,7 @@ impl Transaction for Link {
     /// instead. A claim from before the server was started lives a
     /// while longer: its owner's lock went with the old server.
     fn is_alive(&mut self, claim: &ClaimRow) -> Result<bool> {
-        let key = number_of(&Scope::of_row(claim));
+        let (high, low) = halves(&Scope::of_row(claim));
         let sql = r#"SELECT EXISTS (SELECT FROM pg_locks
                 WHERE locktype = 'advisory' AND granted AND objsubid = 1
                 AND classid::bigint = ? AND objid::bigint = ?
@@ -350,7 +364,6 @@ impl Transaction for Link {
                 AND lease_until IS NULL)
             OR EXISTS (SELECT FROM claims WHERE pipeline = ? AND "partition" = ?
                 AND lease_until > clock_timestamp())"#;
-        let (high, low) = (key >> 32, key & 0xFFFF_FFFF);
         let young = COMING_BACK.as_secs();
         let (pipeline, partition) = (&claim.pipeline, &claim.partition);
         self.says(sql, values![high, low, pipeline, partition, young, pipeline, partition])
@@ -445,11 +458,13 @@ impl Connection for Link {
     }
 
     fn lock(&mut self, scope: &Scope) -> Result<bool> {
-        self.says("SELECT pg_try_advisory_lock(?)", values![number_of(scope)])
+        // Shared with the sessions that commands of the same owner have inherited. An epoch has one
+        // owner: the transaction that grants it sees to that.
+        self.says("SELECT pg_try_advisory_lock_shared(?)", values![number_of(scope)])
     }
 
     fn unlock(&mut self, scope: &Scope) -> Result<()> {
-        self.says("SELECT pg_advisory_unlock(?)", values![number_of(scope)]).map(|_| ())
+        self.says("SELECT pg_advisory_unlock_shared(?)", values![number_of(scope)]).map(|_| ())
     }
 
     fn locks(&mut self) -> &mut Vec<Scope> {

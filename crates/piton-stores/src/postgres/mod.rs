@@ -13,7 +13,11 @@ mod address;
 mod attempt;
 mod connection;
 mod errors;
+#[cfg(unix)]
+mod held;
 mod schema;
+#[cfg(unix)]
+mod socket;
 mod tls;
 
 use piton_core::StoreError;

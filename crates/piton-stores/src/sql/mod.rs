@@ -15,6 +15,8 @@
 mod batch;
 mod claims;
 mod definitions;
+#[cfg(all(unix, feature = "server"))]
+mod handed;
 mod letters;
 mod manifest;
 mod orders;
@@ -44,6 +46,8 @@ pub(crate) use self::{
     server::{COMING_BACK, Connection, Server, ServerSession},
     trouble::Setback,
 };
+#[cfg(all(unix, feature = "server"))]
+pub(crate) use self::{handed::Handed, store::Guard};
 pub(crate) use self::{
     row::{Cell, Row},
     rows::Change,

@@ -51,6 +51,14 @@ pub(crate) trait Server {
     /// # Errors
     /// [`Setback::Lost`] where trying again may help.
     fn connect(&mut self) -> Result<Self::Connection>;
+
+    /// Opens a connection that holds the lock of an epoch beside the store's own, for commands.
+    ///
+    /// # Errors
+    /// [`Setback::Lost`] where trying again may help, also when it has come to another server than
+    /// the one that knows the lock.
+    #[cfg(unix)]
+    fn hand_down(&self, scope: &Scope) -> Result<Box<dyn super::Handed>>;
 }
 
 /// One connection to a server.
@@ -309,6 +317,23 @@ impl<S: Server> Session for ServerSession<S> {
         if connection.locks().len() < before && connection.unlock(scope).is_err() {
             // The lock goes with the connection.
             self.lose();
+        }
+    }
+
+    #[cfg(unix)]
+    fn hand_down(&mut self, scope: &Scope) -> Result<Box<dyn super::Handed>, StoreError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // The store's own lock has to be there: it tells which server it is.
+            let connected = self.connected(until).map(|_| ());
+            self.lock_again();
+            match connected.and_then(|()| self.server.hand_down(scope)) {
+                Ok(handed) => return Ok(handed),
+                Err(trouble) if trouble.is_lost() && !self.given_up && Instant::now() < until => {
+                    thread::sleep(PAUSE);
+                }
+                Err(trouble) => return Err(trouble.at(self.at())),
+            }
         }
     }
 

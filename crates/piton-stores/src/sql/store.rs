@@ -71,11 +71,36 @@ pub(crate) struct Guard {
     link: Arc<Link>,
     scope: Scope,
     is_free: AtomicBool,
+    #[cfg(all(unix, feature = "server"))]
+    pub(super) handed: std::sync::Mutex<super::handed::Slot>,
 }
 
 impl Guard {
     pub(crate) fn new(link: Arc<Link>, scope: Scope) -> Self {
-        Self { link, scope, is_free: AtomicBool::new(false) }
+        Self {
+            link,
+            scope,
+            is_free: AtomicBool::new(false),
+            #[cfg(all(unix, feature = "server"))]
+            handed: std::sync::Mutex::default(),
+        }
+    }
+
+    /// A connection for commands that holds the lock, too.
+    #[cfg(all(unix, feature = "server"))]
+    pub(super) fn hand_down(&self) -> Result<Box<dyn super::Handed>, StoreError> {
+        let (sender, receiver) = mpsc::channel();
+        let scope = self.scope.clone();
+        let sent = self.link.send(Box::new(move |worker| {
+            let _ = sender.send(worker.hand_down(&scope));
+        }));
+        let answer = if sent { receiver.recv().ok() } else { None };
+        answer.unwrap_or_else(|| Err(ended("the store")))
+    }
+
+    #[cfg(all(unix, feature = "server"))]
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Notes that the lock is free already.

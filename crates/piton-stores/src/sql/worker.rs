@@ -56,6 +56,13 @@ pub(crate) trait Session {
     /// Frees the lock of an epoch that counts no more. One that cannot be freed does no harm.
     fn free(&mut self, scope: &Scope);
 
+    /// Opens a connection for commands, which holds the lock of an epoch, too.
+    #[cfg(all(unix, feature = "server"))]
+    fn hand_down(&mut self, _: &Scope) -> Result<Box<dyn super::Handed>, StoreError> {
+        let what = "its locks are no sessions".to_owned();
+        Err(StoreError::Unusable { at: self.at().to_owned(), what })
+    }
+
     /// Looks after the connection, between commands.
     fn tend(&mut self);
 
@@ -250,6 +257,15 @@ impl Worker {
         if let Some(guard) = guard {
             guard.is_free();
         }
+    }
+
+    /// Opens a connection for commands.
+    #[cfg(all(unix, feature = "server"))]
+    pub(crate) fn hand_down(
+        &mut self,
+        scope: &Scope,
+    ) -> Result<Box<dyn super::Handed>, StoreError> {
+        self.session.hand_down(scope)
     }
 
     /// What a claim holds whose lock the session keeps.

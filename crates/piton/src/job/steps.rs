@@ -3,6 +3,8 @@
 //! A step costs one commit: that it is done is stored together with the beginning of the next one,
 //! or at once when it took long enough for a commit of its own not to matter.
 
+mod anew;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -62,6 +64,8 @@ impl Default for Waiting<'_> {
 /// The checkpoints of one run of a job.
 pub struct Steps {
     session: Session,
+    /// The newest of this process: where the connection to the store is lost, another replaces it.
+    claim: Mutex<Claim>,
     rows: Mutex<Rows>,
     /// How many attempts of a step may end without a word, one after the other.
     most_crashes: u32,
@@ -168,7 +172,12 @@ impl Steps {
     pub fn for_operator(store: &Arc<dyn Store>, job: &str) -> Result<Self, JobError> {
         let session = block_on(Session::claim(store, job, &Options::default(), Epoch(0)))?;
         let rows = Rows::of(job, block_on(store.load(job))?)?;
-        Ok(Self { session, rows: Mutex::new(rows), most_crashes: MOST_CRASHES })
+        Ok(Self::of(session, rows))
+    }
+
+    fn of(session: Session, rows: Rows) -> Self {
+        let claim = Mutex::new(session.claim.clone());
+        Self { session, claim, rows: Mutex::new(rows), most_crashes: MOST_CRASHES }
     }
 
     /// The steps that are known, in the order of their paths.
@@ -235,17 +244,12 @@ impl Steps {
         let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at);
         session.begin(last).await?;
         let rows = Rows::of(session.job(), checkpoints)?;
-        Ok(Self { session, rows: Mutex::new(rows), most_crashes: MOST_CRASHES })
+        Ok(Self::of(session, rows))
     }
 
     /// The job.
     pub fn job(&self) -> &str {
         self.session.job()
-    }
-
-    /// The claim: a command that a step starts inherits its lock.
-    pub fn held(&self) -> &Claim {
-        &self.session.claim
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -352,7 +356,7 @@ impl Steps {
         block_on(async {
             store.order(gone.iter().map(order).collect(), event).await?;
             let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
-            store.applied(&self.session.claim, orders.collect(), at).await
+            store.applied(&self.held(), orders.collect(), at).await
         })?;
         rows.steps.retain(|step, _| !is_gone(step, STEP));
         rows.positions.retain(|step, _| !is_gone(step, POSITION));
@@ -446,7 +450,7 @@ impl Steps {
         if rows.waiting.is_empty() { Ok(()) } else { self.save(rows, None) }
     }
 
-    fn save(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
+    fn save_once(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
         let mut saves = Vec::with_capacity(rows.waiting.len() + 1);
         for path in &rows.waiting {
             if let Some(row) = rows.steps.get(path) {
@@ -456,12 +460,13 @@ impl Steps {
         saves.extend(more);
         let now = Timestamp::now();
         let store = &self.session.store;
-        let saved = block_on(store.save(&self.session.claim, saves.clone(), now))?;
+        let claim = self.held();
+        let saved = block_on(store.save(&claim, saves.clone(), now))?;
         for (save, saved) in saves.into_iter().zip(saved) {
             let Saved::Stored { version } = saved else {
                 return Err(self.refused(save.key.partition, saved));
             };
-            rows.stored(save, version, self.session.claim.epoch, now);
+            rows.stored(save, version, claim.epoch, now);
         }
         rows.waiting.clear();
         rows.written = Instant::now();
@@ -473,17 +478,6 @@ impl Steps {
         match saved {
             Saved::Fenced { epoch } => JobError::Fenced { job, epoch: epoch.0 },
             saved => JobError::Moved { job, step, saved },
-        }
-    }
-
-    /// Shows others that this owner lives.
-    ///
-    /// # Errors
-    /// [`JobError::Fenced`] when a newer owner has taken over; what the store fails with.
-    pub fn renew(&self) -> Result<(), JobError> {
-        match block_on(self.session.renew())? {
-            Some(Epoch(epoch)) => Err(JobError::Fenced { job: self.job().to_owned(), epoch }),
-            None => Ok(()),
         }
     }
 
@@ -502,7 +496,10 @@ impl Steps {
     pub fn end(self, end: RunEnd) -> Result<(), JobError> {
         self.flush()?;
         let records = self.rows().steps.values().filter(|row| row.state.stage.is_over()).count();
-        Ok(block_on(self.session.end(end, records as u64))?)
+        let claim = self.held();
+        let mut session = self.session;
+        session.claim = claim;
+        Ok(block_on(session.end(end, records as u64))?)
     }
 }
 

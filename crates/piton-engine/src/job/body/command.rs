@@ -1,7 +1,7 @@
 //! A step that runs a command, at least once. It inherits the claim's lock: as long as it lives,
 //! nobody else takes the job over, also when whoever started it was killed.
 
-use std::{fs::File, os::fd::AsFd, sync::Arc};
+use std::sync::Arc;
 
 use piton::job::Begun;
 use piton_connectors::command::{
@@ -13,6 +13,7 @@ use super::value_of;
 use crate::{
     job::{
         definition::{Command, Step},
+        lock::Lock,
         run::Course,
         script,
         stepping::Scope,
@@ -31,22 +32,20 @@ pub(in crate::job) fn command(
 ) -> Result<Went, RunError> {
     let program = program(course, step, command, scope, begun)?;
     let claim = course.steps.held();
+    let lock = Lock::of(&claim)?;
     let mut launch = Launch::of(&program);
     let parents = scope.environment();
     for (name, value) in &parents {
         launch = launch.with(name, value);
     }
-    for (name, value) in script::environment(course.job_name(), &step.path, begun, claim) {
+    for (name, value) in script::environment(course.job_name(), &step.path, begun, &claim) {
         launch = match value {
             Some(value) => launch.with(name, value),
             None => launch.without(name),
         };
     }
     launch = launch.with(script::STORE, course.store_url());
-    let lock = claim.lock.as_ref().and_then(|lock| lock.downcast_ref::<File>());
-    if let Some(lock) = lock {
-        launch = launch.inheriting(lock.as_fd());
-    }
+    launch = lock.hand_to(launch);
     let run = |signal: &Arc<Signal>| -> Result<Went, RunError> {
         let mut process =
             launch.start(PassOn::named(&step.path)).map_err(|e| of_process(step, &e))?;
