@@ -109,6 +109,11 @@ fn job() -> String {
     )
 }
 
+/// The same, taking its time.
+fn slow() -> String {
+    job().replace("key: [id]}}\n", "key: [id]}, rate: 4000/s}\n")
+}
+
 /// The target equals the source, each row was inserted once, and no trigger fired twice for one.
 fn is_migrated(place: &Place) {
     let target = place.database("target.db");
@@ -176,6 +181,7 @@ fn killed_at_every_fault_point_each_row_is_there_once() {
 fn killed_at_random_done_steps_are_skipped_and_each_recovery_is_once() {
     let mut dice = Dice::new();
     let place = place();
+    place.job(&slow());
     let rows = || count(&place.database("target.db"), "SELECT count(*) FROM audit");
     let (mut kills, mut recovered) = (0, 0);
     while kills < 30 {
@@ -204,7 +210,7 @@ fn killed_at_random_done_steps_are_skipped_and_each_recovery_is_once() {
 #[test]
 fn two_owners_take_over_from_each_other() {
     let place = place();
-    place.job(&job().replace("key: [id]}}\n", "key: [id]}, rate: 4000/s}\n"));
+    place.job(&slow());
     let rows = || count(&place.database("target.db"), "SELECT count(*) FROM audit");
     let mut first = place.program.start(RUN).unwrap();
     first.until("its first rows", PATIENCE, |_| rows() > 0).unwrap();

@@ -118,7 +118,7 @@ pub struct Step {
     pub restart: Restart,
     /// How often what it does itself is tried again after a failure; never for a group.
     pub retry: Retry,
-    /// How long one attempt of it may take, its `steps` included.
+    /// How long what it does itself may take, each time.
     pub timeout: Option<Duration>,
     /// What to do before anything else of it when it had begun and not finished.
     pub on_recover: Option<Action>,

@@ -6,7 +6,10 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +29,9 @@ use crate::{
 
 /// How often an operator's wish and the end of the time are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How late it is stored, at most, that a short step is done.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// What happens to a step, for whoever watches.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +103,8 @@ pub(super) struct Course<'a> {
     pub(super) databases: super::body::Databases,
     /// Signals of what is at work now.
     at_work: Mutex<Vec<AtWork>>,
+    /// It took longer than the job may.
+    is_late: AtomicBool,
     counts: Mutex<(u64, u64)>,
 }
 
@@ -143,6 +151,7 @@ pub fn run(
         permits: Permits::new(job.parallel),
         databases: super::body::Databases::default(),
         at_work: Mutex::default(),
+        is_late: AtomicBool::new(false),
         counts: Mutex::default(),
     };
     let went = course.walk();
@@ -218,7 +227,8 @@ fn open(
     let goes_on = || !signal.is_stopping();
     let waiting = job::Waiting { on_wait: &on_wait, goes_on: &goes_on };
     let options = job::JobOptions {
-        again: options.again,
+        // What is to be forgotten once it is done begins anew.
+        again: options.again || job.on_complete == OnJobComplete::Delete,
         cursor: piton::Options {
             lease: job.claim.lease,
             when_held,
@@ -289,15 +299,24 @@ impl Course<'_> {
         thread::scope(|scope| {
             scope.spawn(|| self.listen(&done));
             let went = self.level(&self.job.steps, &super::stepping::Scope::of(self.instance));
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             went
         })
     }
 
     fn listen(&self, done: &AtomicBool) {
         let began = Instant::now();
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        let mut flushed = Instant::now();
+        while !done.load(Ordering::Relaxed) {
             let is_late = self.job.timeout.is_some_and(|most| began.elapsed() >= most);
+            if is_late && !self.signal.is_stopping() {
+                self.is_late.store(true, Ordering::Relaxed);
+            }
+            if flushed.elapsed() >= FLUSH {
+                flushed = Instant::now();
+                // If it cannot be stored now, whoever stores next finds out.
+                let _ = self.steps.flush();
+            }
             match self.heartbeat.wish(self.steps.job()) {
                 Err(JobError::Fenced { epoch, .. }) => {
                     self.each(|signal| signal.fence(format!("epoch {epoch}")));
@@ -369,14 +388,14 @@ impl Course<'_> {
 
     /// Notes how the run ended, does what is to be done then, and gives the claim up.
     fn end(self, went: Result<Went, RunError>) -> Result<bool, RunError> {
-        let is_late = |course: &Self| {
-            !course.signal.is_cancelled() && course.signal.fenced().is_none() && course.was_late()
-        };
         let went = match went {
-            Ok(Went::Stopped) if is_late(&self) => Err(RunError::Failed(format!(
-                "'{}' took longer than its timeout: it goes on where it stands when it is run again",
-                self.steps.job()
-            ))),
+            Ok(Went::Stopped) if self.is_late.load(Ordering::Relaxed) => {
+                Err(RunError::Failed(format!(
+                    "'{}' took longer than its timeout: it goes on where it stands when it is run \
+                     again",
+                    self.steps.job()
+                )))
+            }
             went => went,
         };
         let followed = self.follow_up(&went);
@@ -390,29 +409,19 @@ impl Course<'_> {
         if end == RunEnd::Finished {
             self.steps.done(WHOLE_JOB).map_err(of_job)?;
         }
-        let claim = self.steps.held();
-        let (store, forgets) = (self.store, self.job.on_complete == OnJobComplete::Delete);
+        let job = self.steps.job().to_owned();
         self.heartbeat.end();
-        if let Ok(steps) = Arc::try_unwrap(self.steps) {
-            let ended = steps.end(end).map_err(of_job);
-            // What went wrong first is the news.
-            went.as_ref().map_err(|_| ()).and(ended.as_ref().map_err(|_| ())).ok();
-            if went.is_ok() {
-                ended?;
-            }
-        }
+        let ended = match Arc::try_unwrap(self.steps) {
+            Ok(steps) => steps.end(end).map_err(of_job),
+            Err(steps) => steps.flush().map_err(of_job),
+        };
+        // What went wrong first is the news.
         let went = went?;
         followed?;
-        if went == Went::Done && forgets {
-            let _ = block_on(store.complete(&claim, None))?;
-        }
+        ended?;
         match self.signal.fenced() {
-            Some(what) => Err(RunError::Fenced { pipeline: claim.pipeline, what }),
+            Some(what) => Err(RunError::Fenced { pipeline: job, what }),
             None => Ok(went == Went::Done),
         }
-    }
-
-    fn was_late(&self) -> bool {
-        self.job.timeout.is_some() && self.signal.is_stopping()
     }
 }
