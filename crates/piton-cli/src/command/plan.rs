@@ -80,6 +80,9 @@ fn described(plan: &engine::Plan) -> String {
             None => writeln!(text, "  starts at the beginning{ordered}"),
             Some(number) => writeln!(text, "  resumes after {}{ordered}", records(number)),
         };
+        if let Some(touched) = &sink.touches_again {
+            let _ = writeln!(text, "  {touched}");
+        }
     }
     for change in &plan.changes {
         let _ = writeln!(text, "\nchanged: {change}");
