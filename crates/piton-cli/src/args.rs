@@ -93,7 +93,7 @@ pub(crate) struct Named {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Ctrl-C saves and stops, and the same command goes on from there. \
-    --accept-changes, --adopt and --again answer a refusal: see `piton plan FILE` first.")]
+    --accept-changes, --accept-age, --adopt and --again answer a refusal: see `piton plan FILE` first.")]
 pub(crate) struct Run {
     /// The configuration of a pipeline or a job
     pub(crate) file: PathBuf,
@@ -109,6 +109,9 @@ pub(crate) struct Run {
     /// Check all of what was consumed before, not only its ends
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Resume although the newest checkpoint is older than `max_age`
+    #[arg(long)]
+    pub(crate) accept_age: bool,
     /// Run although it was cancelled; of a job that has finished, begin a new run
     #[arg(long)]
     pub(crate) again: bool,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
-pub(crate) use piton_engine::wording::{count, many, records};
+pub(crate) use piton_engine::wording::{count, many, records, span};
 use serde::Serialize;
 
 /// Tells a person something on standard error. Work goes on when nobody listens any more, which
@@ -68,29 +68,4 @@ pub(crate) fn table(head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> S
 /// The first sentence of an error, for tables; `status NAME` and `--json` have all of it.
 pub(crate) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first)
-}
-
-/// A length of time as people say it: 850 ms, 12 s, 3 min 5 s, 2 h 4 min, 3 d 2 h.
-pub(crate) fn span(seconds: f64) -> String {
-    let whole = seconds.max(0.0) as u64;
-    match whole {
-        0 if seconds < 0.9995 => format!("{:.0} ms", seconds.max(0.0) * 1e3),
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_read_well() {
-        assert_eq!(span(0.85), "850 ms");
-        assert_eq!(span(185.0), "3 min 5 s");
-        assert_eq!(span(90_000.0), "1 d 1 h");
-    }
 }

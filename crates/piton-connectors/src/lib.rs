@@ -24,6 +24,7 @@ pub mod postgres;
 #[cfg(feature = "postgres")]
 pub mod postgres_outbox;
 pub mod settings;
+mod shape;
 mod shown;
 pub mod sink;
 pub mod source;

@@ -29,6 +29,7 @@ use piton_core::{
 
 use crate::{
     config::{self, Config, Refused, SinkSettings, SourceSettings, WhenHeld},
+    job::definition::OnSourceChange,
     pipeline::{Commit, OnComplete, OnError, Pipeline, SinkSpec},
     run::RunError,
     steer::{Replay, SinkRecord},
@@ -103,7 +104,11 @@ pub fn brief_json(mut position: serde_json::Value) -> String {
 /// Settings that a connector cannot work with.
 pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunError> {
     let of_source = |error| RunError::of_source(&config.pipeline, &error);
-    let source = source(config, accept_changes).map_err(of_source)?;
+    let goes_on = accept_changes || config.on_source_change == OnSourceChange::Continue;
+    let of = |accepts| source(config, accepts).map_err(of_source);
+    // What an operator has accepted is not looked at.
+    let strict = (goes_on && !accept_changes).then(|| of(false)).transpose()?;
+    let source = of(goes_on)?;
     let records: Vec<SinkRecord> = config.sinks.iter().map(|sink| record(config, sink)).collect();
     let record = PipelineRecord {
         pipeline: config.pipeline.clone(),
@@ -121,6 +126,9 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
     Ok(Pipeline {
         name: config.pipeline.clone(),
         source,
+        strict,
+        on_source_change: config.on_source_change,
+        max_age: config.max_age,
         source_at: config
             .shown(config.source.at, &format!("source.{}", config.source.settings.kind())),
         transforms_at: config.shown(config.transform_at, "transform"),

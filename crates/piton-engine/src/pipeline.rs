@@ -9,6 +9,7 @@ use piton_connectors::{
 use piton_core::{PipelineRecord, interval::Policy};
 
 use crate::{
+    job::definition::OnSourceChange,
     run::RunError,
     transform::{TransformError, Transforms},
 };
@@ -22,6 +23,12 @@ pub struct Pipeline {
     pub name: String,
     /// What is read.
     pub source: Arc<dyn Source>,
+    /// The same, where `source` goes on in what was changed: it tells whether it was.
+    pub strict: Option<Arc<dyn Source>>,
+    /// What to do when what is read is not what was read before.
+    pub on_source_change: OnSourceChange,
+    /// How old the newest checkpoint may be and still be resumed.
+    pub max_age: Option<Duration>,
     /// Where the source is configured, for people: file, line and column.
     pub source_at: String,
     /// Where the transforms are configured, likewise.

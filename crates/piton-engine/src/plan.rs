@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     pipeline::Pipeline,
     run::{Awaited, RunError, RunOptions, foresee, held_back},
+    steer::{Replay, sinks_of},
 };
 
 /// Why no more is promised of a transactional sink without checkpoints.
@@ -51,6 +52,8 @@ pub struct SinkPlan {
     pub ordered: Option<OrderKind>,
     /// Records that its checkpoint covers; `None`: it starts at the beginning.
     pub resumes_after: Option<u64>,
+    /// Which rows a resume may touch again; `None` where there is nothing to resume.
+    pub touches_again: Option<String>,
     /// Where it resumes, by partition.
     pub positions: Vec<(String, Option<Value>)>,
 }
@@ -172,6 +175,37 @@ fn sink_plan(
         ordered,
         resumes_after: begun.then(|| checkpoints.iter().map(|c| c.records).sum()),
         positions: checkpoints.iter().map(position).collect(),
+        touches_again: begun.then(|| touched_again(pipeline, name, what, ordered)),
+    }
+}
+
+/// Which rows a resume may touch again, as a sentence.
+fn touched_again(
+    pipeline: &Pipeline,
+    name: &str,
+    guarantee: &str,
+    ordered: Option<OrderKind>,
+) -> String {
+    let replay = sinks_of(&pipeline.record).into_iter().find(|sink| sink.name == name);
+    let effect = match replay.map(|sink| sink.replay) {
+        Some(Replay::Overwrites) => "written over; unchanged ones fire no trigger",
+        Some(Replay::SendsAgain) => "sent again, with the same ids",
+        _ => "written again",
+    };
+    match (ordered, pipeline.interval == Policy::Off, guarantee) {
+        (Some(order), ..) => {
+            format!("every row after the place of the {} may be {effect}", order.as_str())
+        }
+        (None, true, _) => format!("every row may be {effect}"),
+        (None, false, "exactly once") => {
+            "no row is touched again: what came after the checkpoint was rolled back or is cut \
+             off"
+            .to_owned()
+        }
+        _ => format!(
+            "rows after the checkpoint may be {effect}: at most those that came between it and \
+             a crash"
+        ),
     }
 }
 

@@ -87,6 +87,7 @@ fn options(args: &Run, live: Option<Arc<Live>>) -> RunOptions {
         accept_changes: args.accept_changes,
         adopt: args.adopt,
         verify: args.verify,
+        accept_age: args.accept_age,
         again: args.again,
         on_wait: Box::new(move |holder| {
             other("waiting", &format!("held by {holder}: waiting for it to let go"));

@@ -104,6 +104,9 @@ fn described(plan: &engine::Plan) -> String {
             None => writeln!(text, "  starts at the beginning{ordered}"),
             Some(number) => writeln!(text, "  resumes after {}{ordered}", records(number)),
         };
+        if let Some(touched) = &sink.touches_again {
+            let _ = writeln!(text, "  {touched}");
+        }
     }
     for change in &plan.changes {
         let _ = writeln!(text, "\nchanged: {change}");
@@ -235,8 +238,11 @@ fn detail(step: &StepPlan) -> String {
         ("pipeline", Some(what)) => format!(" reads {what}"),
         (_, Some(what)) => format!(" {what}"),
     };
-    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
-    format!("\nstep '{}':{what}\n{lines}", step.step)
+    let mut text = format!("\nstep '{}':{what}\n", step.step);
+    for line in lines {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
 }
 
 /// Why the guarantees hold, each reason once with the steps that it is one for.

@@ -104,6 +104,7 @@ fn options(args: &Run, teller: &Teller) -> RunOptions {
         accept_changes: args.accept_changes,
         adopt: args.adopt,
         verify: args.verify,
+        accept_age: args.accept_age,
         again: args.again,
         on_wait: Box::new(move |holder| {
             tell(waiting, "waiting", &format!("held by {holder}: {patience}"));

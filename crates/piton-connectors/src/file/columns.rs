@@ -218,5 +218,10 @@ pub(super) fn scratch() -> Batch {
         types: None,
     };
     let end = StoredPosition { kind: String::new(), json: String::new() };
-    Batch::new("".into(), Arc::default(), end, Arc::new(FileMarks { partition: "".into(), begin }))
+    Batch::new(
+        "".into(),
+        Arc::default(),
+        end,
+        Arc::new(FileMarks { partition: "".into(), begin, steps: Vec::new() }),
+    )
 }

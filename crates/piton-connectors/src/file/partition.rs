@@ -6,6 +6,7 @@ use piton_core::fault;
 
 use super::{
     csv::Csv,
+    fingerprint::Fingerprint,
     identity::FileId,
     jsonl::Jsonl,
     position::{FileMarks, FilePosition, Guessed, write_id},
@@ -22,6 +23,9 @@ const BATCH_TEXT: usize = 256 * 1024;
 
 /// The most that a batch takes in memory, in bytes, unless one record takes more.
 const BATCH_SIZE: usize = 2 * 1024 * 1024;
+
+/// About so many bytes of records may be before a place in a batch and not in its fingerprint.
+const STEP: u64 = 4 * 1024;
 
 /// How a file is cut into records.
 pub(super) enum Format {
@@ -102,14 +106,20 @@ impl Partition {
             return self.pass_rest_of_line(bad);
         }
         let begin = self.position();
-        let marks = FileMarks { partition: Arc::clone(&self.name), begin };
+        let marks = FileMarks { partition: Arc::clone(&self.name), begin, steps: Vec::new() };
+        let marks = Arc::new(marks);
         let mut batch = Batch::new(
             Arc::clone(&self.name),
             self.format.begin(),
             marks.begin.stored(),
-            Arc::new(marks),
+            Arc::clone(&marks) as _,
         );
-        let flaw = self.fill(&mut batch, limit.max(1));
+        let mut steps = Vec::new();
+        let flaw = self.fill(&mut batch, limit.max(1), &mut steps);
+        if !steps.is_empty() {
+            let begin = marks.begin.clone();
+            batch.marks = Arc::new(FileMarks { partition: Arc::clone(&self.name), begin, steps });
+        }
         if batch.rows() > 0 {
             self.failed = flaw.err();
             fault::point("read");
@@ -125,12 +135,22 @@ impl Partition {
     }
 
     /// Cuts records into the batch until it is full, or the end or a bad record comes.
-    fn fill(&mut self, batch: &mut Batch, limit: usize) -> Result<Option<Box<Flaw>>, SourceError> {
+    fn fill(
+        &mut self,
+        batch: &mut Batch,
+        limit: usize,
+        steps: &mut Vec<Fingerprint>,
+    ) -> Result<Option<Box<Flaw>>, SourceError> {
         let begin = self.window.offset();
+        let mut step = begin;
         while batch.rows() < limit
             && self.window.offset() - begin < BATCH_TEXT as u64
             && batch.size() < BATCH_SIZE
         {
+            if self.window.offset() - step >= STEP {
+                step = self.window.offset();
+                steps.push(self.window.fingerprint());
+            }
             let rows = batch.rows();
             match self.format.cut(&mut self.window, batch)? {
                 Cut::Record => {}

@@ -137,17 +137,26 @@ impl FilePosition {
     }
 }
 
-/// Reads the marks of a batch: all its rows share what was consumed before the batch.
+/// Reads the marks of a batch: its rows share what was consumed before the batch, or up to a step
+/// within it.
 #[derive(Debug)]
 pub(super) struct FileMarks {
     pub(super) partition: Arc<str>,
     /// Where the batch begins.
     pub(super) begin: FilePosition,
+    /// What was consumed at some places within it, in order.
+    pub(super) steps: Vec<Fingerprint>,
 }
 
 impl Marks for FileMarks {
     fn resume_at(&self, origin: Origin) -> StoredPosition {
-        FilePosition { offset: origin.mark, line: origin.line, ..self.begin.clone() }.stored()
+        let before = self.steps.partition_point(|step| step.upto <= origin.mark);
+        let fingerprint = match before.checked_sub(1) {
+            Some(last) => self.steps[last],
+            None => self.begin.fingerprint,
+        };
+        let (offset, line) = (origin.mark, origin.line);
+        FilePosition { offset, line, fingerprint, ..self.begin.clone() }.stored()
     }
 
     fn write_id(&self, origin: Origin, out: &mut String) {

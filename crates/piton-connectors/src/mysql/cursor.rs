@@ -149,13 +149,14 @@ impl Cursor {
             key: keyset.key.iter().map(|part| part.name.clone()).collect(),
             forms: keyset.key.iter().map(|part| part.form).collect(),
         };
+        let shape = keyset.shape.clone();
         Ok(Self {
             schema: Arc::new(Schema { columns: columns.collect() }),
             conn: Some(conn),
             keyset,
             names: Arc::new(names),
             record_limit: *record_limit,
-            at,
+            at: MySqlPosition { fingerprint: Some(at.fingerprint.unwrap_or(shape)), ..at },
             page: None,
         })
     }
@@ -419,6 +420,7 @@ impl Keys {
             Some(last) => MySqlPosition {
                 key: self.key(last).collect(),
                 rows: self.before.rows + rows as u64,
+                fingerprint: self.before.fingerprint.clone(),
             },
         }
     }

@@ -13,7 +13,7 @@ use super::{
     position::KeyPart,
     table::{Table, json_columns},
 };
-use crate::sqlite::settings::Input;
+use crate::{shape::Shape, sqlite::settings::Input};
 
 /// A table or query and its key.
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub(super) struct Keyset {
     is_never_null: bool,
     /// The engine that keeps the table, if it has no transactions.
     pub(super) foreign_engine: Option<String>,
+    pub(super) shape: Shape,
 }
 
 /// A column of the records.
@@ -113,9 +114,11 @@ impl Keyset {
                 None => Ok(Part { name, column, form }),
             }
         };
+        let names = || columns.iter().map(|column| (column.name.clone(), String::new())).collect();
+        let shape = Shape::new(found.as_ref().map_or_else(names, Table::types), key.clone());
         let key = key.iter().map(part).collect::<Result<_, Unreadable>>()?;
         let foreign_engine = found.as_ref().and_then(|t| t.foreign_engine().map(str::to_owned));
-        Ok(Self { from, columns, key, is_never_null: found.is_some(), foreign_engine })
+        Ok(Self { from, columns, key, is_never_null: found.is_some(), foreign_engine, shape })
     }
 
     /// The statement that gives rows after a key, up to another, at most so many.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    kept,
+    kept, shape,
     source::{Reader, Source, SourceError, Start},
     sqlite::settings::{Input, SqlSettings},
 };
@@ -74,7 +74,9 @@ impl MySqlSource {
     }
 
     /// Opens it to go on from a position.
-    fn resume(&self, at: MySqlPosition) -> Result<Cursor, SourceError> {
+    fn resume(&self, mut at: MySqlPosition) -> Result<Cursor, SourceError> {
+        // From here on it is what it is now.
+        let before = at.fingerprint.take();
         let stored = at.stored();
         let gap = |what: String| SourceError::Gap {
             partition: self.partition().to_owned(),
@@ -86,7 +88,7 @@ impl MySqlSource {
         let has_begun = !at.key.is_empty();
         let key = at.key.clone();
         let cursor = Cursor::open(&self.sought, at).map_err(|failure| match failure {
-            Failure::Missing(what) if has_begun => gap(what),
+            Failure::Missing(what) | Failure::Unfit(what) if has_begun => gap(what),
             failure => error(&self.sought, failure),
         })?;
         // A number without a sign is text where it is too large to be another.
@@ -97,7 +99,9 @@ impl MySqlSource {
         let now = &cursor.keyset.key;
         if has_begun && (key.len() != now.len() || !key.iter().zip(now).all(fits)) {
             let names = cursor.key_names().join(", ");
-            return Err(gap(format!("its key is now ({names}), or of another type")));
+            let what = before.and_then(|before| before.difference(&cursor.keyset.shape, true));
+            let now = || format!("its key is now ({names}), or of another type");
+            return Err(gap(what.unwrap_or_else(now)));
         }
         Ok(cursor)
     }
@@ -228,7 +232,12 @@ impl Source for MySqlSource {
                 ),
             });
         }
-        self.resume(position(Some(start))?).map(|_| ())
+        let at = position(Some(start))?;
+        let before = at.fingerprint.clone();
+        let shown = MySqlPosition { fingerprint: None, ..at.clone() }.stored().json;
+        let cursor = self.resume(at)?;
+        let shapes = (before.as_ref(), &cursor.keyset.shape);
+        shape::refuse_altered(start, shown, shapes, !self.is_bounded())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
@@ -263,7 +272,7 @@ impl Source for MySqlSource {
             }
             None => {
                 let marks = cursor.marks_of(&key);
-                let end = MySqlPosition { key, rows: 0 }.stored();
+                let end = MySqlPosition { key, ..MySqlPosition::default() }.stored();
                 Ok(kept::batch(partition.into(), &fields, end, marks))
             }
         }

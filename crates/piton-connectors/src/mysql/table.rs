@@ -202,6 +202,12 @@ impl Table {
         stage::refuse(conn, name, target)
     }
 
+    /// Its columns with their types.
+    pub(super) fn types(&self) -> Vec<(String, String)> {
+        let of = |field: &Field| without_width(&field.declared);
+        self.fields.iter().map(|field| (field.name.clone(), of(field))).collect()
+    }
+
     /// Whether it is a table, of which the indexes say what is unique.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.sort.as_str(), "BASE TABLE" | "SYSTEM VERSIONED")
@@ -284,6 +290,17 @@ impl Field {
             name,
             declared,
         }
+    }
+}
+
+/// A type without the width for display, which newer servers no longer tell: `int(11)`.
+fn without_width(declared: &str) -> String {
+    match declared.split_once('(') {
+        Some((integer, rest)) if integer.ends_with("int") => {
+            let after = rest.split_once(')').map_or("", |(_, after)| after);
+            format!("{integer}{after}")
+        }
+        _ => declared.to_owned(),
     }
 }
 

@@ -175,6 +175,7 @@ impl Cursor {
             key: keyset.key.iter().map(|part| part.name.clone()).collect(),
             integers: keyset.key.iter().map(|part| part.is_integer).collect(),
         };
+        let shape = keyset.shape.clone();
         Ok(Self {
             schema: Arc::new(Schema { columns: columns.collect() }),
             wire,
@@ -182,7 +183,7 @@ impl Cursor {
             names: Arc::new(names),
             record_limit: *record_limit,
             range: range.clone(),
-            at,
+            at: PostgresPosition { fingerprint: Some(at.fingerprint.unwrap_or(shape)), ..at },
             page: None,
         })
     }
@@ -471,6 +472,7 @@ impl Keys {
             Some(last) => PostgresPosition {
                 key: self.key(last).collect(),
                 rows: self.before.rows + rows as u64,
+                fingerprint: self.before.fingerprint.clone(),
             },
         }
     }

@@ -12,7 +12,7 @@ use super::{
     position::KeyPart,
     table::{Rights, Table},
 };
-use crate::sqlite::settings::Input;
+use crate::{shape::Shape, sqlite::settings::Input};
 
 /// A table or query and its key.
 #[derive(Debug, Clone)]
@@ -23,6 +23,7 @@ pub(super) struct Keyset {
     pub(super) key: Vec<Part>,
     /// Whether it was checked that no part of the key is NULL.
     is_never_null: bool,
+    pub(super) shape: Shape,
 }
 
 /// A column of the records.
@@ -80,15 +81,16 @@ impl Keyset {
         name: Option<&str>,
         key: &[String],
     ) -> Result<Self, Unreadable> {
-        let (from, key, is_never_null) = match (input, name) {
+        let (from, key, types) = match (input, name) {
             (Input::Table(table), Some(name)) => {
-                let key = key_of_table(client, table, name, key).await?;
-                (format!("{name} q"), key, true)
+                let (key, found) = key_of_table(client, table, name, key).await?;
+                (format!("{name} q"), key, Some(found.types()))
             }
             (Input::Query(query), _) | (Input::Table(query), None) => {
-                (format!("({query}\n) q"), key.to_vec(), false)
+                (format!("({query}\n) q"), key.to_vec(), None)
             }
         };
+        let is_never_null = types.is_some();
         let described = client.prepare(&format!("SELECT q.* FROM {from} LIMIT 0")).await;
         let described = described.map_err(|error| match error.as_db_error() {
             Some(said) if !is_never_null => {
@@ -112,8 +114,10 @@ impl Keyset {
             let is_integer = columns[column].form == Form::Integer;
             Ok(Part { name: name.clone(), column, cast, is_integer })
         };
+        let names = || columns.iter().map(|column| (column.name.clone(), String::new())).collect();
+        let shape = Shape::new(types.unwrap_or_else(names), key.clone());
         let key = key.iter().map(part).collect::<Result<_, Unreadable>>()?;
-        Ok(Self { from, columns, key, is_never_null })
+        Ok(Self { from, columns, key, is_never_null, shape })
     }
 
     /// The statement that copies rows after a key, at most `limit` of them, or up to another key.
@@ -236,7 +240,7 @@ async fn key_of_table(
     table: &str,
     name: &str,
     key: &[String],
-) -> Result<Vec<String>, Unreadable> {
+) -> Result<(Vec<String>, Table), Unreadable> {
     let Some(found) = Table::inspect(client, name, Rights::Insert).await? else {
         return Err(Unreadable::Missing(format!("there is no table '{table}'")));
     };
@@ -255,10 +259,10 @@ async fn key_of_table(
             );
             return Err(Unreadable::Unfit(why));
         }
-        return Ok(primary);
+        return Ok((primary, found));
     }
     match found.refuse_order(table, key) {
         Some(why) => Err(Unreadable::Unfit(why)),
-        None => Ok(key.to_vec()),
+        None => Ok((key.to_vec(), found)),
     }
 }

@@ -3,6 +3,7 @@
 //! At rest a position is `{"key": [2024, "DE"], "rows": 5120}`. Numbers are ordered as numbers.
 //! Text is ordered by the server, in an order that depends on its languages; so of two positions
 //! with different text the one after more rows is the later.
+//! What the table looked like then is kept beside it, and does not decide.
 
 use std::cmp::Ordering;
 
@@ -10,10 +11,10 @@ use piton_core::{Position, StoredPosition};
 use serde::{Deserialize, Serialize};
 
 use crate::key_part;
-pub use crate::key_part::KeyPart;
+pub use crate::{key_part::KeyPart, shape::Shape};
 
 /// The key of the last row read; empty before the first.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresPosition {
     /// A value for each column of the key.
@@ -21,6 +22,15 @@ pub struct PostgresPosition {
     /// How many rows were read up to it, counted from the beginning.
     #[serde(default)]
     pub rows: u64,
+    /// What was read looked like this; not known of positions of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Shape>,
+}
+
+impl PartialEq for PostgresPosition {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, self.rows) == (&other.key, other.rows)
+    }
 }
 
 impl Position for PostgresPosition {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    kept,
+    kept, shape,
     source::{Reader, Source, SourceError, Start},
     sqlite::settings::{Input, SqlSettings},
 };
@@ -183,7 +183,12 @@ impl Source for PostgresSource {
                 ),
             });
         };
-        resume(&part, position(Some(start))?).map(|_| ())
+        let at = position(Some(start))?;
+        let before = at.fingerprint.clone();
+        let shown = PostgresPosition { fingerprint: None, ..at.clone() }.stored().json;
+        let cursor = resume(&part, at)?;
+        let shapes = (before.as_ref(), &cursor.keyset.shape);
+        shape::refuse_altered(start, shown, shapes, !self.is_bounded())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {
@@ -258,7 +263,7 @@ impl Source for PostgresSource {
             }
             None => {
                 let marks = cursor.marks_of(&key);
-                let end = PostgresPosition { key, rows: 0 }.stored();
+                let end = PostgresPosition { key, ..PostgresPosition::default() }.stored();
                 Ok(kept::batch(partition.into(), &fields, end, marks))
             }
         }
@@ -266,7 +271,9 @@ impl Source for PostgresSource {
 }
 
 /// Opens a part of it to go on from a position.
-fn resume(part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
+fn resume(part: &Sought, mut at: PostgresPosition) -> Result<Cursor, SourceError> {
+    // From here on it is what it is now.
+    let before = at.fingerprint.take();
     let stored = at.stored();
     let gap = |what: String| SourceError::Gap {
         partition: part.partition.to_string(),
@@ -278,7 +285,7 @@ fn resume(part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
     let known = || known.iter().filter(|key| !key.is_empty());
     let has_begun = !at.key.is_empty();
     let cursor = Cursor::open(part, at).map_err(|failure| match failure {
-        Failure::Missing(what) if has_begun => gap(what),
+        Failure::Missing(what) | Failure::Unfit(what) if has_begun => gap(what),
         failure => error(part, failure),
     })?;
     let fits = |(part, now): (&KeyPart, &super::keyset::Part)| {
@@ -287,7 +294,9 @@ fn resume(part: &Sought, at: PostgresPosition) -> Result<Cursor, SourceError> {
     let now = &cursor.keyset.key;
     if known().any(|key| key.len() != now.len() || !key.iter().zip(now).all(fits)) {
         let names = cursor.key_names().join(", ");
-        return Err(gap(format!("its key is now ({names}), or of another type")));
+        let what = before.and_then(|before| before.difference(&cursor.keyset.shape, true));
+        let now = || format!("its key is now ({names}), or of another type");
+        return Err(gap(what.unwrap_or_else(now)));
     }
     Ok(cursor)
 }

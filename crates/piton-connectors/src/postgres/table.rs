@@ -176,6 +176,11 @@ impl Table {
         ))
     }
 
+    /// Its columns with their types.
+    pub(super) fn types(&self) -> Vec<(String, String)> {
+        self.fields.iter().map(|field| (field.name.clone(), field.declared.clone())).collect()
+    }
+
     /// Whether it is a table, of which the indexes say what is unique.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.kind as u8, b'r' | b'p')

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Schema},
+    shape::Shape,
     source::{BadRecord, SourceError},
 };
 
@@ -39,9 +40,9 @@ pub(super) struct Cursor {
     pub(super) key: Vec<KeyValue>,
 }
 
-/// The position after a key.
-pub(super) fn position(key: &[KeyValue]) -> StoredPosition {
-    let position = SqlPosition { key: key.to_vec() };
+/// The position after a key, in something of this shape.
+pub(super) fn position(key: &[KeyValue], shape: Option<&Shape>) -> StoredPosition {
+    let position = SqlPosition { key: key.to_vec(), fingerprint: shape.cloned() };
     // Its JSON is made of numbers, texts and lists: it can always be written.
     StoredPosition::of(&position)
         .unwrap_or(StoredPosition { kind: "sql".into(), json: "{}".into() })
@@ -180,7 +181,7 @@ impl Cursor {
             place: keys.describe(0),
             reason,
             record: serde_json::Value::Object(named).to_string(),
-            end: position(key),
+            end: position(key, Some(&self.keyset.shape)),
         }
     }
 

@@ -11,6 +11,7 @@
 use rusqlite::Connection;
 
 use super::{quote, settings::Input, table::Table};
+use crate::shape::Shape;
 
 /// How a table or query is read by its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(super) struct Keyset {
     is_row_number: bool,
     /// The columns of the key that may be NULL.
     nullable: Vec<String>,
+    pub(super) shape: Shape,
 }
 
 /// Why something cannot be read by a key.
@@ -87,9 +89,11 @@ impl Keyset {
             is_collated: false,
             is_row_number,
             nullable: Vec::new(),
+            shape: Shape::new(Vec::new(), Vec::new()),
         };
         if is_row_number {
             keyset.terms = keyset.columns().collect();
+            keyset.shape = Shape::new(table.types(), keyset.key.clone());
             return Ok(keyset);
         }
         for column in &mut keyset.key {
@@ -114,6 +118,7 @@ impl Keyset {
                 keyset.key.join(", ")
             )));
         }
+        keyset.shape = Shape::new(table.types(), keyset.key.clone());
         Ok(keyset.with_terms())
     }
 
@@ -142,7 +147,9 @@ impl Keyset {
             };
             found.push((*column).to_owned());
         }
+        let names = columns.iter().map(|name| ((*name).to_owned(), String::new()));
         let keyset = Self {
+            shape: Shape::new(names.collect(), found.clone()),
             nullable: found.clone(),
             key: found,
             // The line end closes a comment at the end of the query.

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     batch::{Batch, Column, ColumnType, Marks, Origin, Schema, Span, Value},
     kept,
+    shape::Shape,
     source::BadRecord,
 };
 
@@ -44,7 +45,7 @@ impl<'c> Page<'c> {
     /// A piece that begins with this row.
     pub(super) fn new(cursor: &'c Cursor, row: &Row<'_>) -> Self {
         let keys = Keys::none(cursor);
-        let begin = position(&cursor.key);
+        let begin = position(&cursor.key, Some(&cursor.keyset.shape));
         let schema = schema(row.as_ref(), cursor);
         let batch =
             Batch::new(Arc::clone(&cursor.partition), schema, begin, Arc::new(keys.clone()));
@@ -213,6 +214,7 @@ pub(super) struct Keys {
     place: Arc<str>,
     /// The key before the first row.
     before: Vec<KeyValue>,
+    shape: Shape,
     cells: Vec<KeyCell>,
     text: String,
     blobs: Vec<u8>,
@@ -232,6 +234,7 @@ impl Keys {
             names: Arc::clone(&cursor.names),
             place: Arc::clone(&cursor.place),
             before: cursor.key.clone(),
+            shape: cursor.keyset.shape.clone(),
             cells: Vec::new(),
             text: String::new(),
             blobs: Vec::new(),
@@ -285,10 +288,10 @@ impl Keys {
     /// The position after so many rows.
     fn after(&self, rows: usize) -> StoredPosition {
         match rows {
-            0 => position(&self.before),
+            0 => position(&self.before, Some(&self.shape)),
             rows => {
                 let key = (0..self.names.len()).map(|part| self.get(rows - 1, part).to_owned());
-                position(&key.collect::<Vec<_>>())
+                position(&key.collect::<Vec<_>>(), Some(&self.shape))
             }
         }
     }
@@ -337,6 +340,7 @@ impl Cursor {
         key: &[KeyValue],
     ) -> Batch {
         let marks = Arc::new(Keys::of_one(self, key));
-        kept::batch(Arc::clone(&self.partition), kept, position(key), marks)
+        let end = position(key, Some(&self.keyset.shape));
+        kept::batch(Arc::clone(&self.partition), kept, end, marks)
     }
 }

@@ -1,6 +1,7 @@
 //! Where a row stands in a table or query: its key.
 //!
-//! At rest a position is `{"key": [2024, "DE"]}`. Values are ordered as `SQLite` orders them:
+//! At rest a position is `{"key": [2024, "DE"]}`, and beside it what the table looked like then,
+//! which does not decide. Values are ordered as `SQLite` orders them:
 //! numbers first, integers and floats by their exact value, then text by its bytes, then blobs.
 
 use std::{cmp::Ordering, fmt};
@@ -12,12 +13,23 @@ use rusqlite::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::shape::Shape;
+
 /// The key of the last row read; empty before the first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlPosition {
     /// A value for each column of the key.
     pub key: Vec<KeyValue>,
+    /// What was read looked like this; not known of positions of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Shape>,
+}
+
+impl PartialEq for SqlPosition {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
 }
 
 impl Position for SqlPosition {
@@ -295,7 +307,7 @@ mod tests {
 
         #[test]
         fn a_position_survives_rest(key in prop::collection::vec(value(), 0..3)) {
-            let position = SqlPosition { key };
+            let position = SqlPosition { key, fingerprint: None };
             let stored = StoredPosition::of(&position).unwrap();
             let read: SqlPosition = stored.read().unwrap();
             // By their form, as 1 and 1.0 are equal.

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
+    shape,
     source::{Read, Reader, Source, SourceError, Start},
 };
 
@@ -86,10 +87,10 @@ impl SqlSource {
     fn resume(&self, start: Option<&Start>) -> Result<Cursor, SourceError> {
         let key = start.and_then(|start| start.position.as_ref());
         let key = key.map(StoredPosition::read::<SqlPosition>).transpose()?;
-        let key = key.map(|position| position.key).unwrap_or_default();
+        let (key, before) = key.map(|at| (at.key, at.fingerprint)).unwrap_or_default();
         let gap = |what: String| SourceError::Gap {
             partition: self.partition().to_owned(),
-            position: position(&key).json,
+            position: position(&key, None).json,
             what: format!(
                 "{what}. Put it back as it was, or `piton reset` to read from the beginning"
             ),
@@ -103,7 +104,9 @@ impl SqlSource {
             opened => opened?,
         };
         if !key.is_empty() && key.len() != keyset.key.len() {
-            return Err(gap(format!("its key is now ({})", keyset.key.join(", "))));
+            let what = before.and_then(|before| before.difference(&keyset.shape, true));
+            let now = || format!("its key is now ({})", keyset.key.join(", "));
+            return Err(gap(what.unwrap_or_else(now)));
         }
         let file = self.path.file_name().unwrap_or_default().to_string_lossy();
         let what = match &self.input {
@@ -174,7 +177,11 @@ impl Source for SqlSource {
                 ),
             });
         }
-        self.resume(Some(start)).map(|_| ())
+        let cursor = self.resume(Some(start))?;
+        let Some(stored) = &start.position else { return Ok(()) };
+        let before = stored.read::<SqlPosition>()?.fingerprint;
+        let shapes = (before.as_ref(), &cursor.keyset.shape);
+        shape::refuse_altered(start, position(&cursor.key, None).json, shapes, !self.is_bounded())
     }
 
     fn reader(&self, starts: &[Start]) -> Result<Box<dyn Reader>, SourceError> {

@@ -46,6 +46,8 @@ pub(super) struct Field {
     pub(super) affinity: Affinity,
     /// Computed by the database: cannot be written.
     generated: bool,
+    /// Its type as it is declared; may be empty.
+    declared: String,
     /// It is the row number by another name.
     row_number: bool,
     /// Whether it may hold NULL.
@@ -78,7 +80,6 @@ impl Table {
             .optional()?;
         let Some((kind, without_rowid)): Option<(String, bool)> = found else { return Ok(None) };
         let mut primary: Vec<(i64, String)> = Vec::new();
-        let mut types = Vec::new();
         let mut fields = Vec::new();
         let mut statement = conn.prepare(
             "SELECT name, type, pk, hidden, \"notnull\" FROM pragma_table_xinfo(?1, 'main')",
@@ -92,16 +93,15 @@ impl Table {
             let affinity = Affinity::of(&declared);
             let generated = row.get::<_, i64>(3)? > 1;
             let nullable = !row.get::<_, bool>(4)?;
-            fields.push(Field { name, affinity, generated, row_number: false, nullable });
-            types.push(declared);
+            fields.push(Field { name, affinity, generated, declared, row_number: false, nullable });
         }
         let mut unique = unique_indexes(conn, name)?;
         primary.sort();
         let primary: Vec<String> = primary.into_iter().map(|(_, name)| name).collect();
-        for (field, declared) in fields.iter_mut().zip(&types) {
+        for field in &mut fields {
             field.row_number = !without_rowid
                 && primary == [field.name.as_str()]
-                && declared.eq_ignore_ascii_case("INTEGER");
+                && field.declared.eq_ignore_ascii_case("INTEGER");
             let in_key = without_rowid && primary.contains(&field.name);
             field.nullable &= !field.row_number && !in_key;
         }
@@ -130,6 +130,11 @@ impl Table {
     pub(super) fn is_unique(&self, columns: &[String]) -> bool {
         let has = |c: &String| columns.iter().any(|column| column.eq_ignore_ascii_case(c));
         self.unique.iter().any(|index| index.iter().all(has))
+    }
+
+    /// Its columns with their types.
+    pub(super) fn types(&self) -> Vec<(String, String)> {
+        self.fields.iter().map(|field| (field.name.clone(), field.declared.clone())).collect()
     }
 
     /// Whether it is a table, not a view or the like.

@@ -105,6 +105,8 @@ pub(super) fn check(
         limits,
         keep_history: file.history.keep.duration(),
         on_complete: file.on_complete,
+        on_source_change: file.on_source_change,
+        max_age: file.max_age.map(Period::duration),
         described: Described::of(root),
         file: name.to_owned(),
         dir: dir.to_owned(),

@@ -18,6 +18,7 @@ use super::{
     },
     scalars::{Percent, Size},
 };
+use crate::job::definition::OnSourceChange;
 
 /// A pipeline: records are read from a source, transformed, and written to sinks, from where the
 /// last run stopped.
@@ -64,6 +65,14 @@ pub(super) struct File {
     /// What happens when a source with an end has been read.
     #[serde(default)]
     pub(super) on_complete: OnComplete,
+    /// What happens when what is read is not what was read before: a rewritten file, an altered
+    /// table.
+    #[serde(default)]
+    pub(super) on_source_change: OnSourceChange,
+    /// How old the newest checkpoint may be and still be resumed; an older one needs
+    /// `--accept-age`.
+    #[serde(default)]
+    pub(super) max_age: Option<Period>,
 }
 
 pub(super) fn default_store() -> String {

@@ -57,7 +57,10 @@ pub use self::{
     file::{Commit, OnComplete, Refused, SinkSettings, SourceSettings, WhenHeld},
     schema::schema,
 };
-use crate::{job::definition::Job, transform::Transform};
+use crate::{
+    job::definition::{Job, OnSourceChange},
+    transform::Transform,
+};
 
 /// The largest file that is read as a configuration, in bytes.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -93,6 +96,10 @@ pub struct Config {
     pub keep_history: Duration,
     /// What happens when a source with an end has been read.
     pub on_complete: OnComplete,
+    /// What to do when what is read is not what was read before.
+    pub on_source_change: OnSourceChange,
+    /// How old a checkpoint may be and still be resumed without being told so.
+    pub max_age: Option<Duration>,
     /// What it was made of, for comparing with another run and for showing.
     pub described: Described,
     /// The file it was read from, as it was named.

@@ -397,6 +397,8 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
         with("transform: [{select: [a]}, {select: {b: a + 1}}, {flatten: a}, {rename: {a: b}}]"),
         with("transform: [{flatten: {field: a, separator: '-'}}]\nlimits: {record: 65536}"),
         with("sinks: {a: {stdout: {}, required: true}, b: {http: {url: 'http://x'}}}"),
+        with("on_source_change: continue\nmax_age: 6h"),
+        steps("source: {csv: {path: a}}, sinks: {o: {stdout: {}}}, on_source_change: restart"),
         steps("run: [sh, -c, ls], after: [], retry: {times: 3, pause: 1s}, timeout: 5m"),
         steps("source: {csv: {path: a, rate: 5/s}}, sinks: {o: {stdout: {}}}, checkpoint: off"),
         steps("sql: {url: 'sqlite:x', statements: [SELECT 1]}, on_recover: {run: [sh]}"),
@@ -414,6 +416,8 @@ fn the_schema_says_yes_to_what_loads_and_no_to_what_is_unknown() {
     for text in [
         with("sorce: {}"),
         with("source: {csv: {path: a, colour: red}}"),
+        with("on_source_change: ignore"),
+        with("max_age: 6"),
         with("source: {parquet: {path: a}}"),
         with("sinks: {}"),
         with("sinks: {a: {}}"),

@@ -91,9 +91,9 @@ pub enum OnSourceChange {
     /// The run is refused with the difference.
     #[default]
     Fail,
-    /// The step goes on from its position all the same.
+    /// It goes on from its position all the same.
     Continue,
-    /// The step begins anew.
+    /// It begins anew.
     Restart,
 }
 

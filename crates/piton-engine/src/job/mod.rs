@@ -1,5 +1,6 @@
 //! Jobs: a tree of steps, each a bounded pipeline, SQL or a command, with an end.
 
+mod age;
 mod body;
 pub mod definition;
 mod instances;

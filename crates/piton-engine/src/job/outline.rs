@@ -9,6 +9,21 @@ pub(super) struct Entry {
     pub(super) path: String,
     /// Paths of the siblings that it comes after.
     pub(super) after: Vec<String>,
+    /// What is below it is done for each of many records, and is nothing by itself.
+    pub(super) is_each: bool,
+}
+
+impl Entry {
+    /// A step of a program or a script.
+    pub(super) fn alone(path: String) -> Self {
+        Self { path, after: Vec::new(), is_each: false }
+    }
+
+    /// Whether a path is of a step that is done for each of this one's records.
+    pub(super) fn has_each(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(&self.path).filter(|_| self.is_each);
+        rest.is_some_and(|rest| rest.starts_with(['/', '#']))
+    }
 }
 
 /// The steps of a registered definition; empty if it names none.
@@ -29,8 +44,11 @@ fn below(parent: &str, of: &Value, entries: &mut Vec<Entry>) {
         let Some(name) = step["step"].as_str() else { continue };
         let after = step["after"].as_array().into_iter().flatten();
         let after = after.filter_map(Value::as_str).map(path).collect();
-        entries.push(Entry { path: path(name), after });
-        below(&path(name), step, entries);
+        let is_each = !step["for_each"].is_null();
+        entries.push(Entry { path: path(name), after, is_each });
+        if !is_each {
+            below(&path(name), step, entries);
+        }
     }
 }
 
@@ -62,12 +80,14 @@ mod tests {
         let entries = of(r#"{"job":"j","steps":[
             {"step":"last","after":["b"]},
             {"step":"a","steps":[{"step":"x"},{"step":"y"}]},
-            {"step":"b"},{"step":"c"}]}"#);
+            {"step":"b"},{"step":"c","for_each":{},"steps":[{"step":"z"}]}]}"#);
         let paths: Vec<&str> = entries.iter().map(|entry| &*entry.path).collect();
         assert_eq!(paths, ["last", "a", "a/x", "a/y", "b", "c"]);
         assert_eq!(from(&entries, "a/y"), ["a/y", "b", "c", "last"]);
         assert_eq!(from(&entries, "c"), ["c"]);
         assert_eq!(from(&entries, "none"), [] as [&str; 0]);
+        assert!(entries[5].has_each("c/z") && entries[5].has_each("c#1/z"));
+        assert!(!entries[1].has_each("a/x") && !entries[5].has_each("c2"));
         assert_eq!(of("no JSON"), []);
     }
 }

@@ -18,7 +18,7 @@ use super::{
     run,
 };
 pub use crate::plan::Refusal;
-use crate::{config::WhenHeld, connect::brief, run::RunError};
+use crate::{config::WhenHeld, run::RunError};
 
 /// Of how many steps beside each other it is said which may run at once.
 const MOST_BESIDE: usize = 200;
@@ -316,7 +316,7 @@ impl Planner<'_> {
             _ => state.map(|state| state.attempt + 1),
         };
         if next == Next::Resumed {
-            planned.position = self.positions.get(&step.path).map(brief);
+            planned.position = self.positions.get(&step.path).map(super::view::told);
         }
         if let (Next::Resumed | Next::BegunAnew, Some(action)) = (next, &step.on_recover) {
             planned.recovers = Some(self.recovers(step, action));

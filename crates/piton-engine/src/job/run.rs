@@ -129,6 +129,7 @@ pub fn run(
         return Ok(summary(name, (true, true), counts, took));
     }
     heed_cancel(&name, store, options)?;
+    super::age::refuse_old(job, &name, &**store, options)?;
     let steps = Arc::new(steps);
     let course = Course {
         job,

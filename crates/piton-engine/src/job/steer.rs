@@ -74,9 +74,12 @@ impl Changed {
         let mut known = outline::of(&record.transforms);
         // A program's or a script's steps, in the order in which they began.
         let mut others = steps.all();
-        others.retain(|(path, _)| path != WHOLE_JOB && !known.iter().any(|k| k.path == *path));
+        others.retain(|(path, _)| {
+            let is_known = known.iter().any(|entry| entry.path == *path || entry.has_each(path));
+            path != WHOLE_JOB && !is_known
+        });
         others.sort_by_key(|(_, state)| state.started_at);
-        known.extend(others.into_iter().map(|(path, _)| Entry { path, after: Vec::new() }));
+        known.extend(others.into_iter().map(|(path, _)| Entry::alone(path)));
         Ok(Self { steps, known })
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::outline::{self, Entry};
 use crate::{
-    connect::brief,
+    connect::{brief, brief_json},
     run::Report,
     steer::{self, SteerError},
 };
@@ -54,11 +54,13 @@ pub struct StepCount {
 
 /// Counts the steps of a job by what is stored of them.
 pub(crate) fn count(record: &PipelineRecord, checkpoints: &[Checkpoint]) -> StepCount {
-    let mut all: BTreeSet<String> =
-        outline::of(&record.transforms).into_iter().map(|entry| entry.path).collect();
+    let entries = outline::of(&record.transforms);
+    let mut all: BTreeSet<String> = entries.iter().map(|entry| entry.path.clone()).collect();
     let mut done = 0;
+    let is_each = |path: &str| entries.iter().any(|entry| entry.has_each(path));
     let steps = checkpoints.iter().filter(|c| c.key.sink == STEP);
-    for step in steps.filter(|step| step.key.partition != WHOLE_JOB) {
+    let steps = steps.filter(|c| c.key.partition != WHOLE_JOB && !is_each(&c.key.partition));
+    for step in steps {
         done += u64::from(state_of(step).is_some_and(|state| state.stage.is_over()));
         all.insert(step.key.partition.clone());
     }
@@ -93,16 +95,17 @@ fn tree(
     let mut entries = outline::of(&record.transforms);
     let mut others: Vec<&str> = states.keys().copied().collect();
     others.retain(|path| *path != WHOLE_JOB);
-    others.retain(|path| !entries.iter().any(|entry| entry.path == *path));
+    others.retain(|path| !entries.iter().any(|e| e.path == *path || e.has_each(path)));
     others.sort_by_key(|path| (states[path].started_at, *path));
-    let others = others.into_iter().map(|path| Entry { path: path.to_owned(), after: Vec::new() });
+    let others = others.into_iter().map(|path| Entry::alone(path.to_owned()));
     entries.extend(others);
     let pipelines = block_on(store.pipelines())?;
     let seen = |entry: Entry| {
         let kept =
             checkpoints.iter().find(|c| c.key.partition == entry.path && c.key.sink == POSITION);
         let mut step = step(entry.path, &states, is_running);
-        step.position = kept.and_then(|kept| kept.position.as_ref()).map(brief);
+        step.position = kept.and_then(|kept| kept.position.as_ref()).map(told);
+        step.records = kept.filter(|_| entry.is_each).map(|kept| kept.records);
         step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
         let pipeline = format!("{job}/{}", step.step);
         if pipelines.iter().any(|known| known.pipeline == pipeline) {
@@ -111,6 +114,15 @@ fn tree(
         Ok(step)
     };
     entries.into_iter().map(seen).collect()
+}
+
+/// A position as a person reads it; of a `for_each` that of its source.
+pub(super) fn told(position: &StoredPosition) -> String {
+    let of_source = || {
+        let json: serde_json::Value = serde_json::from_str(&position.json).ok()?;
+        Some(brief_json(json.get("at")?.clone()))
+    };
+    if position.kind == "for_each" { of_source() } else { None }.unwrap_or_else(|| brief(position))
 }
 
 fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {

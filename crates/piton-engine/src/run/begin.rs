@@ -7,12 +7,13 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use piton_connectors::{
     sink::{Fence, PlainSink, Resume, Sink, TransactionalSink},
-    source::Start,
+    source::{SourceError, Start},
 };
 use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Output, Store, fault};
 
 use super::{
     RunError, RunOptions,
+    changes::Changed,
     context::Held,
     deliver::begun,
     error::stored_instead,
@@ -106,6 +107,16 @@ fn refuse_gone(pipeline: &Pipeline, checkpoints: &[Checkpoint]) -> Result<(), Ru
     Ok(())
 }
 
+/// The same by what the sinks know.
+pub(super) fn refuse_gone_in(pipeline: &Pipeline, sinks: &mut [Sink]) -> Result<(), RunError> {
+    for (spec, sink) in pipeline.sinks.iter().zip(sinks) {
+        if let Sink::Transactional(sink) = sink {
+            refuse_gone(pipeline, &peek(pipeline, &spec.name, &mut **sink)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// The smallest epoch that a claim needs: above what any sink has seen. A store that was lost or
 /// restored knows less than its sinks.
 pub(crate) fn epoch_needed(pipeline: &Pipeline, sinks: &mut [Sink]) -> Result<Epoch, RunError> {
@@ -128,14 +139,15 @@ fn peek(
     sink.peek(&pipeline.name, name).map_err(|error| pipeline.of_sink(name, &error))
 }
 
-/// Decides every refusal of one sink, and of the source at the place where that sink stands.
-pub(crate) fn inspect(
+/// Decides every refusal of one sink, and of the source at the place where that sink stands. When
+/// the newest checkpoint was stored that it goes on from.
+pub(super) fn inspect(
     pipeline: &Pipeline,
     found: &Found,
     options: &RunOptions,
-    name: &str,
-    sink: &mut Sink,
-) -> Result<(), RunError> {
+    (name, sink): (&str, &mut Sink),
+    changed: &mut Changed,
+) -> Result<Option<Timestamp>, RunError> {
     let mirror = found.of_sink(name);
     let orders = found.orders_for(name);
     let stands = match sink {
@@ -174,13 +186,18 @@ pub(crate) fn inspect(
             mirror
         }
     };
+    let goes_on = |c: &&Checkpoint| {
+        let is_ordered = orders.iter().any(|order| order.covers(&c.key.partition, name));
+        c.position.is_some() && !is_ordered
+    };
+    let newest = stands.iter().filter(goes_on).map(|checkpoint| checkpoint.updated_at).max();
     if options.accept_changes {
-        return Ok(());
+        return Ok(newest);
     }
     let is_new = |partition: &&String| !stands.iter().any(|c| c.key.partition == **partition);
     for partition in found.partitions.iter().filter(is_new) {
         let start = Start { partition: partition.clone(), position: None };
-        verify(pipeline, &start, options)?;
+        verify(pipeline, &start, options, changed)?;
     }
     for checkpoint in stands {
         let reset = orders.iter().rev().find(|o| o.covers(&checkpoint.key.partition, name));
@@ -192,14 +209,30 @@ pub(crate) fn inspect(
             continue;
         }
         let start = Start { partition: checkpoint.key.partition, position };
-        verify(pipeline, &start, options)?;
+        verify(pipeline, &start, options, changed)?;
     }
-    Ok(())
+    Ok(newest)
 }
 
-fn verify(pipeline: &Pipeline, start: &Start, options: &RunOptions) -> Result<(), RunError> {
-    let verified = pipeline.source.verify(start, options.verify);
-    verified.map_err(|error| RunError::of_source(&pipeline.name, &error))
+fn verify(
+    pipeline: &Pipeline,
+    start: &Start,
+    options: &RunOptions,
+    changed: &mut Changed,
+) -> Result<(), RunError> {
+    let source = pipeline.strict.as_ref().unwrap_or(&pipeline.source);
+    let Err(error) = source.verify(start, options.verify) else { return Ok(()) };
+    let refusal = RunError::of_source(&pipeline.name, &error);
+    match error {
+        SourceError::Gap { partition, what, .. } => {
+            // What differs is the first sentence; the choices follow.
+            let what = what.split(". ").next().unwrap_or_default();
+            changed.tell(format!("{partition}: {what}"), refusal)
+        }
+        // Another kind of source.
+        SourceError::Position(_) if changed.begins_anew() => Ok(()),
+        _ => Err(refusal),
+    }
 }
 
 /// Output that cannot be written over is not repeated without a word about it.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use piton_core::{Checkpoint, Event, PipelineRecord, Store};
 use serde_json::{Map, Value};
 
-use super::{RunError, RunOptions};
+use super::{RunError, RunOptions, changes::Changed};
 use crate::{
     pipeline::Pipeline,
     plan::brief_source,
@@ -18,13 +18,15 @@ use crate::{
 };
 
 /// A change that is noted in history: what, and the sentence.
-pub(crate) type Notice = (&'static str, String);
+pub(super) type Notice = (&'static str, String);
 
-/// Compares the definition with the registered one, changing nothing.
-pub(crate) fn compare(
+/// Compares the definition with the registered one, changing nothing. A pipeline that is to begin
+/// anew for a changed source is told so in `changed`.
+pub(super) fn compare(
     pipeline: &Pipeline,
     store: &dyn Store,
     options: &RunOptions,
+    changed: &mut Changed,
 ) -> Result<Vec<Notice>, RunError> {
     let known = block_on(store.pipelines())?;
     let Some(known) = known.into_iter().find(|known| known.pipeline == pipeline.name) else {
@@ -35,15 +37,17 @@ pub(crate) fn compare(
     // A source that is away cannot say what it is; the run says that it is away.
     if known.source != now.source && pipeline.source.partitions().is_ok() {
         let change = difference(&known.source, &now.source);
-        if !options.accept_changes && !begins_anew(store, &pipeline.name)? {
-            return Err(RunError::Refused(format!(
+        if options.accept_changes || begins_anew(store, &pipeline.name)? {
+            notices.push(("source_changed", change));
+        } else {
+            let refusal = RunError::Refused(format!(
                 "'{}' has read another source before: {change}. Its checkpoints mean nothing there. \
                  Use another pipeline name, `piton reset {}` to begin anew, or --accept-changes to \
                  go on from the stored position all the same",
                 pipeline.name, pipeline.name
-            )));
+            ));
+            changed.tell(change, refusal)?;
         }
-        notices.push(("source_changed", change));
     }
     if known.transforms != now.transforms {
         let change = format!(
@@ -165,7 +169,7 @@ fn compare_sinks(known: &PipelineRecord, now: &PipelineRecord) -> Vec<Notice> {
 }
 
 /// Registers the definition and notes what has changed.
-pub(crate) fn register(
+pub(super) fn register(
     pipeline: &Pipeline,
     store: &dyn Store,
     notices: &[Notice],

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod begin;
+mod changes;
 mod claiming;
 mod context;
 mod definition;
@@ -27,18 +28,20 @@ use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, Store
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
+    changes::Looked,
     context::{Context, Mirror, Pace},
     keeper::Keeper,
+};
+pub(crate) use self::{
+    changes::refuse_older,
+    error::stored_instead,
+    resume::{governing_state, resume},
+    signal::backoff,
 };
 pub use self::{
     error::RunError,
     figures::{Figures, Report, SinkFigures, SinkReport, SinkState},
     signal::Signal,
-};
-pub(crate) use self::{
-    error::stored_instead,
-    resume::{governing_state, resume},
-    signal::backoff,
 };
 use crate::{
     pipeline::{OnComplete, Pipeline},
@@ -55,6 +58,8 @@ pub struct RunOptions {
     pub adopt: bool,
     /// Check all of what was consumed, not only its ends.
     pub verify: bool,
+    /// Resume although the newest checkpoint is older than may be.
+    pub accept_age: bool,
     /// Run although an operator cancelled it.
     pub again: bool,
     /// Told when a living owner is waited for.
@@ -71,6 +76,7 @@ impl RunOptions {
             accept_changes: false,
             adopt: false,
             verify: false,
+            accept_age: false,
             again: false,
             on_wait: Box::new(|_| {}),
             on_notice: Box::new(|_| {}),
@@ -171,14 +177,9 @@ pub(crate) fn foresee(
     store: &dyn Store,
     options: &RunOptions,
 ) -> Result<Vec<String>, RunError> {
-    let mut sinks = make_all(pipeline)?;
-    let notices = definition::compare(pipeline, store, options)?;
-    let adopted = begin::adopted(pipeline, options, &mut sinks)?;
-    let found = begin::find(pipeline, store, adopted)?;
-    for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
-        begin::inspect(pipeline, &found, options, &spec.name, sink)?;
-    }
-    Ok(notices.into_iter().map(|(_, detail)| detail).collect())
+    let looked = changes::look(pipeline, store, options, &mut make_all(pipeline)?)?;
+    let anew = looked.anew.map(|change| changes::begins_anew(pipeline, &change));
+    Ok(looked.notices.into_iter().map(|(_, detail)| detail).chain(anew).collect())
 }
 
 /// What a run waits for before it begins.
@@ -246,12 +247,8 @@ impl Claimed<'_> {
     fn run(&self, mut sinks: Vec<Sink>, died: Option<&Holder>) -> Result<Summary, RunError> {
         let (pipeline, store) = (self.pipeline, self.store);
         self.heed_control()?;
-        let notices = definition::compare(pipeline, store, self.options)?;
-        let adopted = begin::adopted(pipeline, self.options, &mut sinks)?;
-        let found = begin::find(pipeline, store, adopted)?;
-        for (spec, sink) in pipeline.sinks.iter().zip(&mut sinks) {
-            begin::inspect(pipeline, &found, self.options, &spec.name, sink)?;
-        }
+        let looked = changes::settle(pipeline, store, self.options, &mut sinks)?;
+        let Looked { found, notices, .. } = looked;
         let had_begun = found.checkpoints.iter().any(|c| c.position.is_some());
         definition::register(pipeline, store, &notices, self.options)?;
         let (crashes, uptime) = self.past(died)?;

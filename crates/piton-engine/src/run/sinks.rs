@@ -16,6 +16,7 @@ use piton_core::interval::Interval;
 use super::{
     RunError,
     begin::{self, Ready},
+    changes::Changed,
     context::{Context, Held},
     deliver::{Delivery, Ended, SLOWER, Trouble},
     deliver_plain, deliver_transactional,
@@ -284,6 +285,7 @@ fn take_over_again(cx: &Context<'_>, spec: &SinkSpec) -> Result<Ready, RunError>
     let Context { pipeline, store, claim, options, .. } = cx;
     let found = begin::find(pipeline, *store, Vec::new())?;
     let mut sink = (spec.make)().map_err(|error| pipeline.of_sink(&spec.name, &error))?;
-    begin::inspect(pipeline, &found, options, &spec.name, &mut sink)?;
+    let mut changed = Changed::continued(pipeline);
+    begin::inspect(pipeline, &found, options, (&spec.name, &mut sink), &mut changed)?;
     begin::open(pipeline, *store, claim, &found, options, (&spec.name, sink))
 }

@@ -165,8 +165,13 @@ pub struct Wish<'a> {
 /// # Errors
 /// When the pipeline is unknown or runs.
 pub fn propose_reset(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> {
-    let record = find(store, wish.pipeline)?;
+    find(store, wish.pipeline)?;
     refuse_while_running(store, wish.pipeline)?;
+    reset_of(store, wish)
+}
+
+fn reset_of(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> {
+    let record = find(store, wish.pipeline)?;
     let history = block_on(store.history(wish.pipeline, u64::MAX >> 1))?;
     let checkpoints = block_on(store.load(wish.pipeline))?;
     let waiting = block_on(store.orders(wish.pipeline))?;
@@ -370,6 +375,10 @@ pub fn order(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), Ste
             names.join(" and ")
         )));
     }
+    give(store, proposal, who)
+}
+
+fn give(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), SteerError> {
     let detail = proposal.consequences.join("; ");
     let event = event(&proposal.pipeline, who, proposal.kind.as_str(), detail);
     block_on(store.order(proposal.orders, event))?;
@@ -384,6 +393,16 @@ pub(crate) fn begin_anew(store: &dyn Store, pipeline: &str, who: &str) -> Result
     let wish = Wish { pipeline, sink: None, output: Some(Output::Truncate), who };
     let proposal = propose_reset(store, &wish)?;
     order(store, proposal, who)
+}
+
+/// The same, by the owner of its claim.
+///
+/// # Errors
+/// When what it wrote cannot be cut.
+pub(crate) fn begin_own_anew(store: &dyn Store, name: &str, who: &str) -> Result<(), SteerError> {
+    let wish = Wish { pipeline: name, sink: None, output: Some(Output::Truncate), who };
+    let proposal = reset_of(store, &wish)?;
+    give(store, proposal, who)
 }
 
 /// Pauses, resumes or cancels.

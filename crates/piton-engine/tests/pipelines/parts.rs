@@ -21,6 +21,7 @@ use piton_core::{
 };
 use piton_engine::{
     Commit, OnComplete, OnError, Pipeline, RunError, RunOptions, SinkSpec, Summary,
+    job::definition::OnSourceChange,
     run::{self, Figures, Signal},
     transform::Transforms,
 };
@@ -265,6 +266,9 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
     Pipeline {
         name: "p".to_owned(),
         source: Arc::new(numbers.clone()),
+        strict: None,
+        on_source_change: OnSourceChange::Fail,
+        max_age: None,
         source_at: "numbers".to_owned(),
         transforms_at: "no transforms".to_owned(),
         transforms: Box::new(|| Transforms::new(&[], true, 1 << 20)),

@@ -204,6 +204,28 @@ fn polling_yields_new_rows_and_hears_a_stop() {
     assert!(matches!(reader.read(10).unwrap(), Read::Idle));
 }
 
+/// A position of before, without a fingerprint, is gone on from.
+#[test]
+fn a_table_that_was_altered_is_a_gap_but_for_a_new_column_under_a_poll() {
+    let mut input =
+        Input::table("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let end = match input.reader(None).unwrap().read(10).unwrap() {
+        Read::Batch(batch) => batch.end,
+        other => panic!("{other:?}"),
+    };
+    let verify = |input: &Input, position: &StoredPosition| {
+        let start = Start { partition: "t".into(), position: Some(position.clone()) };
+        input.source().verify(&start, false)
+    };
+    verify(&input, &end).unwrap();
+    input.sql().execute_batch("ALTER TABLE t ADD COLUMN more TEXT").unwrap();
+    let refused = gap(verify(&input, &end));
+    assert!(refused.contains("column 'more' is new") && !refused.contains("fingerprint"));
+    verify(&input, &at_key(r#"{"key":[1]}"#)).unwrap();
+    input.settings["poll"] = json!("1s");
+    verify(&input, &end).unwrap();
+}
+
 /// Invariant 4: what cannot be continued is a gap, never a silent start from somewhere else.
 #[test]
 fn a_source_that_is_not_what_it_was_is_a_gap() {

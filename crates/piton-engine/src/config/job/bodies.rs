@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// Settings of what moves records, which mean nothing elsewhere.
-const OF_RECORDS: &[&str] = &["checkpoint", "commit", "on_error", "claim", "limits"];
+const OF_RECORDS: &[&str] =
+    &["checkpoint", "commit", "on_error", "on_source_change", "claim", "limits"];
 /// Names that a `for_each` cannot give.
 const TAKEN: &[&str] = &["param", "step", "record"];
 

@@ -180,6 +180,11 @@ pub(in crate::config) struct StepFile {
     #[serde(default)]
     #[schemars(with = "OnErrorFile")]
     on_error: Option<IgnoredAny>,
+    /// What happens when what it reads is not what it read before; for it and the steps below it.
+    #[allow(dead_code, reason = "read as a pipeline; here for editors")]
+    #[serde(default)]
+    #[schemars(with = "OnSourceChange")]
+    on_source_change: Option<IgnoredAny>,
     /// Who may run it.
     #[allow(dead_code, reason = "read as a pipeline; here for editors")]
     #[serde(default)]

@@ -29,7 +29,8 @@ use crate::{
 };
 
 /// What a step hands down to those below it, unless they say otherwise.
-const INHERITED: &[&str] = &["checkpoint", "commit", "on_error", "claim", "limits"];
+const INHERITED: &[&str] =
+    &["checkpoint", "commit", "on_error", "on_source_change", "claim", "limits"];
 
 /// Reads and checks a job's file. `path` is the environment's `PATH`.
 pub(in crate::config) fn job(

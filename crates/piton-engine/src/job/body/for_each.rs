@@ -16,7 +16,7 @@ use std::{
 use piton::job::Begun;
 use piton_connectors::{
     batch::Batch,
-    source::{Read, Reader, Source, Start},
+    source::{Read, Reader, Source, SourceError, Start},
 };
 use piton_core::{Position, StoredPosition, interval::Interval};
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,10 @@ use super::{
     value_of,
 };
 use crate::{
+    config::Config,
     connect,
     job::{
-        definition::{ForEach, Step},
+        definition::{ForEach, OnSourceChange, Step},
         run::{Course, of_job},
         stepping::{Parent, Scope},
         walk::Went,
@@ -76,7 +77,9 @@ pub(super) fn run(
     let config = for_each.source.config(&name, &value_of(scope, begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
     let of_source = |error| RunError::of_source(&name, &error);
-    let source = connect::source(&config, course.options.accept_changes).map_err(of_source)?;
+    let accepts = course.options.accept_changes;
+    let goes_on = accepts || config.on_source_change == OnSourceChange::Continue;
+    let source = connect::source(&config, goes_on).map_err(of_source)?;
     let within = scope.parent_id();
     let grouped = Grouped::of(course, step, scope, begun, for_each.concurrency.get());
     let marked = grouped.as_ref().map(Grouped::standing).transpose()?.flatten();
@@ -86,7 +89,9 @@ pub(super) fn run(
         Err(error) => error,
     })?;
     let start = Start { partition, position };
-    source.verify(&start, course.options.verify).map_err(of_source)?;
+    if !accepts {
+        refuse_changed(course, &config, &name, &start)?;
+    }
     let mut reader = source.reader(&[start]).map_err(of_source)?;
     let mut walk = Walk {
         course,
@@ -112,6 +117,31 @@ pub(super) fn run(
     Ok((went, Some(walk.records)))
 }
 
+/// Refuses parents whose source is not what it was, unless the file says to go on. What the steps
+/// below have done for each parent is not undone, so that `restart` refuses, too.
+fn refuse_changed(
+    course: &Course<'_>,
+    config: &Config,
+    name: &str,
+    start: &Start,
+) -> Result<(), RunError> {
+    let of_source = |error: &SourceError| RunError::of_source(name, error);
+    let strict = connect::source(config, false).map_err(|error| of_source(&error))?;
+    match strict.verify(start, course.options.verify) {
+        Err(SourceError::Gap { what, .. })
+            if config.on_source_change == OnSourceChange::Continue =>
+        {
+            // What differs is the first sentence; the choices follow.
+            let what = what.split(". ").next().unwrap_or_default();
+            (course.options.on_notice)(&format!(
+                "'{name}': the source was changed, and it goes on all the same: {what}"
+            ));
+            Ok(())
+        }
+        verified => verified.map_err(|error| of_source(&error)),
+    }
+}
+
 /// Where it stands, if that is of the same parent above.
 fn stored(begun: &Begun, within: Option<&str>) -> Option<StoredPosition> {
     let passed: Passed = begun.position.as_ref()?.read().ok()?;
@@ -123,7 +153,7 @@ fn stored(begun: &Begun, within: Option<&str>) -> Option<StoredPosition> {
 fn only_partition(
     source: &dyn Source,
     step: &Step,
-) -> Result<String, Result<piton_connectors::source::SourceError, RunError>> {
+) -> Result<String, Result<SourceError, RunError>> {
     let partitions = source.partitions().map_err(Ok)?;
     match <[String; 1]>::try_from(partitions) {
         Ok([partition]) if source.is_bounded() => Ok(partition),
