@@ -11,11 +11,11 @@ use piton_testkit::{
     service::{self, MariaDb, Postgres},
 };
 
-use crate::place::{Place, RUN, System, each};
+use crate::place::{Place, RUN, each};
 
 const LONG: &str = "job: j\nclaim: {lease: 1s, when_held: wait}\nsteps:
   - step: long
-    run: [sh, -c, 'echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log']
+    run: [sh, -c, 'echo begin >> log; while [ -e log ] && [ ! -e go ]; do sleep 0.05; done; echo end >> log']
 ";
 
 /// SIGKILL of the program alone, while its command lives on: never two at once, for longer than a
@@ -101,33 +101,36 @@ fn a_frozen_owner_is_spared_while_its_command_lives() {
     });
 }
 
-/// The connection of the store is cut while a command is at work: its owner goes on, and when it is
-/// killed after that, the command still holds the job.
+/// A save is in doubt while a command is at work: its owner claims the job anew, and when it is
+/// killed after that, the command holds the new claim.
 #[test]
 fn a_claim_that_is_had_anew_is_held_by_the_commands_of_the_old_one() {
-    each(|system, place| {
-        let kill = match system {
-            System::Postgres => {
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE application_name = 'piton' AND query NOT LIKE '%advisory%'
-                AND datname = current_database()"
-            }
-            _ => return,
-        };
-        place.job(LONG);
-        let first = place.program.start(RUN).unwrap();
-        place.until_lines("log", 1);
-        let mut client = postgres::Client::connect(&place.store, postgres::NoTls).unwrap();
-        for _ in 0..5 {
-            client.batch_execute(kill).unwrap();
-            thread::sleep(Duration::from_millis(300));
-        }
-        first.kill().unwrap();
-        let heir = place.program.start(RUN).unwrap();
-        thread::sleep(Duration::from_secs(3));
-        assert_eq!(place.lines("log"), ["begin"]);
-        place.touch("go");
-        assert_eq!(heir.wait(PATIENCE).unwrap().code, Some(0));
-        assert_eq!(place.lines("log"), ["begin", "end", "begin", "end"]);
-    });
+    let Some(server) = service::needed(Postgres::shared()) else { return };
+    let place = Place::on(server);
+    place.job(&format!(
+        "{LONG}  - {{step: short, run: [sh, -c, 'while [ -e log ] && [ ! -e on ]; do sleep 0.05; done']}}
+  - {{step: next, after: [short], run: [sh, -c, 'echo next >> nexts; while [ -e nexts ] && [ ! -e go ]; do sleep 0.05; done']}}
+parallel: 2\n"
+    ));
+    let first = place.program.start(RUN).unwrap();
+    place.until_lines("log", 1);
+    let mut client = postgres::Client::connect(&place.store, postgres::NoTls).unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE piton.checkpoints IN EXCLUSIVE MODE").unwrap();
+    place.touch("on");
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while client.query(cut, &[]).unwrap().is_empty() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    client.batch_execute("COMMIT").unwrap();
+    place.until_lines("nexts", 1);
+    let epoch = client.query_one("SELECT max(epoch) FROM piton.claims", &[]).unwrap();
+    assert_eq!(epoch.get::<_, i64>(0), 2, "it was claimed anew");
+    first.kill().unwrap();
+    let heir = place.program.start(RUN).unwrap();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(place.lines("log"), ["begin"]);
+    heir.kill().unwrap();
+    place.touch("go");
+    place.until_lines("log", 2);
 }

@@ -16,7 +16,7 @@ const ALL: [System; 3] = [System::Postgres, System::MySql, System::MariaDb];
 fn job(steps: u32) -> String {
     let mut text = String::from("job: j\nparallel: 2\nclaim: {lease: 5s}\nsteps:\n");
     text.push_str(
-        "  - {step: long, run: [sh, -c, 'echo begin >> long; while [ ! -e go ]; do sleep 0.05; \
+        "  - {step: long, run: [sh, -c, 'echo begin >> long; while [ -e long ] && [ ! -e go ]; do sleep 0.05; \
          done; echo end >> long']}\n",
     );
     for n in 1..=steps {
@@ -90,5 +90,32 @@ fn answers_of_the_store_that_are_lost_change_nothing() {
         assert_eq!(ended.code, Some(0), "{system:?}: {ended}");
         assert!(cut.cuts() >= 3, "{system:?}: only {} cuts", cut.cuts());
         each_step_once(&place, 60);
+    }
+}
+
+/// The same, with the very save of a step: whether it was done or not, the job is claimed anew, and
+/// nothing is done twice.
+#[test]
+fn a_step_whose_save_is_in_doubt_is_neither_lost_nor_repeated() {
+    for system in ALL {
+        let Some(server) = service::needed(system.shared()) else { return };
+        let (plain, stored) = match system {
+            System::Postgres => ("?sslmode=disable", "SELECT 1"),
+            _ => ("?ssl-mode=disabled", ""),
+        };
+        for is_done in [true, false] {
+            let cut = Cut::before(server.address()).unwrap();
+            let place = Place::at(format!("{}{plain}", cut.url(&server.database().unwrap())));
+            place.job(&job(12));
+            place.touch("go");
+            if is_done {
+                cut.lose_answer("s7", stored)
+            } else {
+                cut.lose_request("s7")
+            }
+            let ended = place.run(0);
+            assert!(cut.cuts() > 0, "{system:?}, {is_done}: {ended}");
+            each_step_once(&place, 12);
+        }
     }
 }

@@ -33,7 +33,7 @@ fn done_steps_are_skipped_and_a_position_is_found_again() {
 #[test]
 fn a_claim_is_held_while_the_command_of_a_killed_owner_lives() {
     each(|_, place| {
-        let script = "echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log";
+        let script = "echo begin >> log; while [ -e log ] && [ ! -e go ]; do sleep 0.05; done; echo end >> log";
         let args = ["step", "--job", "nightly", "--name", "load", "--", "sh", "-c", script];
         let running = place.program.start(&args).unwrap();
         place.until_lines("log", 1);
