@@ -91,9 +91,10 @@ fn an_altered_table_is_refused_with_the_difference() {
 fn another_key_is_another_source() {
     for system in systems() {
         let half = Half::read(system, "");
-        let drop = match system.retype.contains("MODIFY") {
-            true => "ALTER TABLE t DROP PRIMARY KEY",
-            false => "ALTER TABLE t DROP CONSTRAINT t_pkey",
+        let drop = if system.retype.contains("MODIFY") {
+            "ALTER TABLE t DROP PRIMARY KEY"
+        } else {
+            "ALTER TABLE t DROP CONSTRAINT t_pkey"
         };
         half.execute(drop);
         half.place.refused(&["no primary key"]);
