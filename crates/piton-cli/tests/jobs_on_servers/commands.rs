@@ -25,6 +25,8 @@ fn is_held_until_its_command_ends(place: &Place) {
     place.job(LONG);
     let mut first = place.program.start(RUN).unwrap();
     first.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
+    // A claim that was last renewed in a server's first second counts as one of the time before.
+    thread::sleep(Duration::from_secs(2));
     first.kill().unwrap();
     let heir = place.program.start(RUN).unwrap();
     thread::sleep(Duration::from_secs(4));
@@ -33,7 +35,7 @@ fn is_held_until_its_command_ends(place: &Place) {
     place.until_lines("log", 2);
     let ended = Instant::now();
     place.until_lines("log", 4);
-    assert!(ended.elapsed() < Duration::from_secs(2), "{:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
     let heir = heir.wait(PATIENCE).unwrap();
     assert_eq!(heir.code, Some(0), "{heir}");
     assert_eq!(place.lines("log"), ["begin", "end", "begin", "end"]);
@@ -56,8 +58,6 @@ fn a_job_is_held_over_tls() {
         let url = url.split_once('?').map_or(&*url, |(url, _)| url);
         let url = url.replace("127.0.0.1", "localhost");
         let authority = server.authority().unwrap().display().to_string().replace('/', "%2F");
-        // A claim of a server's first second counts as one of the time before it was started.
-        thread::sleep(Duration::from_secs(2));
         is_held_until_its_command_ends(&Place::at(format!("{url}?{tls}{authority}")));
     }
 }

@@ -139,7 +139,8 @@ impl Migration {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    let lines: Vec<String> = text.lines().map(|line| format!("  {line}\n")).collect();
+    lines.concat()
 }
 
 fn fill(db: &mut Connection, table: &str, rows: i64, parents: i64) {

@@ -109,9 +109,9 @@ fn a_step_whose_save_is_in_doubt_is_neither_lost_nor_repeated() {
             place.job(&job(12));
             place.touch("go");
             if is_done {
-                cut.lose_answer("s7", stored)
+                cut.lose_answer("s7", stored);
             } else {
-                cut.lose_request("s7")
+                cut.lose_request("s7");
             }
             let ended = place.run(0);
             assert!(cut.cuts() > 0, "{system:?}, {is_done}: {ended}");

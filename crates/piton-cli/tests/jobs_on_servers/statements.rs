@@ -8,7 +8,7 @@ use crate::place::{Place, RUN, System, each};
 
 /// The database in which statements take effect.
 enum Target {
-    Postgres(postgres::Client),
+    Postgres(Box<postgres::Client>),
     MySql(mysql::Conn),
 }
 
@@ -16,7 +16,8 @@ impl Target {
     fn of(system: System, url: &str) -> Self {
         match system {
             System::Postgres => {
-                Self::Postgres(postgres::Client::connect(url, postgres::NoTls).unwrap())
+                let client = postgres::Client::connect(url, postgres::NoTls).unwrap();
+                Self::Postgres(Box::new(client))
             }
             _ => Self::MySql(mysql::Conn::new(url).unwrap()),
         }
