@@ -47,22 +47,18 @@ fn found(error: &dyn std::fmt::Display) -> Failure {
     Failure::Found(error.to_string())
 }
 
-fn of_store(error: StoreError) -> Failure {
-    found(&error)
-}
-
 fn small_steps() -> Result<Promise, Failure> {
     let folder = data::folder()?;
     let path = folder.join("job.piton.db");
     let open = || {
         let url = format!("sqlite:{}", path.display());
-        piton::open(&url).map_err(of_store)
+        piton::open(&url).map_err(|error| found(&error))
     };
     let bare = || {
         data::remove(&path)?;
         let store = open()?;
         let began = Instant::now();
-        commits(&*store).map_err(of_store)?;
+        commits(&*store).map_err(|error| found(&error))?;
         Ok(began.elapsed())
     };
     let steps = || {

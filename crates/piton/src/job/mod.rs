@@ -41,8 +41,7 @@
 //! That a step is done is stored together with the beginning of the next one, or at once when it
 //! took longer than a twentieth of a second: small steps cost one commit each. So the last
 //! small step may be done once more, and what a step does is written such that a repeat does no
-//! harm. Effects and checkpoint in one transaction are what [`sqlite::Cursor`](crate::sqlite) and
-//! [`postgres::Claim`](crate::postgres) are for.
+//! harm. Effects and checkpoint in one transaction are what `sqlite::Cursor` and `postgres::Claim` are for.
 
 mod error;
 mod heartbeat;
