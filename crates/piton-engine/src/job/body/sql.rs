@@ -254,12 +254,12 @@ fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> Checkpo
     CheckpointKey::new(job, partition, sink)
 }
 
-/// What says that it was done: for a step once in its generation, for its recovery once in each
-/// attempt.
+/// What says that it was done: for a step and its completion once in its generation, for its
+/// recovery and failure once in each attempt.
 fn mark_of(begun: &Begun, purpose: Purpose) -> StoredPosition {
     let generation = begun.generation;
     let json = match purpose {
-        Purpose::Body => serde_json::json!({ "done": generation }),
+        Purpose::Body | Purpose::Complete => serde_json::json!({ "done": generation }),
         _ => serde_json::json!({ "done": generation, "attempt": begun.attempt }),
     };
     StoredPosition { kind: "mark".to_owned(), json: json.to_string() }
