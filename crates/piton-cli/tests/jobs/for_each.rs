@@ -133,6 +133,19 @@ fn a_parent_that_cannot_be_done_is_named() {
     is_done_for_each_once(&place);
 }
 
+/// Gone back to, a step is done for each parent once more.
+#[test]
+fn a_rewind_does_each_parent_again() {
+    for more in ["", "    concurrency: 4\n"] {
+        let place = place(more);
+        place.run(0);
+        place.ends_with(0, &["rewind", "each", "--to", "customers", "--yes"]);
+        place.run(0);
+        let target = place.database("target.db");
+        assert_eq!(count(&target, "SELECT count(*) FROM seen"), 2 * PARENTS, "{more}");
+    }
+}
+
 #[test]
 fn children_of_children_and_commands_know_their_parents() {
     let place = Place::new();

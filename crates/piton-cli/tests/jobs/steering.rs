@@ -147,6 +147,62 @@ steps:
     assert_eq!(count(&db, "SELECT sum(what) FROM log"), 2);
 }
 
+/// What was deleted by a recovery is done again, although it was marked as done before.
+#[test]
+fn a_rollback_of_steps_that_were_done_replays_them() {
+    let place = Place::new();
+    let db = place.database("app.db");
+    db.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
+    place.job(
+        "job: j
+steps:
+  - step: load
+    restart: from_beginning
+    on_recover: {sql: {url: 'sqlite:app.db', statement: 'DELETE FROM t'}}
+    steps:
+      - {step: rows, sql: {url: 'sqlite:app.db', statement: 'INSERT INTO t VALUES (1)'}}
+      - step: fails
+        run: [sh, -c, '[ -e ok ]']
+",
+    );
+    place.run(1);
+    assert_eq!(count(&db, "SELECT count(*) FROM t"), 1);
+    std::fs::write(place.path("ok"), "").unwrap();
+    place.run(0);
+    assert_eq!(count(&db, "SELECT count(*) FROM t"), 1);
+}
+
+/// Killed between the commit of its statements and the note that it is done, a step is done: what
+/// would recover it is not needed.
+#[test]
+fn a_committed_step_is_not_recovered() {
+    let place = Place::new();
+    let db = place.database("app.db");
+    db.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
+    place.job(
+        "job: j
+steps:
+  - step: rows
+    sql: {url: 'sqlite:app.db', statement: 'INSERT INTO t VALUES (1)'}
+    on_recover: {sql: {url: 'sqlite:app.db', statement: 'DELETE FROM t'}}
+",
+    );
+    place.program.strike(&["run", "job.yaml"], "step.body", 1).unwrap();
+    place.run(0);
+    assert_eq!(count(&db, "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn a_finished_job_that_was_changed_begins_again() {
+    let place = Place::with(LOG);
+    std::fs::write(place.path("ok"), "").unwrap();
+    place.run(0);
+    place.job(&LOG.replace("echo two", "echo 2"));
+    assert!(place.run(3).stderr.contains("group/two"));
+    place.ends_with(0, &["run", "job.yaml", "--again"]);
+    assert_eq!(place.lines("log")[4..], ["one 1 0", "2", "three", "last"]);
+}
+
 #[test]
 fn independent_branches_run_beside_each_other_up_to_a_limit() {
     let step = |name: &str| {

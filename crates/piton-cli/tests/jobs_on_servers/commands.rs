@@ -108,7 +108,7 @@ fn a_claim_that_is_had_anew_is_held_by_the_commands_of_the_old_one() {
     let Some(server) = service::needed(Postgres::shared()) else { return };
     let place = Place::on(server);
     place.job(&format!(
-        "{LONG}  - {{step: short, run: [sh, -c, 'while [ -e log ] && [ ! -e on ]; do sleep 0.05; done']}}
+        "{LONG}  - {{step: short, run: [sh, -c, 'while [ -e job.yaml ] && [ ! -e on ]; do sleep 0.05; done']}}
   - {{step: next, after: [short], run: [sh, -c, 'echo next >> nexts; while [ -e nexts ] && [ ! -e go ]; do sleep 0.05; done']}}
 parallel: 2\n"
     ));
@@ -119,7 +119,9 @@ parallel: 2\n"
     place.touch("on");
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let asked = Instant::now();
     while client.query(cut, &[]).unwrap().is_empty() {
+        assert!(asked.elapsed() < PATIENCE, "it stores nothing");
         thread::sleep(Duration::from_millis(20));
     }
     client.batch_execute("COMMIT").unwrap();

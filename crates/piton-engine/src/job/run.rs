@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_executor::block_on;
-use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
+use piton::job::{self, Heartbeat, JobError, STEP, StepState, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
@@ -177,6 +177,10 @@ fn compare(
     options: &RunOptions,
 ) -> Result<(), RunError> {
     let Some((run, what)) = changes(job, instance, &**store)? else { return Ok(()) };
+    let begins_anew = options.again || job.on_complete == OnJobComplete::Delete;
+    if begins_anew && is_finished(&**store, &run)? {
+        return Ok(());
+    }
     let what = what.join("; ");
     if options.accept_changes {
         (options.on_notice)(&format!("'{run}' goes on with a changed definition: {what}"));
@@ -197,6 +201,14 @@ pub(super) fn changes(
     let differs = |transforms: &str| transforms != "[]" && transforms != job.definition.json;
     let known = known.filter(|known| differs(&known.transforms));
     Ok(known.map(|known| (run, difference(&known.transforms, &job.definition.json))))
+}
+
+fn is_finished(store: &dyn Store, run: &str) -> Result<bool, RunError> {
+    let checkpoints = block_on(store.load(run))?;
+    let whole =
+        checkpoints.into_iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
+    let state = whole.and_then(|whole| whole.position?.read::<StepState>().ok());
+    Ok(state.is_some_and(|state| state.stage.is_over()))
 }
 
 pub(super) fn changed(run: &str, what: &str) -> RunError {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton::job::{self, JobError, Stage, StepState, Steps, WHOLE_JOB};
+use piton::job::{self, JobError, StepState, Steps, WHOLE_JOB};
 use piton_core::{Event, Store};
 
 use super::outline::{self, Entry};
@@ -190,8 +190,15 @@ fn begin_anew(
         above.extend(path.match_indices('/').map(|(end, _)| &path[..end]));
     }
     for path in above.into_iter().filter(|path| !anew.iter().any(|step| step == path)) {
-        let over = job.steps.state(path).filter(|state| state.stage == Stage::Done);
-        changes.extend(over.map(|state| (path.to_owned(), StepState::reopened(&state, now))));
+        let over = job.steps.state(path).filter(|state| state.stage.is_over());
+        changes.extend(over.map(|state| {
+            // The job is completed once more.
+            let state = match path {
+                WHOLE_JOB => StepState::rewound(Some(&state), now),
+                _ => StepState::reopened(&state, now),
+            };
+            (path.to_owned(), state)
+        }));
     }
     let known = block_on(store.pipelines())?;
     for path in &anew {

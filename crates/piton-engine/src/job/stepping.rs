@@ -21,7 +21,7 @@ use crate::run::RunError;
 pub(super) struct Parent<'a> {
     pub(super) name: &'a str,
     pub(super) fields: Vec<(String, Value)>,
-    /// Its stable id.
+    /// Its stable id; another one in each generation of the step.
     pub(super) id: String,
     /// The path of the step whose parent it is.
     pub(super) at: &'a str,
@@ -126,13 +126,19 @@ fn fact_of(begun: &Begun, fact: StepFact) -> Value {
 }
 
 impl Course<'_> {
-    /// Does a step and all below it, unless it is done.
-    pub(super) fn step(&self, step: &Step, scope: &Scope<'_>) -> Result<Went, RunError> {
-        self.heartbeat.heed(&self.steps).or_else(|error| match error {
+    /// Waits while an operator has paused the job, unless it is asked to stop.
+    pub(super) fn heed(&self) -> Result<(), RunError> {
+        let goes_on = || !self.signal.is_stopping();
+        self.heartbeat.heed(&self.steps, &goes_on).or_else(|error| match error {
             // The thread that listens tells the others.
             piton::job::JobError::Cancelled { .. } => Ok(()),
             error => Err(of_job(error)),
-        })?;
+        })
+    }
+
+    /// Does a step and all below it, unless it is done.
+    pub(super) fn step(&self, step: &Step, scope: &Scope<'_>) -> Result<Went, RunError> {
+        self.heed()?;
         if self.signal.is_stopping() {
             return Ok(Went::Stopped);
         }
@@ -201,29 +207,43 @@ impl Course<'_> {
         scope: &Scope<'_>,
         begun: &Begun,
     ) -> Result<(Went, Option<u64>), RunError> {
+        let mut begun = begun.clone();
         if begun.recovering {
-            let position = begun.position.clone().or(body::position(self, step, scope)?);
-            self.recover(step, scope, &Begun { position, ..begun.clone() })?;
+            begun = match self.recover(step, scope, begun) {
+                Err(RunError::Failed(_)) if self.signal.is_stopping() => {
+                    return Ok((Went::Stopped, None));
+                }
+                recovered => recovered?,
+            };
         }
         let mut failures = 0;
         loop {
-            let error = match self.attempt(step, scope, begun) {
+            let error = match self.attempt(step, scope, &begun) {
                 Ok(went) => return Ok(went),
                 Err(error) => error,
             };
-            failures += 1;
             let retried = matches!(error, RunError::Failed(_) | RunError::BadRecord { .. });
+            if retried && self.signal.is_stopping() {
+                return Ok((Went::Stopped, None));
+            }
+            failures += 1;
             let pause = step.retry.pause_after(failures).filter(|_| retried);
             let Some(pause) = pause else { return Err(error) };
             self.tell(&step.path, &Happened::Retries { why: error.to_string(), pause });
             if !self.signal.sleep(pause) {
                 return Ok((Went::Stopped, None));
             }
+            begun.position = self.steps.kept(&scope.path(&step.path));
         }
     }
 
-    fn recover(&self, step: &Step, scope: &Scope<'_>, begun: &Begun) -> Result<(), RunError> {
+    /// Puts right what an earlier attempt has left, and says from where the step goes on.
+    fn recover(&self, step: &Step, scope: &Scope<'_>, begun: Begun) -> Result<Begun, RunError> {
         match step.restart {
+            // Its transaction was committed: nothing of it is half done.
+            Restart::FromPosition if body::is_marked(self, step, scope, &begun)? => {
+                return Ok(begun);
+            }
             Restart::FromPosition => {}
             Restart::Manual => {
                 let (job, path) = (self.steps.job(), &step.path);
@@ -233,12 +253,22 @@ impl Course<'_> {
                      begin it anew, or `piton mark-done {job} {path}`"
                 )));
             }
-            Restart::FromBeginning => body::forget(self, step)?,
+            Restart::FromBeginning => {}
         }
-        match &step.on_recover {
-            Some(action) => self.act(step, scope, begun, Purpose::Recover, action),
-            None => Ok(()),
+        // It is told where the attempt before stood, also when that is forgotten.
+        let position = match &begun.position {
+            Some(position) => Some(position.clone()),
+            None => body::position(self, step, scope)?,
+        };
+        let told = Begun { position, ..begun.clone() };
+        let begun = match step.restart {
+            Restart::FromBeginning => body::forget(self, step, scope, &begun)?,
+            _ => begun,
+        };
+        if let Some(action) = &step.on_recover {
+            self.act(step, scope, &told, Purpose::Recover, action)?;
         }
+        Ok(begun)
     }
 
     fn attempt(
@@ -332,7 +362,14 @@ impl Course<'_> {
             _ => return Ok(()),
         };
         let step = whole(self.job);
-        self.act(&step, &Scope::of(self.instance), &nothing(), purpose, action)
+        let state = self.steps.state(piton::job::WHOLE_JOB);
+        // Once for each run that comes to this; its completion once, until it begins anew.
+        let begun = Begun {
+            generation: state.map_or(0, |state| state.generation),
+            attempt: u32::try_from(self.steps.held().epoch.0).unwrap_or(u32::MAX),
+            ..nothing()
+        };
+        self.act(&step, &Scope::of(self.instance), &begun, purpose, action)
     }
 }
 

@@ -37,6 +37,10 @@ impl Heartbeat {
     /// Starts the thread. A claim is renewed three times a lease.
     pub fn start(steps: &Arc<Steps>, lease: Duration) -> Self {
         let heard = Arc::new(Heard::default());
+        // If the store is away for the moment, the thread asks it again.
+        if let Ok(control) = steps.control() {
+            *heard.control() = control;
+        }
         let (stop, stopped) = channel();
         let (hears, steps) = (Arc::clone(&heard), Arc::downgrade(steps));
         let every = (lease / 3).clamp(Duration::from_millis(10), ASK);
@@ -53,12 +57,12 @@ impl Heartbeat {
         Self { heard, stop: Some(stop), thread }
     }
 
-    /// Waits while an operator has paused the job.
+    /// Waits while an operator has paused the job, as long as `goes_on` says so.
     ///
     /// # Errors
     /// [`JobError::Fenced`], [`JobError::Cancelled`]; what the store fails with.
-    pub fn heed(&self, steps: &Steps) -> Result<(), JobError> {
-        while self.wish(steps.job())? == Control::Pause {
+    pub fn heed(&self, steps: &Steps, goes_on: &dyn Fn() -> bool) -> Result<(), JobError> {
+        while self.wish(steps.job())? == Control::Pause && goes_on() {
             steps.flush()?;
             thread::sleep(Duration::from_millis(100));
         }

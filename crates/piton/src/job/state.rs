@@ -53,9 +53,12 @@ pub struct StepState {
     /// Below a step that runs its steps for each of many: for which of them this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// How often an operator has had it begin anew.
+    /// How often it was made to begin anew.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u32,
+    /// It was over, and goes on because something below it begins anew: nothing of it is broken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reopened: bool,
     /// How many attempts in a row ended without a word and without getting on, up to the present
     /// one.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -108,6 +111,7 @@ impl StepState {
             crashes: before.filter(died).map_or(0, |before| before.crashes + 1),
             parent: start.parent.map(ToOwned::to_owned),
             progress,
+            reopened: false,
             started_at: Some(now),
             ended_at: None,
             why: None,
@@ -117,7 +121,15 @@ impl StepState {
 
     /// The same attempt, ended.
     pub(super) fn ended(&self, stage: Stage, why: Option<String>, now: Timestamp) -> Self {
-        Self { stage, ended_at: Some(now), why, command: false, crashes: 0, ..self.clone() }
+        Self {
+            stage,
+            ended_at: Some(now),
+            why,
+            command: false,
+            crashes: 0,
+            reopened: false,
+            ..self.clone()
+        }
     }
 
     /// Whether a command may be at work.
@@ -133,6 +145,7 @@ impl StepState {
             ended_at: Some(now),
             why: None,
             command: false,
+            reopened: true,
             ..before.clone()
         }
     }
@@ -145,6 +158,7 @@ impl StepState {
             parent: None,
             generation: before.map_or(0, |before| before.generation) + 1,
             crashes: 0,
+            reopened: false,
             progress: 0,
             started_at: None,
             ended_at: Some(now),
@@ -161,6 +175,7 @@ impl StepState {
             parent: None,
             generation: before.map_or(0, |before| before.generation),
             crashes: 0,
+            reopened: false,
             progress: 0,
             started_at: before.and_then(|before| before.started_at),
             ended_at: Some(now),

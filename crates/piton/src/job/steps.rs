@@ -75,6 +75,8 @@ struct Rows {
     steps: BTreeMap<String, Row>,
     /// Changed, and not stored yet.
     waiting: BTreeSet<String>,
+    /// Whether something that is not stored yet is durable nowhere else.
+    is_urgent: bool,
     /// When something was last stored.
     written: Instant,
     positions: BTreeMap<String, Checkpoint>,
@@ -85,6 +87,8 @@ struct Row {
     state: StepState,
     version: u64,
     stored: Option<StoredPosition>,
+    /// What it does is durable without this row.
+    is_lazy: bool,
 }
 
 /// What came of beginning a step.
@@ -161,7 +165,11 @@ impl Steps {
             return Ok((steps, is_finished));
         }
         steps.end(RunEnd::Finished)?;
-        Ok((Self::claim(store, &numbered(&instance, run + 1), options, waiting)?, false))
+        let next = numbered(&instance, run.saturating_add(1));
+        let steps = Self::claim(store, &next, options, waiting)?;
+        // Somebody else may have been asked for it at the same time.
+        let is_finished = steps.is_over(WHOLE_JOB);
+        Ok((steps, is_finished))
     }
 
     /// Claims a run of a job for an operator, who changes it and does nothing of it. `job` is the
@@ -278,7 +286,7 @@ impl Steps {
             return Ok(Beginning::Over(before.stage));
         }
         let now = Timestamp::now();
-        let progress = start.progress + rows.progress(path);
+        let progress = start.progress + before.as_ref().map_or(0, |_| rows.progress(path));
         let state = StepState::begun(before.as_ref(), start, progress, now);
         if state.crashes >= self.most_crashes {
             let (job, step) = (self.job().to_owned(), path.to_owned());
@@ -287,28 +295,50 @@ impl Steps {
         let begun = Begun {
             generation: state.generation,
             attempt: state.attempt,
-            recovering: state.attempt > 1,
+            recovering: state.attempt > 1 && !before.as_ref().is_some_and(|b| b.reopened),
             started_at: now,
             before: before.and_then(|before| before.started_at),
             position: rows.positions.get(path).and_then(|at| at.position.clone()),
         };
         rows.put(path, state);
-        if start.work != Work::Transaction || rows.written.elapsed() >= LATEST {
+        if let Some(row) = rows.steps.get_mut(path) {
+            row.is_lazy = start.work == Work::Transaction;
+        }
+        if start.work != Work::Transaction || rows.is_urgent || rows.written.elapsed() >= LATEST {
             self.write(&mut rows)?;
         }
         Ok(Beginning::Begun(begun))
     }
 
-    /// Clears the position of a step, and all that is stored of the steps below it: they begin
-    /// anew, and that is noted for people.
+    /// Has a step that was begun begin anew, with steps below it: their positions are cleared, and
+    /// nothing that was noted of them elsewhere counts any more. That is noted for people.
     ///
     /// # Errors
     /// As [`done`](Self::done).
-    pub fn forget_below(&self, path: &str) -> Result<(), JobError> {
-        let below = format!("{path}/");
-        self.forget(path, |step, sink| {
-            step.starts_with(&below) || (step == path && sink == POSITION)
-        })
+    pub fn begin_anew(
+        &self,
+        path: &str,
+        below: &[String],
+        parent: Option<&str>,
+    ) -> Result<(), JobError> {
+        let is_meant = |step: &str| step == path || below.iter().any(|other| other == step);
+        self.forget(path, |step, sink| sink == POSITION && is_meant(step))?;
+        let (mut rows, now) = (self.rows(), Timestamp::now());
+        for step in below {
+            let rewound = StepState::rewound(rows.steps.get(step).map(|row| &row.state), now);
+            let rewound = StepState { parent: parent.map(ToOwned::to_owned), ..rewound };
+            rows.put(step, rewound);
+        }
+        if let Some(mut state) = rows.steps.get(path).map(|row| row.state.clone()) {
+            state.generation += 1;
+            rows.put(path, state);
+        }
+        self.write(&mut rows)
+    }
+
+    /// The position that a step has kept.
+    pub fn kept(&self, path: &str) -> Option<StoredPosition> {
+        self.rows().positions.get(path).and_then(|at| at.position.clone())
     }
 
     /// Clears the position of a step.
@@ -372,6 +402,7 @@ impl Steps {
         let state = rows.end(path, Stage::Done, None);
         let took = state.started_at.map(|began| Timestamp::now().duration_since(began));
         if took.is_some_and(|took| took.unsigned_abs() < SHORT) {
+            rows.is_urgent |= rows.steps.get(path).is_some_and(|row| !row.is_lazy);
             return Ok(());
         }
         self.write(&mut rows)
@@ -469,6 +500,7 @@ impl Steps {
             rows.stored(save, version, claim.epoch, now);
         }
         rows.waiting.clear();
+        rows.is_urgent = false;
         rows.written = Instant::now();
         Ok(())
     }
@@ -508,6 +540,7 @@ impl Rows {
         let mut rows = Self {
             steps: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            is_urgent: false,
             written: Instant::now(),
             positions: BTreeMap::new(),
         };
@@ -523,7 +556,8 @@ impl Rows {
                 step: path.clone(),
                 error,
             })?;
-            let row = Row { state, version: checkpoint.version, stored: Some(stored) };
+            let row =
+                Row { state, version: checkpoint.version, stored: Some(stored), is_lazy: false };
             rows.steps.insert(path, row);
         }
         Ok(rows)
@@ -542,7 +576,8 @@ impl Rows {
     fn put(&mut self, path: &str, state: StepState) {
         let old = self.steps.get(path);
         let (version, stored) = old.map_or((0, None), |row| (row.version, row.stored.clone()));
-        self.steps.insert(path.to_owned(), Row { state, version, stored });
+        let is_lazy = old.is_some_and(|row| row.is_lazy);
+        self.steps.insert(path.to_owned(), Row { state, version, stored, is_lazy });
         self.waiting.insert(path.to_owned());
     }
 

@@ -9,6 +9,7 @@
 
 use std::{
     cmp::Ordering,
+    sync::PoisonError,
     thread,
     time::{Duration, Instant},
 };
@@ -218,6 +219,7 @@ impl<'a> Walk<'a> {
     fn in_groups(&mut self, batch: &Batch, mut grouped: Grouped<'a>) -> Result<Went, RunError> {
         let mut row = 0;
         while row < batch.rows() {
+            self.course.heed()?;
             if self.course.signal.is_stopping() {
                 return Ok(Went::Stopped);
             }
@@ -299,7 +301,14 @@ impl<'a> Walk<'a> {
             return (Ok(Went::Stopped), Vec::new());
         }
         let name = &self.for_each.name;
-        let parent = Parent { slot, ..grouped::parent(name, &self.step.path, batch, row) };
+        let generation = self.begun.generation;
+        let parent = grouped::parent(name, &self.step.path, batch, row);
+        // What was noted for a parent before the step began anew counts no more.
+        let id = match generation {
+            0 => parent.id,
+            generation => format!("{}~{generation}", parent.id),
+        };
+        let parent = Parent { id, slot, ..parent };
         let scope = self.scope.below(&parent);
         let went =
             self.course.level(&self.step.steps, &scope).map_err(|error| named(error, &parent));
@@ -317,7 +326,14 @@ impl<'a> Walk<'a> {
         self.unsaved = 0;
         self.interval.saved(began.elapsed());
         self.saved_at = Instant::now();
-        self.course.databases.covered(self.marks.drain(..));
+        match self.scope.parent() {
+            None => self.course.databases.covered(self.marks.drain(..)),
+            // Until the parent above is passed, it may be begun once more.
+            Some(above) => {
+                let mut marks = above.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                marks.append(&mut self.marks);
+            }
+        }
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     job::{
-        definition::{Body, Retry, Step, Value},
+        definition::{Body, Step, Value},
         run::Course,
         stepping::{Parent, Scope},
     },
@@ -138,10 +138,8 @@ impl<'a> Grouped<'a> {
 /// Whether a step is statements of the same database as those before, and nothing else.
 fn is_plain(step: &Step, url: &mut Option<String>) -> bool {
     let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
-    let is_bare = acts.iter().all(|action| action.is_none())
-        && step.when.is_none()
-        && step.timeout.is_none()
-        && step.retry == Retry::default();
+    let is_bare =
+        acts.iter().all(|action| action.is_none()) && step.when.is_none() && step.timeout.is_none();
     let is_here = match &step.body {
         Body::Group => true,
         Body::Sql(sql) => {

@@ -96,10 +96,44 @@ pub(super) fn position(
     }
 }
 
-/// Clears what is stored of a step and of all below it, so that it begins anew.
-pub(super) fn forget(course: &Course<'_>, step: &Step) -> Result<(), RunError> {
-    course.steps.forget_below(&step.path).map_err(of_job)?;
-    pipeline::forget(course, step)
+/// Whether a step of statements is marked as done in its database.
+pub(super) fn is_marked(
+    course: &Course<'_>,
+    step: &Step,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<bool, RunError> {
+    match &step.body {
+        Body::Sql(statements) => sql::is_marked(course, step, statements, scope, begun),
+        _ => Ok(false),
+    }
+}
+
+/// Has a step that was begun, and all below it, begin anew: nothing that is stored of them anywhere
+/// counts any more.
+pub(super) fn forget(
+    course: &Course<'_>,
+    step: &Step,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<Begun, RunError> {
+    let mut below = Vec::new();
+    paths(&step.steps, scope, &mut below);
+    let (path, parent) = (scope.path(&step.path), scope.parent_id());
+    course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
+    pipeline::forget(course, step)?;
+    Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
+}
+
+/// The paths of steps and of those below them. What is done for each of many records has the
+/// generation of the step that does so.
+fn paths(steps: &[Step], scope: &Scope<'_>, found: &mut Vec<String>) {
+    for step in steps {
+        found.push(scope.path(&step.path).into_owned());
+        if !matches!(step.body, Body::ForEach(_)) {
+            paths(&step.steps, scope, found);
+        }
+    }
 }
 
 /// A value by its name in the file.

@@ -228,6 +228,19 @@ fn once(
     Ok(executed)
 }
 
+/// Whether the mark of a step says that it was done.
+pub(super) fn is_marked(
+    course: &Course<'_>,
+    step: &Step,
+    sql: &Sql,
+    scope: &Scope<'_>,
+    begun: &Begun,
+) -> Result<bool, RunError> {
+    let key = key_of(course.steps.job(), &step.path, scope, Purpose::Body);
+    let mark = standing(course, step, &url_of(&sql.database), &key)?;
+    Ok(mark.as_ref() == Some(&mark_of(begun, Purpose::Body)))
+}
+
 /// What a mark of a step says, once everything older is fenced.
 pub(super) fn standing(
     course: &Course<'_>,
