@@ -68,6 +68,10 @@ fn failures_of_its_own_have_codes_of_their_own() {
     assert!(finish.contains("nothing to finish"), "{finish}");
     let none = code(122, &["step", "--job", "nightly", "--name", "a", "--", "no-such-command"]);
     assert!(none.contains("no-such-command"), "{none}");
+    fs::write(place.path("f.yaml"), "job: file\nsteps: [{step: a, run: [\"true\"]}]").unwrap();
+    code(0, &["run", "f.yaml"]);
+    let of_file = code(123, &["step", "--job", "file", "--name", "a", "--", "true"]);
+    assert!(of_file.contains("f.yaml"), "{of_file}");
     fs::write(place.path("bad.db"), "not a store").unwrap();
     let store = ["--store", "sqlite:bad.db"];
     let args = [&["step", "--job", "j", "--name", "a"], &store[..], &["--", "true"]].concat();

@@ -78,6 +78,7 @@ fn code_of(status: ExitStatus) -> u8 {
 fn of_script(error: ScriptError) -> Failure {
     match error {
         ScriptError::Job(error) => of_job(error),
+        ScriptError::OfFile { .. } => Failure::new(REFUSED, error.to_string()),
         ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => Failure::usage(error.to_string()),
         error => Failure::failed(error.to_string()),
     }

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_executor::block_on;
 use piton::job::{
     self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, Steps, WHOLE_JOB,
     Waiting, Work,
@@ -81,6 +82,17 @@ pub enum ScriptError {
         /// What the system says.
         error: io::Error,
     },
+    /// The job is described by a file, and its steps are done by `piton run`.
+    #[error(
+        "'{job}' is the job of a file{}: `piton run` does its steps. Give the script's job another \
+         name", .file.as_ref().map(|file| format!(" ({file})")).unwrap_or_default()
+    )]
+    OfFile {
+        /// The job.
+        job: String,
+        /// The file.
+        file: Option<String>,
+    },
     /// There is nothing to finish.
     #[error("no step of '{0}' was ever begun: there is nothing to finish")]
     NoJob(String),
@@ -96,6 +108,7 @@ pub enum ScriptError {
 /// [`ScriptError::NotStarted`], and what the job and the store fail with.
 pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
     let path = job::path_of(None, step.name)?;
+    refuse_of_file(&**store, step.job)?;
     let options = JobOptions { again: true, ..waiting_options() };
     let asked = Instant::now();
     let goes_on = || asked.elapsed() < MOMENT;
@@ -123,6 +136,17 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
 fn waiting_options() -> JobOptions {
     let cursor = piton::Options { when_held: piton::WhenHeld::Wait, ..Default::default() };
     JobOptions { cursor, ..Default::default() }
+}
+
+/// Refuses a job that a file describes: its steps are not a script's.
+fn refuse_of_file(store: &dyn Store, job: &str) -> Result<(), ScriptError> {
+    let run = job::newest(store, job).map_err(JobError::from)?;
+    let known = block_on(store.pipelines()).map_err(JobError::from)?;
+    let record = known.into_iter().find(|known| Some(&known.pipeline) == run.as_ref());
+    match record.filter(|record| record.transforms != "[]" && super::is_job(record)) {
+        Some(record) => Err(ScriptError::OfFile { job: job.to_owned(), file: record.file }),
+        None => Ok(()),
+    }
 }
 
 /// Stores how the command ended.
@@ -222,6 +246,7 @@ pub fn finish(store: &Arc<dyn Store>, job: &str) -> Result<(), ScriptError> {
     if known.is_none() {
         return Err(ScriptError::NoJob(job.to_owned()));
     }
+    refuse_of_file(&**store, job)?;
     let (steps, is_finished) = Steps::open(store, job, &JobOptions::default(), Waiting::default())?;
     if !is_finished {
         steps.done(WHOLE_JOB)?;
