@@ -25,7 +25,12 @@ use piton_engine::{
 };
 use piton_stores::Mode;
 
-use super::{live::Live, run::listen, steer::confirm, step::of_job};
+use super::{
+    live::Live,
+    run::{listen, tell},
+    steer::confirm,
+    step::of_job,
+};
 use crate::{
     args::{MarkDone, Reset, Rewind, Run},
     exit::{FAILED, FINISHED, Failure, USAGE},
@@ -76,11 +81,8 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
 fn options(args: &Run, live: Option<Arc<Live>>) -> RunOptions {
     let json = args.json;
     let tell = move |event: &str, what: &str| match &live {
-        _ if json => {
-            let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
-        }
-        Some(live) => live.above(format!("{what}\n").as_bytes()),
-        None => note!("{what}"),
+        Some(live) if !json => live.above(format!("{what}\n").as_bytes()),
+        _ => tell(json, event, what),
     };
     let other = tell.clone();
     RunOptions {

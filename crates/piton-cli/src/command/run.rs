@@ -113,7 +113,8 @@ fn options(args: &Run, teller: &Teller) -> RunOptions {
     }
 }
 
-fn tell(json: bool, event: &str, what: &str) {
+/// Tells a person, or a machine, something beside the progress.
+pub(crate) fn tell(json: bool, event: &str, what: &str) {
     if json {
         let _ = print_json_line(&serde_json::json!({ "event": event, "message": what }));
     } else {

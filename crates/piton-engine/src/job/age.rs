@@ -2,7 +2,7 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton::job::{STEP, Stage, StepState, WHOLE_JOB};
+use piton::job::{STEP, Stage, WHOLE_JOB};
 use piton_core::{Checkpoint, Store};
 
 use super::definition::Job;
@@ -43,7 +43,6 @@ fn newest(run: &str, store: &dyn Store) -> Result<Option<Timestamp>, RunError> {
 }
 
 fn is_open(row: &Checkpoint) -> bool {
-    let state = row.position.as_ref().filter(|_| row.key.sink == STEP);
-    let state = state.and_then(|position| position.read::<StepState>().ok());
+    let state = Some(row).filter(|row| row.key.sink == STEP).and_then(super::view::state_of);
     state.is_some_and(|state| matches!(state.stage, Stage::Running | Stage::Failed))
 }

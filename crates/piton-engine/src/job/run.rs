@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_executor::block_on;
-use piton::job::{self, Heartbeat, JobError, STEP, StepState, Steps, WHOLE_JOB};
+use piton::job::{self, Heartbeat, JobError, STEP, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
@@ -207,7 +207,7 @@ fn is_finished(store: &dyn Store, run: &str) -> Result<bool, RunError> {
     let checkpoints = block_on(store.load(run))?;
     let whole =
         checkpoints.into_iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
-    let state = whole.and_then(|whole| whole.position?.read::<StepState>().ok());
+    let state = whole.as_ref().and_then(super::view::state_of);
     Ok(state.is_some_and(|state| state.stage.is_over()))
 }
 

@@ -125,7 +125,8 @@ pub(super) fn told(position: &StoredPosition) -> String {
     if position.kind == "for_each" { of_source() } else { None }.unwrap_or_else(|| brief(position))
 }
 
-fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {
+/// What a step's checkpoint says; `None` for what is none.
+pub(super) fn state_of(checkpoint: &Checkpoint) -> Option<StepState> {
     checkpoint.position.as_ref().map(StoredPosition::read::<StepState>)?.ok()
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use piton_core::{Event, Order, OrderKind};
 use pollster::block_on;
 
-use super::{JobError, POSITION, STEP, StepState, Steps};
+use super::{JobError, POSITION, StepState, Steps};
 
 impl Steps {
     /// Has a step that was begun begin anew, with steps below it: their positions are cleared, and
@@ -19,7 +19,7 @@ impl Steps {
         parent: Option<&str>,
     ) -> Result<(), JobError> {
         let is_meant = |step: &str| step == path || below.iter().any(|other| other == step);
-        self.forget(path, |step, sink| sink == POSITION && is_meant(step))?;
+        self.forget_positions(path, is_meant)?;
         let (mut rows, now) = (self.rows(), Timestamp::now());
         for step in below {
             let rewound = StepState::rewound(rows.steps.get(step).map(|row| &row.state), now);
@@ -38,25 +38,27 @@ impl Steps {
     /// # Errors
     /// As [`done`](Self::done).
     pub fn forget_position(&self, path: &str) -> Result<(), JobError> {
-        self.forget(path, |step, sink| step == path && sink == POSITION)
+        self.forget_positions(path, |step| step == path)
     }
 
-    fn forget(&self, path: &str, is_gone: impl Fn(&str, &str) -> bool) -> Result<(), JobError> {
+    fn forget_positions(
+        &self,
+        path: &str,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Result<(), JobError> {
         let mut rows = self.rows();
         self.write(&mut rows)?;
-        let steps = rows.steps.keys().map(|step| (step.clone(), STEP));
-        let positions = rows.positions.keys().map(|step| (step.clone(), POSITION));
-        let mut gone: Vec<(String, &str)> = steps.chain(positions).collect();
-        gone.retain(|(step, sink)| is_gone(step, sink));
+        let kept = rows.positions.keys().filter(|step| is_meant(step));
+        let gone: Vec<String> = kept.cloned().collect();
         if gone.is_empty() {
             return Ok(());
         }
         let (who, at) = (piton_stores::this_process().to_string(), Timestamp::now());
-        let order = |(partition, sink): &(String, &str)| Order {
+        let order = |partition: &String| Order {
             id: 0,
             pipeline: self.job().to_owned(),
             partition: partition.clone(),
-            sink: (*sink).to_owned(),
+            sink: POSITION.to_owned(),
             kind: OrderKind::Reset,
             position: None,
             records: 0,
@@ -80,8 +82,7 @@ impl Steps {
             let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
             store.applied(&self.held(), orders.collect(), at).await
         })?;
-        rows.steps.retain(|step, _| !is_gone(step, STEP));
-        rows.positions.retain(|step, _| !is_gone(step, POSITION));
+        rows.positions.retain(|step, _| !is_meant(step));
         Ok(())
     }
 }
