@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use piton_core::fault::POINTS;
-use piton_testkit::Dice;
+use piton_testkit::{Dice, program::HarnessError};
 
 use crate::place::{Place, Sink};
 
@@ -104,8 +104,13 @@ fn place(sink: Sink, point: &str) -> Place {
 fn strike(sink: Sink, point: &str, hit: u64, again: Option<(&str, u64)>) {
     let place = place(sink, point);
     let context = format!("{sink:?} at {point}:{hit}, then {again:?}");
-    if let Err(error) = place.traced().strike(&["run", "p.yaml"], point, hit) {
-        panic!("{context}: {error}");
+    match place.traced().strike(&["run", "p.yaml"], point, hit) {
+        Ok(_) => {}
+        // A claim is renewed by the clock: a quicker run renews it less often.
+        Err(HarnessError::NeverReached { .. }) if point == "renew" && hit > 1 => {
+            return strike(sink, point, hit - 1, again);
+        }
+        Err(error) => panic!("{context}: {error}"),
     }
     place.acknowledged_is_in(sink);
     if let Some((point, hit)) = again {
