@@ -221,6 +221,8 @@ fn detail(step: &StepPlan) -> String {
             lines.push(format!("sink {sink}: {}", promise.guarantee));
         }
     }
+    lines.extend(step.touches_again.iter().cloned());
+    lines.extend(step.changes.iter().map(|change| format!("changed: {change}")));
     if !step.after.is_empty() {
         lines.push(format!("after {}", step.after.join(", ")));
     }

@@ -39,6 +39,8 @@ fn a_job_goes_by_its_unfinished_steps() {
     thread::sleep(Duration::from_millis(1_500));
     let refused = place.ends_with(3, RUN);
     assert!(refused.stderr.contains("newest checkpoint of 'j' is"), "{refused}");
+    let plan = place.ends_with(3, &["plan", "p.yaml"]);
+    assert!(plan.stdout.contains("newest checkpoint of 'j' is"), "{plan}");
     place.goes_on(&["run", "p.yaml", "--accept-age"], &["finished"]);
     assert_eq!(std::fs::read_to_string(place.path("done")).unwrap(), "first\nsecond\n");
     thread::sleep(Duration::from_millis(1_100));

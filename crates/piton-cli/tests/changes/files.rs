@@ -92,6 +92,24 @@ fn a_file_is_written_anew() {
     assert!(!lines.contains("before"));
 }
 
+/// A step of a job is resumed or begun anew as its file says, and a plan says so before.
+#[test]
+fn the_plan_of_a_job_says_what_has_changed_and_what_a_resume_touches() {
+    let place = Place::new();
+    place.write("in.csv", &rows("before"));
+    let step = "  - step: copy\n    source: {csv: {path: in.csv}}\n    \
+                sinks: {out: {sqlite: {path: out.db, table: t, key: [id]}}}\n";
+    let rest = "on_source_change: restart\ncheckpoint: {records: 100}\n";
+    place.write("p.yaml", &format!("job: j\n{rest}steps:\n{step}"));
+    place.program.strike(RUN, "commit.after", 4).unwrap();
+    let plan = place.ends_with(0, &["plan", "p.yaml"]);
+    assert!(plan.stdout.contains("sink 'out': no row is touched again"), "{plan}");
+    place.write("in.csv", &rows("after."));
+    let plan = place.ends_with(0, &["plan", "p.yaml"]);
+    assert!(plan.stdout.contains("changed:") && plan.stdout.contains("begins anew"), "{plan}");
+    place.goes_on(RUN, &["begins anew"]);
+}
+
 /// A run that stops before a bad record stops within a batch. Whoever mends that record is told of
 /// an edit shortly before it.
 #[test]

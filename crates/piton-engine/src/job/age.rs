@@ -6,16 +6,11 @@ use piton::job::{STEP, Stage, WHOLE_JOB};
 use piton_core::{Checkpoint, Store};
 
 use super::definition::Job;
-use crate::run::{RunError, RunOptions, refuse_older};
+use crate::run::{RunError, refuse_older};
 
 /// Refuses to go on from checkpoints that are all older than the job's `max_age`.
-pub(super) fn refuse_old(
-    job: &Job,
-    run: &str,
-    store: &dyn Store,
-    options: &RunOptions,
-) -> Result<(), RunError> {
-    let Some(most) = job.max_age.filter(|_| !options.accept_age) else { return Ok(()) };
+pub(super) fn refuse_old(job: &Job, run: &str, store: &dyn Store) -> Result<(), RunError> {
+    let Some(most) = job.max_age else { return Ok(()) };
     newest(run, store)?.map_or(Ok(()), |newest| refuse_older(run, newest, most))
 }
 

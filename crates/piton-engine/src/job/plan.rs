@@ -9,7 +9,7 @@ mod body;
 use std::collections::BTreeMap;
 
 use futures_executor::block_on;
-use piton::job::{self, POSITION, STEP, Stage, StepState, WHOLE_JOB};
+use piton::job::{self, JobError, POSITION, STEP, Stage, StepState, WHOLE_JOB};
 use piton_core::{Control, Store, StoredPosition};
 use serde::Serialize;
 
@@ -73,6 +73,10 @@ pub struct StepPlan {
     pub resumes_after: Option<u64>,
     /// What holds if a crash strikes: one for each sink of a pipeline.
     pub guarantees: Vec<Promise>,
+    /// Which rows a resume may touch again, for each sink of a pipeline where there are any.
+    pub touches_again: Vec<String>,
+    /// What has changed in what it reads, and what a run makes of that, each in a sentence.
+    pub changes: Vec<String>,
     /// What is done first, because it had begun and not finished.
     pub recovers: Option<Recovers>,
     /// Why it would not begin, as things are now; steps before it may change them.
@@ -153,7 +157,9 @@ pub fn plan(job: &Job, instance: &Instance, store: &dyn Store) -> Result<JobPlan
     let changes = run::changes(job, instance, store)?;
     let changed = changes.as_ref().map(|(run, what)| refusal(&run::changed(run, &what.join("; "))));
     let (waits, held) = planner.held_back()?;
-    let refusal = changed.or(held).or_else(|| planner.first_refusal());
+    let aged = super::age::refuse_old(job, &planner.run, store).err();
+    let aged = aged.filter(|_| !is_finished).map(|error| refusal(&error));
+    let refusal = changed.or(held).or(aged).or_else(|| planner.first_refusal());
     let mut steps = planner.steps;
     steps.sort_by_cached_key(|(at, _)| at.clone());
     Ok(JobPlan {
@@ -302,6 +308,8 @@ impl Planner<'_> {
             position: None,
             resumes_after: None,
             guarantees: Vec::new(),
+            touches_again: Vec::new(),
+            changes: Vec::new(),
             recovers: None,
             refusal: None,
         };
@@ -323,6 +331,10 @@ impl Planner<'_> {
         }
         if next == Next::Refused {
             planned.refusal = Some(self.left_to_operator(step));
+        }
+        if let Some(crashes) = state.filter(|_| next.is_work()).and_then(StepState::parked) {
+            let (job, step) = (self.run.clone(), step.path.clone());
+            planned.refusal = Some(refusal(&run::of_job(JobError::Parked { job, step, crashes })));
         }
         self.body(step, &mut planned);
         Ok(planned)

@@ -137,7 +137,9 @@ pub fn run(
         return Ok(summary(name, (true, true), counts, took));
     }
     heed_cancel(&name, store, options)?;
-    super::age::refuse_old(job, &name, &**store, options)?;
+    if !options.accept_age {
+        super::age::refuse_old(job, &name, &**store)?;
+    }
     let steps = Arc::new(steps);
     let course = Course {
         job,

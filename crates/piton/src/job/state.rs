@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Start, Work};
 
+/// How many attempts of a step may end without a word and without getting on, one after the other.
+pub(super) const MOST_CRASHES: u32 = 100;
+
 /// What a step that was begun has come to. A step without a checkpoint has not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -135,6 +138,14 @@ impl StepState {
     /// Whether a command may be at work.
     pub fn is_running_command(&self) -> bool {
         self.stage == Stage::Running && self.command
+    }
+
+    /// How often it has died in a row without a word, if that is so often that it is not begun
+    /// again unless it has got on elsewhere meanwhile.
+    pub fn parked(&self) -> Option<u32> {
+        let died = self.stage == Stage::Running && self.ended_at.is_none();
+        let crashes = self.crashes + u32::from(died);
+        (crashes >= MOST_CRASHES).then_some(crashes)
     }
 
     /// A step that is to go on, because something below it or after it begins anew.

@@ -23,6 +23,7 @@ use pollster::block_on;
 use super::{
     JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
+    state::MOST_CRASHES,
 };
 use crate::{
     options::Options,
@@ -36,9 +37,6 @@ pub const POSITION: &str = "position";
 
 /// Where the checkpoints are, in the words that `piton status` and `piton reset` understand.
 const SINKS: &str = r#"[{"name":"step","kind":"job","at":"the store","replay":"sends_again"},{"name":"position","kind":"job","at":"the store","replay":"sends_again"}]"#;
-
-/// How many attempts of a step may end without a word and without getting on, one after the other.
-const MOST_CRASHES: u32 = 100;
 
 /// A step that takes less is stored as done together with what is stored next.
 const SHORT: Duration = Duration::from_millis(50);

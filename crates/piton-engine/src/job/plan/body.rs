@@ -64,6 +64,14 @@ impl Planner<'_> {
         if planned.next == Next::Resumed {
             planned.resumes_after = plan.sinks.iter().filter_map(|sink| sink.resumes_after).min();
         }
+        if planned.next == Next::Resumed {
+            let touched = |sink: &pipeline::SinkPlan| {
+                let told = sink.touches_again.as_ref()?;
+                Some(format!("sink '{}': {told}", sink.sink))
+            };
+            planned.touches_again.extend(plan.sinks.iter().filter_map(touched));
+        }
+        planned.changes = plan.changes;
         planned.guarantees.extend(plan.sinks.into_iter().map(|sink| Promise {
             sink: Some(format!("'{}' ({})", sink.sink, sink.at)),
             guarantee: sink.guarantee,
