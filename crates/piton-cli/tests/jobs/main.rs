@@ -10,4 +10,5 @@ mod for_each;
 mod migration;
 mod place;
 mod refusals;
+mod retries;
 mod steering;

@@ -20,7 +20,7 @@ use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
     definition::{Instance, Job, OnJobComplete, Step, difference},
-    walk::{Permits, Went},
+    walk::{OnDrop, Permits, Went},
 };
 use crate::{
     config::WhenHeld,
@@ -106,6 +106,8 @@ pub(super) struct Course<'a> {
     /// It took longer than the job may.
     is_late: AtomicBool,
     counts: Mutex<(u64, u64)>,
+    /// Paths of steps that have failed for good.
+    failures: Mutex<Vec<String>>,
 }
 
 /// What is at work, and until when it may be.
@@ -153,6 +155,7 @@ pub fn run(
         at_work: Mutex::default(),
         is_late: AtomicBool::new(false),
         counts: Mutex::default(),
+        failures: Mutex::default(),
     };
     let went = course.walk();
     let counts = *course.counts();
@@ -310,9 +313,9 @@ impl Course<'_> {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| self.listen(&done));
-            let went = self.level(&self.job.steps, &super::stepping::Scope::of(self.instance));
-            done.store(true, Ordering::Relaxed);
-            went
+            // A panic ends it, too.
+            let _done = OnDrop(|| done.store(true, Ordering::Relaxed));
+            self.level(&self.job.steps, &super::stepping::Scope::of(self.instance))
         })
     }
 
@@ -344,7 +347,7 @@ impl Course<'_> {
         }
     }
 
-    fn each(&self, tell: impl Fn(&Signal)) {
+    pub(super) fn each(&self, tell: impl Fn(&Signal)) {
         tell(self.signal);
         self.at_work().iter().for_each(|work| tell(&work.signal));
     }
@@ -386,6 +389,10 @@ impl Course<'_> {
 
     pub(super) fn counts(&self) -> MutexGuard<'_, (u64, u64)> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tell(&self, path: &str, happened: &Happened) {

@@ -2,12 +2,13 @@
 
 use std::{
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError, mpsc},
     thread,
 };
 
 use super::{definition::Step, run::Course, stepping::Scope};
-use crate::run::RunError;
+use crate::run::{RunError, Signal};
 
 /// How steps went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +36,21 @@ impl Permits {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.freed.wait_while(free, |free| *free == 0);
         *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
-        let done = work();
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.freed.notify_one();
-        done
+        // Given back by a panic, too: nobody waits for ever.
+        let _back = OnDrop(|| {
+            *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+            self.freed.notify_one();
+        });
+        work()
+    }
+}
+
+/// Does something when it is dropped, also by a panic.
+pub(super) struct OnDrop<F: Fn()>(pub(super) F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -80,8 +92,9 @@ impl Course<'_> {
                     let (step, ended) = (waiting.remove(next), ended.clone());
                     running += 1;
                     threads.spawn(move || {
+                        let did = catch_unwind(AssertUnwindSafe(|| self.step(step, scope)));
                         // Nobody listens only after a panic, which goes on by itself.
-                        let _ = ended.send((step.name.as_str(), self.step(step, scope)));
+                        let _ = ended.send((step.name.as_str(), did));
                     });
                     continue;
                 }
@@ -90,6 +103,11 @@ impl Course<'_> {
                 }
                 let Ok((name, result)) = ends.recv() else { break };
                 running -= 1;
+                let result = result.unwrap_or_else(|panic| {
+                    // Those that are at work are waited for.
+                    self.each(Signal::stop);
+                    resume_unwind(panic)
+                });
                 match result {
                     Ok(Went::Done) => done.push(name),
                     Ok(Went::Stopped) => went = Went::Stopped,
@@ -104,4 +122,43 @@ impl Course<'_> {
 /// The first step that waits for nothing more.
 pub(super) fn ready(waiting: &[&Step], done: &[&str]) -> Option<usize> {
     waiting.iter().position(|step| step.after.iter().all(|name| done.contains(&name.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::{Loaded, load_any_str},
+        run::RunOptions,
+    };
+
+    /// Runs a job of steps that do nothing, beside each other, and panics where one of them begins.
+    fn run_with_a_panic() {
+        let text = "job: j\nparallel: 2\nsteps:\n  - {step: a, run: ['true']}
+  - {step: b, run: ['true']}\n  - {step: c, run: ['true']}\n";
+        let folder = tempfile::tempdir().unwrap();
+        let env = |name: &str| std::env::var(name).ok();
+        let loaded = load_any_str(text, Path::new("job.yaml"), folder.path(), &env).unwrap();
+        let Loaded::Job(job) = loaded else { panic!("a job") };
+        let instance = job.with(&BTreeMap::new()).unwrap();
+        let store =
+            piton_stores::open("memory:", folder.path(), piton_stores::Mode::Create).unwrap();
+        let options = RunOptions::plain(piton_stores::this_process());
+        let watch =
+            |path: &str, _: &super::super::run::Happened| assert!(path != "b", "on purpose");
+        let signal = Signal::default();
+        let _ = super::super::run::run(&job, &instance, &store, &options, &signal, &watch);
+    }
+
+    #[test]
+    fn a_panic_ends_a_run_instead_of_hanging_it() {
+        let (ended, ends) = mpsc::channel();
+        thread::spawn(move || {
+            let run = catch_unwind(run_with_a_panic);
+            ended.send(run.is_err()).unwrap();
+        });
+        assert_eq!(ends.recv_timeout(Duration::from_mins(1)), Ok(true));
+    }
 }

@@ -121,6 +121,7 @@ pub(super) fn forget(
     paths(&step.steps, scope, &mut below);
     let (path, parent) = (scope.path(&step.path), scope.parent_id());
     course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
+    // After a crash before this, whoever recovers finds its position still.
     pipeline::forget(course, step)?;
     Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
 }

@@ -19,7 +19,6 @@ impl Steps {
         parent: Option<&str>,
     ) -> Result<(), JobError> {
         let is_meant = |step: &str| step == path || below.iter().any(|other| other == step);
-        self.forget_positions(path, is_meant)?;
         let (mut rows, now) = (self.rows(), Timestamp::now());
         for step in below {
             let rewound = StepState::rewound(rows.steps.get(step).map(|row| &row.state), now);
@@ -28,9 +27,13 @@ impl Steps {
         }
         if let Some(mut state) = rows.steps.get(path).map(|row| row.state.clone()) {
             state.generation += 1;
+            state.body_done = false;
             rows.put(path, state);
         }
-        self.write(&mut rows)
+        self.write(&mut rows)?;
+        drop(rows);
+        // Last: after a crash before it, whoever recovers is told the same position.
+        self.forget_positions(path, is_meant)
     }
 
     /// Clears the position of a step.
