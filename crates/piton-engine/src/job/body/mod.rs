@@ -1,6 +1,7 @@
 //! What a step does itself: a pipeline, statements, a command.
 
 mod command;
+mod connections;
 mod for_each;
 mod grouped;
 mod pipeline;
