@@ -30,6 +30,28 @@ steps:
     assert_eq!(by_hand.lines("log"), wanted);
 }
 
+/// A position that a command has kept is found by the next attempt of the same run, and cleared by it
+/// where it begins anew.
+#[test]
+fn a_retry_finds_the_position_that_its_command_has_kept() {
+    for (restart, wanted) in
+        [("from_position", ["at .", "at 1.", "at 2."]), ("from_beginning", ["at ."; 3])]
+    {
+        let place = Place::with(&format!(
+            "job: j
+steps:
+  - step: load
+    restart: {restart}
+    retry: {{times: 5, pause: 1ms}}
+    run: [sh, -c, 'echo \"at $PITON_POSITION.\" >> log; n=$(grep -c at log); \"$PITON_BIN\" position set --job j --name load $n; [ $n = 3 ]']
+"
+        ));
+        let program = place.program.clone().with("PITON_BIN", env!("CARGO_BIN_EXE_piton"));
+        program.run_to(0, RUN).unwrap();
+        assert_eq!(place.lines("log"), wanted, "{restart}");
+    }
+}
+
 /// The statements of a recovery are executed once for each attempt, and what began anew is cleared,
 /// also by a retry.
 #[test]
@@ -176,4 +198,44 @@ steps:
         std::fs::write(place.path("log"), "at .\n").unwrap();
     }
     assert_eq!(count(&db, "SELECT count(*) FROM t"), 1);
+}
+
+/// The time of a group, or of a `for_each`, is that of all below it: what is at work is stopped, and
+/// the next attempt goes on.
+#[test]
+fn the_time_of_a_group_ends_what_is_below_it() {
+    let place = Place::new();
+    let db = place.database("app.db");
+    db.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2)")
+        .unwrap();
+    place.job(
+        "job: j
+parallel: 2
+steps:
+  - step: group
+    timeout: 1s
+    retry: {times: 1, pause: 1ms}
+    on_failure: {run: [sh, -c, 'echo group failed >> log']}
+    steps:
+      - {step: quick, run: [sh, -c, 'echo quick >> log']}
+      - {step: slow, after: [quick], run: [sh, -c, 'echo slow $PITON_ATTEMPT >> log; [ -e ok ] || sleep 60']}
+      - {step: never, after: [slow], run: [sh, -c, 'echo never >> log']}
+  - step: each
+    after: [group]
+    timeout: 1s
+    for_each: {source: {sql: {url: 'sqlite:app.db', table: t, key: [n]}}, as: t}
+    steps:
+      - {step: one, run: [sh, -c, 'echo $PITON_T_N >> log; [ -e ok2 ] || sleep 60']}
+",
+    );
+    let late = place.run(1);
+    assert!(late.stderr.contains("step 'group': it took longer than its timeout"), "{late}");
+    assert_eq!(place.lines("log"), ["quick", "slow 1", "slow 2", "group failed"]);
+    std::fs::write(place.path("ok"), "").unwrap();
+    let late = place.run(1);
+    assert!(late.stderr.contains("step 'each': it took longer than its timeout"), "{late}");
+    assert_eq!(place.lines("log")[4..], ["slow 3", "never", "1"]);
+    std::fs::write(place.path("ok2"), "").unwrap();
+    place.run(0);
+    assert_eq!(place.lines("log")[7..], ["1", "2"]);
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Mutex, time::Instant};
 
-use piton::job::{Beginning, Begun, Stage, Start, Work};
+use piton::job::{Beginning, Begun, Stage, Start, WHOLE_JOB, Work};
 use piton_connectors::sql_statements::Executed;
 use piton_core::fault;
 
@@ -148,7 +148,7 @@ impl Course<'_> {
         let mut failures = 0;
         loop {
             self.heed()?;
-            if self.signal.is_stopping() {
+            if self.stops(&step.path) {
                 return Ok(Went::Stopped);
             }
             let (begun, error) = match self.attempt(step, scope)? {
@@ -161,7 +161,7 @@ impl Course<'_> {
             let why = error.to_string();
             self.steps.failed(&scope.path(&step.path), &why).map_err(of_job)?;
             self.tell(&step.path, &Happened::Retries { why, pause });
-            if !self.signal.sleep(pause) {
+            if !self.sleep(&step.path, pause) {
                 return Ok(Went::Stopped);
             }
         }
@@ -212,7 +212,7 @@ impl Course<'_> {
                 Ok(Attempt::Went(Went::Stopped))
             }
             // What was stopped may say so by an error.
-            Err(RunError::Failed(_) | RunError::BadRecord { .. }) if self.signal.is_stopping() => {
+            Err(RunError::Failed(_) | RunError::BadRecord { .. }) if self.stops(&step.path) => {
                 self.steps.stopped(&path).map_err(of_job)?;
                 Ok(Attempt::Went(Went::Stopped))
             }
@@ -246,10 +246,10 @@ impl Course<'_> {
         scope: &Scope<'_>,
         begun: &Begun,
     ) -> Result<(Went, Option<u64>), RunError> {
-        let begun = match begun.recovering {
-            true => self.recover(step, scope, begun.clone())?,
-            false => begun.clone(),
-        };
+        let mut begun = begun.clone();
+        if begun.recovering {
+            begun = self.recover(step, scope, begun)?;
+        }
         let (went, records) = if self.is_body_done(step, scope) {
             (Went::Done, None)
         } else {
@@ -262,6 +262,7 @@ impl Course<'_> {
         let went = match &step.body {
             // It has run the steps below it for each parent.
             Body::ForEach(_) => Went::Done,
+            Body::Group => self.in_time(step, || Ok((self.level(&step.steps, scope)?, ())))?.0,
             _ => self.level(&step.steps, scope)?,
         };
         if let (Went::Done, Some(action)) = (went, &step.on_complete) {
@@ -273,13 +274,10 @@ impl Course<'_> {
     /// Puts right what an earlier attempt has left, and says from where the step goes on.
     fn recover(&self, step: &Step, scope: &Scope<'_>, begun: Begun) -> Result<Begun, RunError> {
         let clears = step.restart == Restart::FromBeginning;
-        let is_whole = || match self.is_body_done(step, scope) {
-            true => Ok(true),
-            // Its transaction was committed.
-            false => body::is_marked(self, step, scope, &begun),
-        };
-        // Nothing of what it does itself is half done.
-        if !clears && is_whole()? {
+        // Nothing of what it does itself is half done; of statements the transaction was committed.
+        if !clears
+            && (self.is_body_done(step, scope) || body::is_marked(self, step, scope, &begun)?)
+        {
             return Ok(begun);
         }
         if step.restart == Restart::Manual {
@@ -319,7 +317,9 @@ impl Course<'_> {
         let (went, records) = match &step.body {
             Body::Group => (Went::Done, None),
             // Its own steps wait for their turn, or it says itself how many are beside each other.
-            body @ Body::ForEach(_) => body::run(self, step, body, scope, begun)?,
+            body @ Body::ForEach(_) => {
+                self.in_time(step, || body::run(self, step, body, scope, begun))?
+            }
             body if scope.parent.is_some() => body::run(self, step, body, scope, begun)?,
             body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
         };
@@ -392,15 +392,17 @@ impl Course<'_> {
             }
             _ => return Ok(()),
         };
-        let step = whole(self.job);
-        let state = self.steps.state(piton::job::WHOLE_JOB);
-        // Once for each run that comes to this; its completion once, until it begins anew.
-        let begun = Begun {
-            generation: state.map_or(0, |state| state.generation),
-            attempt: u32::try_from(self.steps.held().epoch.0).unwrap_or(u32::MAX),
-            ..nothing()
+        let step = whole(self.job, action);
+        // As of any step: a command that outlives its owner is known of, and nobody takes over.
+        let start = Start { work: work_of(&step), ..Start::default() };
+        let begun = match self.steps.begin(WHOLE_JOB, start).map_err(of_job)? {
+            Beginning::Over(_) => return Ok(()),
+            Beginning::Begun(begun) => begun,
         };
-        self.act(&step, &Scope::of(self.instance), &begun, purpose, action)
+        let acted = self.act(&step, &Scope::of(self.instance), &begun, purpose, action);
+        let failed = went.as_ref().err().or(acted.as_ref().err()).map(ToString::to_string);
+        let noted = failed.map_or(Ok(()), |why| self.steps.failed(WHOLE_JOB, &why));
+        acted.and(noted.map_err(of_job))
     }
 }
 
@@ -418,10 +420,10 @@ fn in_step(path: &str, error: RunError) -> RunError {
 }
 
 /// The job as a step, for what is done beside it.
-fn whole(job: &Job) -> Step {
+fn whole(job: &Job, action: &Action) -> Step {
     Step {
         name: job.name.clone(),
-        path: piton::job::WHOLE_JOB.to_owned(),
+        path: WHOLE_JOB.to_owned(),
         at: job.store_at,
         after: Vec::new(),
         when: None,
@@ -432,12 +434,12 @@ fn whole(job: &Job) -> Step {
         timeout: None,
         on_recover: None,
         on_failure: None,
-        on_complete: None,
+        on_complete: Some(action.clone()),
     }
 }
 
 /// A step that was not begun, where only parameters and parents can be referred to.
-fn nothing() -> Begun {
+pub(super) fn nothing() -> Begun {
     Begun {
         generation: 0,
         attempt: 1,

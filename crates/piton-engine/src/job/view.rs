@@ -59,9 +59,17 @@ pub(crate) fn count(record: &PipelineRecord, checkpoints: &[Checkpoint]) -> Step
     let mut done = 0;
     let is_each = |path: &str| entries.iter().any(|entry| entry.has_each(path));
     let steps = checkpoints.iter().filter(|c| c.key.sink == STEP);
+    let is_over = |c: &Checkpoint| state_of(c).is_some_and(|state| state.stage.is_over());
+    if let [whole] = checkpoints
+        && whole.key.partition == WHOLE_JOB
+        && is_over(whole)
+    {
+        // It has finished, and its checkpoints were removed.
+        return StepCount { done: all.len() as u64, all: all.len() as u64 };
+    }
     let steps = steps.filter(|c| c.key.partition != WHOLE_JOB && !is_each(&c.key.partition));
     for step in steps {
-        done += u64::from(state_of(step).is_some_and(|state| state.stage.is_over()));
+        done += u64::from(is_over(step));
         all.insert(step.key.partition.clone());
     }
     StepCount { done, all: all.len() as u64 }

@@ -285,6 +285,9 @@ impl Steps {
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
+        if before.is_some() && start.work == Work::Command {
+            self.look_for_position(&mut rows, path)?;
+        }
         let now = Timestamp::now();
         let progress = start.progress + before.as_ref().map_or(0, |_| rows.progress(path));
         let state = StepState::begun(before.as_ref(), start, progress, now);
@@ -308,6 +311,16 @@ impl Steps {
             self.write(&mut rows)?;
         }
         Ok(Beginning::Begun(begun))
+    }
+
+    /// Reads the position that a command has kept meanwhile, which is another process.
+    fn look_for_position(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
+        let stored = block_on(self.session.store.load(self.job()))?;
+        let is_of = |key: &CheckpointKey| key.partition == path && key.sink == POSITION;
+        if let Some(found) = stored.into_iter().find(|stored| is_of(&stored.key)) {
+            rows.positions.insert(path.to_owned(), found);
+        }
+        Ok(())
     }
 
     /// The position that a step has kept.

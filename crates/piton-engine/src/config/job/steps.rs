@@ -337,8 +337,15 @@ impl Reading<'_> {
         let on_failure = action("on_failure", file.on_failure);
         let on_complete = action("on_complete", file.on_complete);
         let body = body?;
-        // A group fails because a step below it did, which was tried again already.
-        let is_own = !matches!(body, Body::Group);
+        if let (Body::Group | Body::ForEach(_), Some(_), Some(record)) =
+            (&body, &file.timeout, above.records.last())
+        {
+            let why = format!(
+                "below a `for_each` (of {record}) it is for steps that do something themselves: \
+                 give it to them, or to the outermost `for_each`"
+            );
+            self.wrong(at, &["timeout"], why);
+        }
         Some(Step {
             name: file.step,
             path: at.path.clone(),
@@ -348,7 +355,7 @@ impl Reading<'_> {
             body,
             steps,
             restart: file.restart,
-            retry: if is_own { retry } else { Retry::default() },
+            retry,
             timeout: file.timeout.map(Period::duration),
             on_recover,
             on_failure,

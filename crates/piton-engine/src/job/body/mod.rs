@@ -5,6 +5,7 @@ mod connections;
 mod for_each;
 mod grouped;
 mod pipeline;
+mod removal;
 mod sql;
 
 use piton::job::{Begun, Stage};
@@ -12,6 +13,7 @@ use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
+    removal::remove,
     sql::{Databases, Marked, sql},
 };
 use super::{

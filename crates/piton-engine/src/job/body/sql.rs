@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use piton::job::Begun;
+use piton::job::{Begun, WHOLE_JOB};
 use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
@@ -78,31 +78,47 @@ impl Databases {
     pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
         let mut urls = BTreeSet::new();
         step.steps.iter().for_each(|step| databases_of(step, &mut urls));
-        for url in urls {
-            let sink = sink_of(&step.path);
-            let cleared = self.with(course, &url, |statements, database| {
-                let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
-                let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink.clone());
-                drop(database.take_covered(&sink));
-                unless_own(course, || {
-                    let (epoch, found) = fence(course, statements, &key)?;
-                    let json = serde_json::json!({ "passed": epoch.0 }).to_string();
-                    let mark = Mark {
-                        key: key.clone(),
-                        epoch,
-                        expected: found.map(|found| found.version),
-                        position: StoredPosition { kind: "mark".to_owned(), json },
-                        clears: vec![marks.clone()],
-                    };
-                    statements.execute(&mark, &[], &Limits::default())
-                })
-            });
-            let failed = |error| of_statements(&step.path, Purpose::Body, &error);
-            if let Executed::Fenced { epoch } = cleared.map_err(failed)? {
-                return Err(course.fenced_by(epoch.0));
-            }
+        urls.iter()
+            .try_for_each(|url| self.take_away(course, url, &step.path, &sink_of(&step.path)))
+    }
+
+    /// Takes all marks away that steps have left, but for one that says so: the job is done.
+    pub(super) fn clear_all(&self, course: &Course<'_>) -> Result<(), RunError> {
+        let mut urls = BTreeSet::new();
+        course.job.steps.iter().for_each(|step| databases_of(step, &mut urls));
+        urls.iter().try_for_each(|url| self.take_away(course, url, WHOLE_JOB, SINK))
+    }
+
+    /// Takes all marks of a sink away, and leaves one of a step that says so.
+    fn take_away(
+        &self,
+        course: &Course<'_>,
+        url: &str,
+        path: &str,
+        sink: &str,
+    ) -> Result<(), RunError> {
+        let key = CheckpointKey::new(course.steps.job(), path, SINK);
+        let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink);
+        let cleared = self.with(course, url, |statements, database| {
+            drop(database.take_covered(sink));
+            unless_own(course, || {
+                let (epoch, found) = fence(course, statements, &key)?;
+                let json = serde_json::json!({ "passed": epoch.0 }).to_string();
+                let mark = Mark {
+                    key: key.clone(),
+                    epoch,
+                    expected: found.map(|found| found.version),
+                    position: StoredPosition { kind: "mark".to_owned(), json },
+                    clears: vec![marks.clone()],
+                };
+                statements.execute(&mark, &[], &Limits::default())
+            })
+        });
+        let cleared = cleared.map_err(|error| of_statements(path, Purpose::Body, &error))?;
+        match cleared {
+            Executed::Fenced { epoch } => Err(course.fenced_by(epoch.0)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
