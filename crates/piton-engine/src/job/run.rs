@@ -153,27 +153,23 @@ pub fn run(
     compare(job, instance, store, options)?;
     let deletes = job.on_complete == OnJobComplete::Delete;
     let begins_anew = options.again && !deletes;
-    let (steps, mut was_finished) = open(job, instance, store, (options, begins_anew), signal)?;
-    let mut course = Course::new(job, instance, store, options, signal, (watch, steps));
+    let (mut steps, mut was_finished) = open(job, instance, store, (options, begins_anew), signal)?;
     if was_finished && deletes {
         // Whoever finished it may have been killed before all was removed.
-        body::remove(&course)?;
+        let course = Course::new(job, instance, store, options, signal, (watch, steps));
+        let removed = body::remove(&course);
         course.give_up(RunEnd::Finished)?;
-        let steps;
+        removed?;
         (steps, was_finished) = open(job, instance, store, (options, true), signal)?;
-        course = Course::new(job, instance, store, options, signal, (watch, steps));
     }
-    let name = course.steps.job().to_owned();
+    let name = steps.job().to_owned();
     if was_finished {
-        course.give_up(RunEnd::Finished)?;
+        steps.end(RunEnd::Finished).map_err(of_job)?;
         return Ok(summary(name, (true, true), (0, 0), began.elapsed()));
     }
-    let may_begin = heed_cancel(&name, store, options)
-        .and_then(|()| super::age::refuse_old(job, &name, &**store, options));
-    if let Err(error) = may_begin {
-        course.give_up(RunEnd::Stopped)?;
-        return Err(error);
-    }
+    heed_cancel(&name, store, options)?;
+    super::age::refuse_old(job, &name, &**store, options)?;
+    let course = Course::new(job, instance, store, options, signal, (watch, steps));
     let went = course.walk();
     let counts = *course.counts();
     let is_finished = course.end(went)?;
@@ -306,7 +302,7 @@ pub(super) fn cancelled(name: &str) -> RunError {
 }
 
 /// How many steps a step is, with those below it.
-fn all_of(step: &Step) -> u64 {
+pub(super) fn all_of(step: &Step) -> u64 {
     1 + step.steps.iter().map(all_of).sum::<u64>()
 }
 
@@ -502,12 +498,6 @@ impl Course<'_> {
     }
 
     pub(super) fn tell(&self, path: &str, happened: &Happened) {
-        match happened {
-            Happened::Done { .. } => self.counts().0 += 1,
-            // With it all that is below it.
-            Happened::WasDone => self.counts().1 += self.job.step(path).map_or(1, all_of),
-            _ => {}
-        }
         (self.watch)(path, happened);
     }
 

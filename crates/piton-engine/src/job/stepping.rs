@@ -11,7 +11,7 @@ use super::{
     definition::{
         Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
     },
-    run::{Course, Happened, of_job},
+    run::{Course, Happened, all_of, of_job},
     walk::Went,
 };
 use crate::run::RunError;
@@ -222,9 +222,16 @@ impl Course<'_> {
 
     /// Of steps that are done for each of many parents only their failures are told.
     fn tell_of(&self, step: &Step, scope: &Scope<'_>, happened: &Happened) {
-        if scope.parent.is_none() {
-            self.tell(&step.path, happened);
+        if scope.parent.is_some() {
+            return;
         }
+        match happened {
+            Happened::Done { .. } => self.counts().0 += 1,
+            // With it all that is below it.
+            Happened::WasDone => self.counts().1 += all_of(step),
+            _ => {}
+        }
+        self.tell(&step.path, happened);
     }
 
     fn is_wanted(&self, step: &Step, scope: &Scope<'_>) -> Result<bool, RunError> {

@@ -1,6 +1,7 @@
 //! In which order steps are done, and which beside each other.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError, mpsc},
@@ -65,16 +66,12 @@ impl Course<'_> {
     }
 
     fn one_by_one(&self, steps: &[Step], scope: &Scope<'_>) -> Result<Went, RunError> {
-        let mut waiting: Vec<&Step> = steps.iter().collect();
-        let mut done: Vec<&str> = Vec::new();
-        while let Some(next) = ready(&waiting, &done) {
-            let step = waiting.remove(next);
+        let mut order = Order::of(steps);
+        while let Some(step) = order.next() {
             if self.step(step, scope)? == Went::Stopped {
                 return Ok(Went::Stopped);
             }
-            if steps.iter().any(|other| other.after.contains(&step.name)) {
-                done.push(&step.name);
-            }
+            order.done(&step.name);
         }
         Ok(Went::Done)
     }
@@ -82,14 +79,13 @@ impl Course<'_> {
     fn beside_each_other(&self, steps: &[Step], scope: &Scope<'_>) -> Result<Went, RunError> {
         let (ended, ends) = mpsc::channel();
         thread::scope(|threads| {
-            let mut waiting: Vec<&Step> = steps.iter().collect();
-            let (mut done, mut running) = (Vec::new(), 0);
+            let (mut order, mut running) = (Order::of(steps), 0);
             let (mut went, mut first_error) = (Went::Done, None);
             loop {
                 let goes_on = went == Went::Done && first_error.is_none();
-                let next = ready(&waiting, &done).filter(|_| goes_on);
-                if let Some(next) = next.filter(|_| running < self.permits.most) {
-                    let (step, ended) = (waiting.remove(next), ended.clone());
+                let may_begin = goes_on && running < self.permits.most;
+                if let Some(step) = may_begin.then(|| order.next()).flatten() {
+                    let ended = ended.clone();
                     running += 1;
                     threads.spawn(move || {
                         let did = catch_unwind(AssertUnwindSafe(|| self.step(step, scope)));
@@ -109,13 +105,52 @@ impl Course<'_> {
                     resume_unwind(panic)
                 });
                 match result {
-                    Ok(Went::Done) => done.push(name),
+                    Ok(Went::Done) => order.done(name),
                     Ok(Went::Stopped) => went = Went::Stopped,
                     Err(error) => drop(first_error.get_or_insert(error)),
                 }
             }
             first_error.map_or(Ok(went), Err)
         })
+    }
+}
+
+/// The order of steps that stand beside each other: that of the file, each after those that it names.
+pub(super) struct Order<'a> {
+    steps: &'a [Step],
+    /// For how many steps each waits still.
+    waits: Vec<usize>,
+    /// Those that wait for a step, by its name.
+    followers: HashMap<&'a str, Vec<usize>>,
+    ready: BTreeSet<usize>,
+}
+
+impl<'a> Order<'a> {
+    pub(super) fn of(steps: &'a [Step]) -> Self {
+        let mut followers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            for name in &step.after {
+                followers.entry(name).or_default().push(at);
+            }
+        }
+        let waits: Vec<usize> = steps.iter().map(|step| step.after.len()).collect();
+        let ready = (0..steps.len()).filter(|at| waits[*at] == 0).collect();
+        Self { steps, waits, followers, ready }
+    }
+
+    /// The first step that waits for nothing more. Each is given once.
+    pub(super) fn next(&mut self) -> Option<&'a Step> {
+        self.ready.pop_first().map(|at| &self.steps[at])
+    }
+
+    /// A step is done: others need not wait for it any more.
+    pub(super) fn done(&mut self, name: &str) {
+        for at in self.followers.remove(name).into_iter().flatten() {
+            self.waits[at] -= 1;
+            if self.waits[at] == 0 {
+                self.ready.insert(at);
+            }
+        }
     }
 }
 
