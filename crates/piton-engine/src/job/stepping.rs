@@ -128,7 +128,7 @@ fn fact_of(begun: &Begun, fact: StepFact) -> Value {
 /// What came of beginning a step and doing it.
 enum Attempt {
     Went(Went),
-    Failed(Begun, RunError),
+    Failed(Box<Begun>, RunError),
 }
 
 impl Course<'_> {
@@ -216,7 +216,7 @@ impl Course<'_> {
                 self.steps.stopped(&path).map_err(of_job)?;
                 Ok(Attempt::Went(Went::Stopped))
             }
-            Err(error) => Ok(Attempt::Failed(begun, error)),
+            Err(error) => Ok(Attempt::Failed(Box::new(begun), error)),
         }
     }
 
