@@ -35,7 +35,7 @@ pub const POINTS: &[&str] = &[
 ];
 
 /// Those that only a job has.
-pub const STEP_POINTS: &[&str] = &["step.begin", "step.body", "step.done"];
+pub const STEP_POINTS: &[&str] = &["step.begin", "step.recovered", "step.body", "step.done"];
 
 /// What an armed point does when it is hit.
 #[derive(Debug, Clone, Copy)]

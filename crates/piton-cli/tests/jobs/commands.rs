@@ -6,15 +6,26 @@ use piton_testkit::program::PATIENCE;
 
 use crate::place::{Place, RUN};
 
+/// Leaves a line when it begins, waits to be told, and leaves another.
+const LONG: &str =
+    "run: [sh, -c, 'echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log']";
+
 /// SIGKILL of the program alone, while its command lives on: never two at once.
 #[test]
 fn a_job_is_held_while_the_command_of_a_killed_owner_lives() {
-    let place = Place::with(
-        "job: j\nclaim: {lease: 1s, when_held: wait}\nsteps:
-  - step: long
-    run: [sh, -c, 'echo begin >> log; while [ ! -e go ]; do sleep 0.05; done; echo end >> log']
-",
-    );
+    is_held_while_it_lives(&format!("steps:\n  - step: long\n    {LONG}\n"));
+}
+
+/// The same of what is done once the job is done, or has failed.
+#[test]
+fn a_job_is_held_while_a_command_of_its_own_lives() {
+    is_held_while_it_lives(&format!(
+        "on_complete: {{{LONG}}}\nsteps: [{{step: a, run: ['true']}}]\n"
+    ));
+}
+
+fn is_held_while_it_lives(job: &str) {
+    let place = Place::with(&format!("job: j\nclaim: {{lease: 1s, when_held: wait}}\n{job}"));
     let mut first = place.program.start(RUN).unwrap();
     first.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
     first.kill().unwrap();

@@ -10,4 +10,6 @@ mod for_each;
 mod migration;
 mod place;
 mod refusals;
+mod removal;
+mod retries;
 mod steering;

@@ -12,6 +12,7 @@
 mod commands;
 mod migration;
 mod outages;
+mod parallel;
 mod place;
 mod scripts;
 mod statements;

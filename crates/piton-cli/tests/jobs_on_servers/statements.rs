@@ -7,13 +7,13 @@ use piton_testkit::Dice;
 use crate::place::{Place, RUN, System, each};
 
 /// The database in which statements take effect.
-enum Target {
+pub(crate) enum Target {
     Postgres(Box<postgres::Client>),
     MySql(mysql::Conn),
 }
 
 impl Target {
-    fn of(system: System, url: &str) -> Self {
+    pub(crate) fn of(system: System, url: &str) -> Self {
         match system {
             System::Postgres => {
                 let client = postgres::Client::connect(url, postgres::NoTls).unwrap();
@@ -23,14 +23,14 @@ impl Target {
         }
     }
 
-    fn execute(&mut self, sql: &str) {
+    pub(crate) fn execute(&mut self, sql: &str) {
         match self {
             Self::Postgres(client) => client.batch_execute(sql).unwrap(),
             Self::MySql(conn) => conn.query_drop(sql).unwrap(),
         }
     }
 
-    fn numbers(&mut self, sql: &str) -> Vec<i64> {
+    pub(crate) fn numbers(&mut self, sql: &str) -> Vec<i64> {
         match self {
             Self::Postgres(client) => {
                 client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()

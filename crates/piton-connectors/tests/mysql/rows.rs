@@ -250,7 +250,7 @@ fn a_row_above_the_largest_packet_is_set_aside() {
 #[test]
 fn an_owner_that_is_silent_in_a_transaction_loses_it() {
     for place in both() {
-        let lease = Duration::from_secs(2);
+        let lease = Duration::from_secs(5);
         let settings = place.settings("table: t\nkey: [id]");
         let mut old = MySqlSink::new(&settings, lease).unwrap();
         let _ = old.fence(&fence(1)).unwrap();

@@ -66,6 +66,15 @@ pub(super) fn clashes<'a>(
     clashes
 }
 
+/// The files that sinks write, each with its sink. Databases have writers beside each other.
+pub(super) fn outputs(sinks: &[Sink], dir: &Path) -> Vec<(String, PathBuf)> {
+    let file = |sink: &Sink| match written(sink, dir)? {
+        Written::File(file) => Some((sink.name.clone(), file)),
+        Written::Database(_) => None,
+    };
+    sinks.iter().filter_map(file).collect()
+}
+
 enum Written {
     File(PathBuf),
     Database(PathBuf),

@@ -116,9 +116,9 @@ pub struct Step {
     pub steps: Vec<Step>,
     /// How it goes on when it had begun and not finished.
     pub restart: Restart,
-    /// How often what it does itself is tried again after a failure; never for a group.
+    /// How often it is tried again after a failure, unless that is one of a step below it.
     pub retry: Retry,
-    /// How long what it does itself may take, each time.
+    /// How long what it does itself may take, each time; of a group or a `for_each`, all below it.
     pub timeout: Option<Duration>,
     /// What to do before anything else of it when it had begun and not finished.
     pub on_recover: Option<Action>,

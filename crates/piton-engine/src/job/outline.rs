@@ -1,6 +1,8 @@
 //! The tree of a job's steps, as the store knows it: from the definition that was registered, or,
 //! where a program or a script made the steps, from their checkpoints.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 /// A step's path and what it waits for, in the order of the file.
@@ -58,16 +60,18 @@ pub(super) fn from(entries: &[Entry], path: &str) -> Vec<String> {
         return Vec::new();
     };
     let mut chosen: Vec<String> = entries[first..].iter().map(|entry| entry.path.clone()).collect();
+    let mut known: HashSet<&str> = entries[first..].iter().map(|entry| &*entry.path).collect();
     // What waits for a chosen step may stand before it in the file.
     loop {
         let waits = |entry: &&Entry| {
-            let is_below = |of: &String| entry.path.starts_with(&format!("{of}/"));
-            !chosen.contains(&entry.path)
-                && (entry.after.iter().any(|other| chosen.contains(other))
-                    || chosen.iter().any(is_below))
+            let mut above = entry.path.match_indices('/').map(|(end, _)| &entry.path[..end]);
+            !known.contains(&*entry.path)
+                && (entry.after.iter().any(|other| known.contains(&**other))
+                    || above.any(|of| known.contains(of)))
         };
-        let Some(next) = entries.iter().find(waits) else { return chosen };
+        let Some(next) = entries[..first].iter().find(waits) else { return chosen };
         chosen.push(next.path.clone());
+        known.insert(&next.path);
     }
 }
 

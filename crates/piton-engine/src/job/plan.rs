@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     definition::{Action, Body, Instance, Job, Reference, Restart, Step, StepFact, Value},
     run,
+    walk::Order,
 };
 pub use crate::plan::Refusal;
 use crate::{config::WhenHeld, run::RunError};
@@ -435,12 +436,11 @@ fn below(step: &Step, next: Next, above: Above) -> Above {
 
 /// Steps that stand beside each other in the order in which they begin, one at a time.
 fn in_order(steps: &[Step]) -> Vec<&Step> {
-    let (mut waiting, mut ordered) = (steps.iter().collect::<Vec<_>>(), Vec::new());
-    let is_ready = |step: &&Step, ordered: &[&Step]| {
-        step.after.iter().all(|name| ordered.iter().any(|done| done.name == *name))
-    };
-    while let Some(next) = waiting.iter().position(|step| is_ready(step, &ordered)) {
-        ordered.push(waiting.remove(next));
+    let mut order = Order::of(steps);
+    let mut ordered = Vec::with_capacity(steps.len());
+    while let Some(step) = order.next() {
+        order.done(&step.name);
+        ordered.push(step);
     }
     ordered
 }

@@ -19,8 +19,9 @@ use piton::job::{self, Heartbeat, JobError, STEP, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
+    body,
     definition::{Instance, Job, OnJobComplete, Step, difference},
-    walk::{Permits, Went},
+    walk::{OnDrop, Permits, Went},
 };
 use crate::{
     config::WhenHeld,
@@ -32,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How late it is stored, at most, that a short step is done.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Why a step has failed whose time is over.
+const TOO_LONG: &str = "it took longer than its timeout";
 
 /// What happens to a step, for whoever watches.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,18 +104,37 @@ pub(super) struct Course<'a> {
     pub(super) steps: Arc<Steps>,
     pub(super) heartbeat: Heartbeat,
     pub(super) permits: Permits,
-    pub(super) databases: super::body::Databases,
+    pub(super) databases: body::Databases,
     /// Signals of what is at work now.
     at_work: Mutex<Vec<AtWork>>,
+    /// Of what is at work with all below it.
+    deadlines: Mutex<Vec<Deadline>>,
     /// It took longer than the job may.
     is_late: AtomicBool,
     counts: Mutex<(u64, u64)>,
+    /// Paths of steps that have failed for good.
+    failures: Mutex<Vec<String>>,
 }
 
 /// What is at work, and until when it may be.
 struct AtWork {
+    path: String,
     signal: Arc<Signal>,
     until: Option<Instant>,
+}
+
+/// Until when a step and all below it may be at work.
+struct Deadline {
+    path: String,
+    until: Instant,
+}
+
+impl Deadline {
+    fn is_over_for(&self, path: &str) -> bool {
+        let below = path.strip_prefix(&self.path);
+        let is_meant = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        is_meant && Instant::now() >= self.until
+    }
 }
 
 /// Runs a job, or resumes it.
@@ -128,34 +151,27 @@ pub fn run(
 ) -> Result<JobSummary, RunError> {
     let began = Instant::now();
     compare(job, instance, store, options)?;
-    let (steps, was_finished) = open(job, instance, store, options, signal)?;
+    let deletes = job.on_complete == OnJobComplete::Delete;
+    let begins_anew = options.again && !deletes;
+    let (mut steps, mut was_finished) = open(job, instance, store, (options, begins_anew), signal)?;
+    if was_finished && deletes {
+        // Whoever finished it may have been killed before all was removed.
+        let course = Course::new(job, instance, store, options, signal, (watch, steps));
+        let removed = body::remove(&course);
+        course.give_up(RunEnd::Finished)?;
+        removed?;
+        (steps, was_finished) = open(job, instance, store, (options, true), signal)?;
+    }
     let name = steps.job().to_owned();
     if was_finished {
         steps.end(RunEnd::Finished).map_err(of_job)?;
-        let took = began.elapsed();
-        let counts = (0, 0);
-        return Ok(summary(name, (true, true), counts, took));
+        return Ok(summary(name, (true, true), (0, 0), began.elapsed()));
     }
     heed_cancel(&name, store, options)?;
     if !options.accept_age {
         super::age::refuse_old(job, &name, &**store)?;
     }
-    let steps = Arc::new(steps);
-    let course = Course {
-        job,
-        instance,
-        store,
-        options,
-        signal,
-        watch,
-        heartbeat: Heartbeat::start(&steps, job.claim.lease),
-        steps,
-        permits: Permits::new(job.parallel),
-        databases: super::body::Databases::default(),
-        at_work: Mutex::default(),
-        is_late: AtomicBool::new(false),
-        counts: Mutex::default(),
-    };
+    let course = Course::new(job, instance, store, options, signal, (watch, steps));
     let went = course.walk();
     let counts = *course.counts();
     let is_finished = course.end(went)?;
@@ -225,7 +241,7 @@ fn open(
     job: &Job,
     instance: &Instance,
     store: &Arc<dyn Store>,
-    options: &RunOptions,
+    (options, again): (&RunOptions, bool),
     signal: &Signal,
 ) -> Result<(Steps, bool), RunError> {
     let when_held = match job.claim.when_held {
@@ -241,8 +257,7 @@ fn open(
     let goes_on = || !signal.is_stopping();
     let waiting = job::Waiting { on_wait: &on_wait, goes_on: &goes_on };
     let options = job::JobOptions {
-        // What is to be forgotten once it is done begins anew.
-        again: options.again || job.on_complete == OnJobComplete::Delete,
+        again,
         cursor: piton::Options {
             lease: job.claim.lease,
             when_held,
@@ -289,7 +304,7 @@ pub(super) fn cancelled(name: &str) -> RunError {
 }
 
 /// How many steps a step is, with those below it.
-fn all_of(step: &Step) -> u64 {
+pub(super) fn all_of(step: &Step) -> u64 {
     1 + step.steps.iter().map(all_of).sum::<u64>()
 }
 
@@ -306,15 +321,56 @@ pub(super) fn of_job(error: JobError) -> RunError {
     }
 }
 
+impl<'a> Course<'a> {
+    fn new(
+        job: &'a Job,
+        instance: &'a Instance,
+        store: &'a Arc<dyn Store>,
+        options: &'a RunOptions,
+        signal: &'a Signal,
+        (watch, steps): (&'a Watch<'a>, Steps),
+    ) -> Self {
+        let steps = Arc::new(steps);
+        Self {
+            job,
+            instance,
+            store,
+            options,
+            signal,
+            watch,
+            heartbeat: Heartbeat::start(&steps, job.claim.lease),
+            steps,
+            permits: Permits::new(job.parallel),
+            databases: body::Databases::default(),
+            at_work: Mutex::default(),
+            deadlines: Mutex::default(),
+            is_late: AtomicBool::new(false),
+            counts: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Notes how the run ended, and gives the claim up.
+    fn give_up(self, end: RunEnd) -> Result<(), RunError> {
+        self.heartbeat.end();
+        let ended = match Arc::try_unwrap(self.steps) {
+            Ok(steps) => steps.end(end),
+            // The thread that had the other is over.
+            Err(steps) => steps.flush(),
+        };
+        ended.map_err(of_job)
+    }
+}
+
 impl Course<'_> {
     /// Walks the tree, with a thread beside it that hears what an operator wants.
     fn walk(&self) -> Result<Went, RunError> {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| self.listen(&done));
-            let went = self.level(&self.job.steps, &super::stepping::Scope::of(self.instance));
-            done.store(true, Ordering::Relaxed);
-            went
+            // A panic ends it, too.
+            let _done = OnDrop(|| done.store(true, Ordering::Relaxed));
+            self.level(&self.job.steps, &super::stepping::Scope::of(self.instance))
         })
     }
 
@@ -340,13 +396,15 @@ impl Course<'_> {
                 Ok(wish) => self.each(|signal| signal.set_paused(wish == Control::Pause)),
             }
             let now = Instant::now();
-            let late = |work: &&AtWork| work.until.is_some_and(|until| now >= until);
+            let late = |work: &&AtWork| {
+                work.until.is_some_and(|until| now >= until) || self.is_overdue(&work.path)
+            };
             self.at_work().iter().filter(late).for_each(|work| work.signal.stop());
             thread::sleep(LOOK);
         }
     }
 
-    fn each(&self, tell: impl Fn(&Signal)) {
+    pub(super) fn each(&self, tell: impl Fn(&Signal)) {
         tell(self.signal);
         self.at_work().iter().for_each(|work| tell(&work.signal));
     }
@@ -364,13 +422,60 @@ impl Course<'_> {
     ) -> Result<T, RunError> {
         let signal = Arc::new(Signal::default());
         let until = step.timeout.map(|most| Instant::now() + most);
-        self.at_work().push(AtWork { signal: Arc::clone(&signal), until });
+        let path = step.path.clone();
+        self.at_work().push(AtWork { path, signal: Arc::clone(&signal), until });
         let done = work(&signal);
         self.at_work().retain(|other| !Arc::ptr_eq(&other.signal, &signal));
         if signal.is_stopping() && until.is_some_and(|until| Instant::now() >= until) {
-            return Err(RunError::Failed("it took longer than its timeout".to_owned()));
+            return Err(RunError::Failed(TOO_LONG.to_owned()));
         }
         Ok(done)
+    }
+
+    fn deadlines(&self) -> MutexGuard<'_, Vec<Deadline>> {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_overdue(&self, path: &str) -> bool {
+        self.deadlines().iter().any(|deadline| deadline.is_over_for(path))
+    }
+
+    /// Whether a step is to stop: the run is, or the time of a step above it is over.
+    pub(super) fn stops(&self, path: &str) -> bool {
+        self.signal.is_stopping() || self.is_overdue(path)
+    }
+
+    /// Sleeps before a step is tried again. True when the whole time has passed.
+    pub(super) fn sleep(&self, path: &str, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.signal.sleep(left.min(LOOK)) || self.stops(path) {
+                return left.is_zero();
+            }
+        }
+    }
+
+    /// Does all that is below a step, for as long as the step may take. Then what is at work is
+    /// stopped, which is an error.
+    pub(super) fn in_time<T>(
+        &self,
+        step: &Step,
+        work: impl FnOnce() -> Result<(Went, T), RunError>,
+    ) -> Result<(Went, T), RunError> {
+        let Some(most) = step.timeout else { return work() };
+        let (path, until) = (step.path.clone(), Instant::now() + most);
+        self.deadlines().push(Deadline { path, until });
+        let _gone = OnDrop(|| self.deadlines().retain(|other| other.path != step.path));
+        let went = work();
+        let is_over = Instant::now() >= until && !self.signal.is_stopping();
+        match went {
+            // What was stopped may say so by an error.
+            Ok((Went::Stopped, _)) | Err(RunError::Failed(_)) if is_over => {
+                Err(RunError::Failed(TOO_LONG.to_owned()))
+            }
+            went => went,
+        }
     }
 
     /// The name by which a command speaks of the job.
@@ -390,13 +495,11 @@ impl Course<'_> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn tell(&self, path: &str, happened: &Happened) {
-        match happened {
-            Happened::Done { .. } => self.counts().0 += 1,
-            // With it all that is below it.
-            Happened::WasDone => self.counts().1 += self.job.step(path).map_or(1, all_of),
-            _ => {}
-        }
         (self.watch)(path, happened);
     }
 
@@ -421,21 +524,36 @@ impl Course<'_> {
             _ => RunEnd::Failed,
         };
         if end == RunEnd::Finished {
-            self.steps.done(WHOLE_JOB).map_err(of_job)?;
+            self.finish()?;
         }
         let job = self.steps.job().to_owned();
-        self.heartbeat.end();
-        let ended = match Arc::try_unwrap(self.steps) {
-            Ok(steps) => steps.end(end).map_err(of_job),
-            Err(steps) => steps.flush().map_err(of_job),
-        };
+        let signal = self.signal;
+        let ended = self.give_up(end);
         // What went wrong first is the news.
         let went = went?;
         followed?;
         ended?;
-        match self.signal.fenced() {
+        match signal.fenced() {
             Some(what) => Err(RunError::Fenced { pipeline: job, what }),
             None => Ok(went == Went::Done),
         }
+    }
+
+    /// Notes that all is done, and removes what is not to be kept then.
+    fn finish(&self) -> Result<(), RunError> {
+        self.steps.done(WHOLE_JOB).map_err(of_job)?;
+        if self.job.on_complete != OnJobComplete::Delete {
+            return Ok(());
+        }
+        self.steps.flush().map_err(of_job)?;
+        let job = self.steps.job();
+        (self.options.on_notice)(&match body::remove(self) {
+            Ok(()) => format!("'{job}' has finished: its checkpoints are removed"),
+            Err(error) => format!(
+                "'{job}' has finished, but not all of its checkpoints could be removed, which the \
+                 next run tries again: {error}"
+            ),
+        });
+        Ok(())
     }
 }

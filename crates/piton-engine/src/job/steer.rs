@@ -74,8 +74,10 @@ impl Changed {
         let mut known = outline::of(&record.transforms);
         // A program's or a script's steps, in the order in which they began.
         let mut others = steps.all();
+        let paths: BTreeSet<&str> = known.iter().map(|entry| &*entry.path).collect();
+        let each: Vec<&Entry> = known.iter().filter(|entry| entry.is_each).collect();
         others.retain(|(path, _)| {
-            let is_known = known.iter().any(|entry| entry.path == *path || entry.has_each(path));
+            let is_known = paths.contains(&**path) || each.iter().any(|entry| entry.has_each(path));
             path != WHOLE_JOB && !is_known
         });
         others.sort_by_key(|(_, state)| state.started_at);

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Mutex, time::Instant};
 
-use piton::job::{Beginning, Begun, Stage, Start, Work};
+use piton::job::{Beginning, Begun, Stage, Start, WHOLE_JOB, Work};
 use piton_connectors::sql_statements::Executed;
 use piton_core::fault;
 
@@ -11,7 +11,7 @@ use super::{
     definition::{
         Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
     },
-    run::{Course, Happened, of_job},
+    run::{Course, Happened, all_of, of_job},
     walk::Went,
 };
 use crate::run::RunError;
@@ -125,6 +125,12 @@ fn fact_of(begun: &Begun, fact: StepFact) -> Value {
     }
 }
 
+/// What came of beginning a step and doing it.
+enum Attempt {
+    Went(Went),
+    Failed(Box<Begun>, RunError),
+}
+
 impl Course<'_> {
     /// Waits while an operator has paused the job, unless it is asked to stop.
     pub(super) fn heed(&self) -> Result<(), RunError> {
@@ -136,15 +142,46 @@ impl Course<'_> {
         })
     }
 
-    /// Does a step and all below it, unless it is done.
+    /// Does a step and all below it, unless it is done, and tries again as often as it may. Each try
+    /// is an attempt of its own, as if the job had been run again.
     pub(super) fn step(&self, step: &Step, scope: &Scope<'_>) -> Result<Went, RunError> {
-        self.heed()?;
-        if self.signal.is_stopping() {
-            return Ok(Went::Stopped);
+        let mut failures = 0;
+        loop {
+            self.heed()?;
+            if self.stops(&step.path) {
+                return Ok(Went::Stopped);
+            }
+            let (begun, error) = match self.attempt(step, scope)? {
+                Attempt::Went(went) => return Ok(went),
+                Attempt::Failed(begun, error) => (begun, error),
+            };
+            failures += 1;
+            let pause = step.retry.pause_after(failures).filter(|_| self.is_retried(step, &error));
+            let Some(pause) = pause else { return Err(self.failed(step, scope, &begun, error)) };
+            let why = error.to_string();
+            self.steps.failed(&scope.path(&step.path), &why).map_err(of_job)?;
+            self.tell(&step.path, &Happened::Retries { why, pause });
+            if !self.sleep(&step.path, pause) {
+                return Ok(Went::Stopped);
+            }
         }
+    }
+
+    /// Whether a step is tried again by itself after it has failed with this. What has failed below
+    /// it was tried again there.
+    fn is_retried(&self, step: &Step, error: &RunError) -> bool {
+        let is_below =
+            |path: &String| path.strip_prefix(&step.path).is_some_and(|rest| rest.starts_with('/'));
+        matches!(error, RunError::Failed(_) | RunError::BadRecord { .. })
+            && step.restart != Restart::Manual
+            && !self.failures().iter().any(is_below)
+    }
+
+    /// Begins a step, unless it is over, and does it and all below it once.
+    fn attempt(&self, step: &Step, scope: &Scope<'_>) -> Result<Attempt, RunError> {
         if !self.is_wanted(step, scope)? {
             self.tell_of(step, scope, &Happened::PassedOver);
-            return Ok(Went::Done);
+            return Ok(Attempt::Went(Went::Done));
         }
         let began = Instant::now();
         let path = scope.path(&step.path);
@@ -152,39 +189,49 @@ impl Course<'_> {
         let progress = if parent.is_none() { body::progress(self, step)? } else { 0 };
         let start = Start { work: work_of(step), progress, parent: parent.as_deref() };
         let begun = match self.steps.begin(&path, start).map_err(of_job)? {
-            Beginning::Over(Stage::Skipped) => {
-                self.tell_of(step, scope, &Happened::PassedOver);
-                return Ok(Went::Done);
-            }
-            Beginning::Over(_) => {
-                self.tell_of(step, scope, &Happened::WasDone);
-                return Ok(Went::Done);
+            Beginning::Over(stage) => {
+                let is_skipped = stage == Stage::Skipped;
+                let was = if is_skipped { Happened::PassedOver } else { Happened::WasDone };
+                self.tell_of(step, scope, &was);
+                return Ok(Attempt::Went(Went::Done));
             }
             Beginning::Begun(begun) => begun,
         };
         let (attempt, recovering) = (begun.attempt, begun.recovering);
         fault::point("step.begin");
         self.tell_of(step, scope, &Happened::Began { attempt, recovering });
-        match self.until_done(step, scope, &begun) {
+        match self.recovered_and_done(step, scope, &begun) {
             Ok((Went::Done, records)) => {
                 fault::point("step.done");
                 self.steps.done(&path).map_err(of_job)?;
                 self.tell_of(step, scope, &Happened::Done { took: began.elapsed(), records });
-                Ok(Went::Done)
+                Ok(Attempt::Went(Went::Done))
             }
             Ok((Went::Stopped, _)) => {
                 self.steps.stopped(&path).map_err(of_job)?;
-                Ok(Went::Stopped)
+                Ok(Attempt::Went(Went::Stopped))
             }
-            Err(error) => Err(self.failed(step, scope, &begun, error)),
+            // What was stopped may say so by an error.
+            Err(RunError::Failed(_) | RunError::BadRecord { .. }) if self.stops(&step.path) => {
+                self.steps.stopped(&path).map_err(of_job)?;
+                Ok(Attempt::Went(Went::Stopped))
+            }
+            Err(error) => Ok(Attempt::Failed(Box::new(begun), error)),
         }
     }
 
     /// Of steps that are done for each of many parents only their failures are told.
     fn tell_of(&self, step: &Step, scope: &Scope<'_>, happened: &Happened) {
-        if scope.parent.is_none() {
-            self.tell(&step.path, happened);
+        if scope.parent.is_some() {
+            return;
         }
+        match happened {
+            Happened::Done { .. } => self.counts().0 += 1,
+            // With it all that is below it.
+            Happened::WasDone => self.counts().1 += all_of(step),
+            _ => {}
+        }
+        self.tell(&step.path, happened);
     }
 
     fn is_wanted(&self, step: &Step, scope: &Scope<'_>) -> Result<bool, RunError> {
@@ -200,8 +247,7 @@ impl Course<'_> {
         RunError::Settings(format!("{}: step '{}': {what}", self.job.file.display(), step.path))
     }
 
-    /// Recovers, does the body and the steps below, and tries again as often as it may.
-    fn until_done(
+    fn recovered_and_done(
         &self,
         step: &Step,
         scope: &Scope<'_>,
@@ -209,80 +255,12 @@ impl Course<'_> {
     ) -> Result<(Went, Option<u64>), RunError> {
         let mut begun = begun.clone();
         if begun.recovering {
-            begun = match self.recover(step, scope, begun) {
-                Err(RunError::Failed(_)) if self.signal.is_stopping() => {
-                    return Ok((Went::Stopped, None));
-                }
-                recovered => recovered?,
-            };
+            begun = self.recover(step, scope, begun)?;
         }
-        let mut failures = 0;
-        loop {
-            let error = match self.attempt(step, scope, &begun) {
-                Ok(went) => return Ok(went),
-                Err(error) => error,
-            };
-            let retried = matches!(error, RunError::Failed(_) | RunError::BadRecord { .. });
-            if retried && self.signal.is_stopping() {
-                return Ok((Went::Stopped, None));
-            }
-            failures += 1;
-            let pause = step.retry.pause_after(failures).filter(|_| retried);
-            let Some(pause) = pause else { return Err(error) };
-            self.tell(&step.path, &Happened::Retries { why: error.to_string(), pause });
-            if !self.signal.sleep(pause) {
-                return Ok((Went::Stopped, None));
-            }
-            begun.position = self.steps.kept(&scope.path(&step.path));
-        }
-    }
-
-    /// Puts right what an earlier attempt has left, and says from where the step goes on.
-    fn recover(&self, step: &Step, scope: &Scope<'_>, begun: Begun) -> Result<Begun, RunError> {
-        match step.restart {
-            // Its transaction was committed: nothing of it is half done.
-            Restart::FromPosition if body::is_marked(self, step, scope, &begun)? => {
-                return Ok(begun);
-            }
-            Restart::FromPosition => {}
-            Restart::Manual => {
-                let (job, path) = (self.steps.job(), &step.path);
-                return Err(RunError::Refused(format!(
-                    "step '{path}' of '{job}' had begun and not finished, and is declared `restart: \
-                     manual`: see what it has left, then `piton rewind {job} --to {path}` to \
-                     begin it anew, or `piton mark-done {job} {path}`"
-                )));
-            }
-            Restart::FromBeginning => {}
-        }
-        // It is told where the attempt before stood, also when that is forgotten.
-        let position = match &begun.position {
-            Some(position) => Some(position.clone()),
-            None => body::position(self, step, scope)?,
-        };
-        let told = Begun { position, ..begun.clone() };
-        let begun = match step.restart {
-            Restart::FromBeginning => body::forget(self, step, scope, &begun)?,
-            _ => begun,
-        };
-        if let Some(action) = &step.on_recover {
-            self.act(step, scope, &told, Purpose::Recover, action)?;
-        }
-        Ok(begun)
-    }
-
-    fn attempt(
-        &self,
-        step: &Step,
-        scope: &Scope<'_>,
-        begun: &Begun,
-    ) -> Result<(Went, Option<u64>), RunError> {
-        let (went, records) = match &step.body {
-            Body::Group => (Went::Done, None),
-            // Its own steps wait for their turn, or it says itself how many are beside each other.
-            body @ Body::ForEach(_) => body::run(self, step, body, scope, begun)?,
-            body if scope.parent.is_some() => body::run(self, step, body, scope, begun)?,
-            body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
+        let (went, records) = if self.is_body_done(step, scope) {
+            (Went::Done, None)
+        } else {
+            self.body(step, scope, &begun)?
         };
         fault::point("step.body");
         if went == Went::Stopped {
@@ -291,10 +269,69 @@ impl Course<'_> {
         let went = match &step.body {
             // It has run the steps below it for each parent.
             Body::ForEach(_) => Went::Done,
+            Body::Group => self.in_time(step, || Ok((self.level(&step.steps, scope)?, ())))?.0,
             _ => self.level(&step.steps, scope)?,
         };
         if let (Went::Done, Some(action)) = (went, &step.on_complete) {
-            self.act(step, scope, begun, Purpose::Complete, action)?;
+            self.act(step, scope, &begun, Purpose::Complete, action)?;
+        }
+        Ok((went, records))
+    }
+
+    /// Puts right what an earlier attempt has left, and says from where the step goes on.
+    fn recover(&self, step: &Step, scope: &Scope<'_>, begun: Begun) -> Result<Begun, RunError> {
+        let clears = step.restart == Restart::FromBeginning;
+        // Nothing of what it does itself is half done; of statements the transaction was committed.
+        if !clears
+            && (self.is_body_done(step, scope) || body::is_marked(self, step, scope, &begun)?)
+        {
+            return Ok(begun);
+        }
+        if step.restart == Restart::Manual {
+            let (job, path) = (self.steps.job(), &step.path);
+            return Err(RunError::Refused(format!(
+                "step '{path}' of '{job}' had begun and not finished, and is declared `restart: \
+                 manual`: see what it has left, then `piton rewind {job} --to {path}` to \
+                 begin it anew, or `piton mark-done {job} {path}`"
+            )));
+        }
+        if let Some(action) = &step.on_recover {
+            let position = match &begun.position {
+                Some(position) => Some(position.clone()),
+                None => body::position(self, step, scope)?,
+            };
+            let told = Begun { position, ..begun.clone() };
+            self.act(step, scope, &told, Purpose::Recover, action)?;
+        }
+        fault::point("step.recovered");
+        // Only now: whoever recovers after a crash before this is told the same, and does the same.
+        if clears { body::forget(self, step, scope, &begun) } else { Ok(begun) }
+    }
+
+    /// Whether what a step does itself was done by an earlier attempt.
+    fn is_body_done(&self, step: &Step, scope: &Scope<'_>) -> bool {
+        let state = || self.steps.state(&scope.path(&step.path));
+        has_more(step) && state().is_some_and(|state| state.body_done)
+    }
+
+    /// Does what a step does itself.
+    fn body(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+    ) -> Result<(Went, Option<u64>), RunError> {
+        let (went, records) = match &step.body {
+            Body::Group => (Went::Done, None),
+            // Its own steps wait for their turn, or it says itself how many are beside each other.
+            body @ Body::ForEach(_) => {
+                self.in_time(step, || body::run(self, step, body, scope, begun))?
+            }
+            body if scope.parent.is_some() => body::run(self, step, body, scope, begun)?,
+            body => self.permits.with(|| body::run(self, step, body, scope, begun))?,
+        };
+        if went == Went::Done && has_more(step) {
+            self.steps.body_done(&scope.path(&step.path)).map_err(of_job)?;
         }
         Ok((went, records))
     }
@@ -337,6 +374,7 @@ impl Course<'_> {
             return error;
         }
         let why = error.to_string();
+        self.failures().push(step.path.clone());
         self.tell(&step.path, &Happened::Failed { why: why.clone() });
         if let Some(action) = &step.on_failure
             && let Err(other) = self.act(step, scope, begun, Purpose::Failure, action)
@@ -361,15 +399,17 @@ impl Course<'_> {
             }
             _ => return Ok(()),
         };
-        let step = whole(self.job);
-        let state = self.steps.state(piton::job::WHOLE_JOB);
-        // Once for each run that comes to this; its completion once, until it begins anew.
-        let begun = Begun {
-            generation: state.map_or(0, |state| state.generation),
-            attempt: u32::try_from(self.steps.held().epoch.0).unwrap_or(u32::MAX),
-            ..nothing()
+        let step = whole(self.job, action);
+        // As of any step: a command that outlives its owner is known of, and nobody takes over.
+        let start = Start { work: work_of(&step), ..Start::default() };
+        let begun = match self.steps.begin(WHOLE_JOB, start).map_err(of_job)? {
+            Beginning::Over(_) => return Ok(()),
+            Beginning::Begun(begun) => begun,
         };
-        self.act(&step, &Scope::of(self.instance), &begun, purpose, action)
+        let acted = self.act(&step, &Scope::of(self.instance), &begun, purpose, action);
+        let failed = went.as_ref().err().or(acted.as_ref().err()).map(ToString::to_string);
+        let noted = failed.map_or(Ok(()), |why| self.steps.failed(WHOLE_JOB, &why));
+        acted.and(noted.map_err(of_job))
     }
 }
 
@@ -387,10 +427,10 @@ fn in_step(path: &str, error: RunError) -> RunError {
 }
 
 /// The job as a step, for what is done beside it.
-fn whole(job: &Job) -> Step {
+fn whole(job: &Job, action: &Action) -> Step {
     Step {
         name: job.name.clone(),
-        path: piton::job::WHOLE_JOB.to_owned(),
+        path: WHOLE_JOB.to_owned(),
         at: job.store_at,
         after: Vec::new(),
         when: None,
@@ -401,12 +441,12 @@ fn whole(job: &Job) -> Step {
         timeout: None,
         on_recover: None,
         on_failure: None,
-        on_complete: None,
+        on_complete: Some(action.clone()),
     }
 }
 
 /// A step that was not begun, where only parameters and parents can be referred to.
-fn nothing() -> Begun {
+pub(super) fn nothing() -> Begun {
     Begun {
         generation: 0,
         attempt: 1,
@@ -415,6 +455,12 @@ fn nothing() -> Begun {
         before: None,
         position: None,
     }
+}
+
+/// Whether a step does something itself, and then something more.
+fn has_more(step: &Step) -> bool {
+    let has_own = !matches!(step.body, Body::Group | Body::ForEach(_));
+    has_own && (!step.steps.is_empty() || step.on_complete.is_some())
 }
 
 /// What its beginning has to make sure of.

@@ -1,6 +1,6 @@
 //! The tree of a job, as `status` draws it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
@@ -57,11 +57,20 @@ pub(crate) fn count(record: &PipelineRecord, checkpoints: &[Checkpoint]) -> Step
     let entries = outline::of(&record.transforms);
     let mut all: BTreeSet<String> = entries.iter().map(|entry| entry.path.clone()).collect();
     let mut done = 0;
-    let is_each = |path: &str| entries.iter().any(|entry| entry.has_each(path));
+    let each: Vec<&Entry> = entries.iter().filter(|entry| entry.is_each).collect();
+    let is_each = |path: &str| each.iter().any(|entry| entry.has_each(path));
     let steps = checkpoints.iter().filter(|c| c.key.sink == STEP);
+    let is_over = |c: &Checkpoint| state_of(c).is_some_and(|state| state.stage.is_over());
+    if let [whole] = checkpoints
+        && whole.key.partition == WHOLE_JOB
+        && is_over(whole)
+    {
+        // It has finished, and its checkpoints were removed.
+        return StepCount { done: all.len() as u64, all: all.len() as u64 };
+    }
     let steps = steps.filter(|c| c.key.partition != WHOLE_JOB && !is_each(&c.key.partition));
     for step in steps {
-        done += u64::from(state_of(step).is_some_and(|state| state.stage.is_over()));
+        done += u64::from(is_over(step));
         all.insert(step.key.partition.clone());
     }
     StepCount { done, all: all.len() as u64 }
@@ -95,20 +104,25 @@ fn tree(
     let mut entries = outline::of(&record.transforms);
     let mut others: Vec<&str> = states.keys().copied().collect();
     others.retain(|path| *path != WHOLE_JOB);
-    others.retain(|path| !entries.iter().any(|e| e.path == *path || e.has_each(path)));
+    let known: HashSet<&str> = entries.iter().map(|entry| &*entry.path).collect();
+    let each: Vec<&Entry> = entries.iter().filter(|entry| entry.is_each).collect();
+    others.retain(|path| !known.contains(path) && !each.iter().any(|e| e.has_each(path)));
     others.sort_by_key(|path| (states[path].started_at, *path));
     let others = others.into_iter().map(|path| Entry::alone(path.to_owned()));
     entries.extend(others);
     let pipelines = block_on(store.pipelines())?;
+    let pipelines: HashSet<&str> = pipelines.iter().map(|known| &*known.pipeline).collect();
+    let positions = checkpoints.iter().filter(|c| c.key.sink == POSITION);
+    let positions: HashMap<&str, &Checkpoint> =
+        positions.map(|position| (&*position.key.partition, position)).collect();
     let seen = |entry: Entry| {
-        let kept =
-            checkpoints.iter().find(|c| c.key.partition == entry.path && c.key.sink == POSITION);
+        let kept = positions.get(&*entry.path).copied();
         let mut step = step(entry.path, &states, is_running);
         step.position = kept.and_then(|kept| kept.position.as_ref()).map(told);
         step.records = kept.filter(|_| entry.is_each).map(|kept| kept.records);
         step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
         let pipeline = format!("{job}/{}", step.step);
-        if pipelines.iter().any(|known| known.pipeline == pipeline) {
+        if pipelines.contains(&*pipeline) {
             records(store, &pipeline, &mut step, now)?;
         }
         Ok(step)

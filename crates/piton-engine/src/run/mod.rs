@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, StoreError, fault};
 
+pub(crate) use self::begin::forget;
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},

@@ -51,7 +51,7 @@ mod state;
 mod step;
 mod steps;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use piton_core::{RunEnd, Store};
 
@@ -101,7 +101,7 @@ pub struct Job {
     /// It ends before the claim is given up.
     heartbeat: Heartbeat,
     is_finished: bool,
-    seen: Vec<String>,
+    seen: HashSet<String>,
 }
 
 impl Job {
@@ -127,7 +127,7 @@ impl Job {
         let steps = Arc::new(steps);
         let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
         let options = options.cursor.clone();
-        Ok(Self { steps, options, heartbeat, is_finished, seen: Vec::new() })
+        Ok(Self { steps, options, heartbeat, is_finished, seen: HashSet::new() })
     }
 
     /// Whether it had finished before it was opened: then every step is skipped.

@@ -62,6 +62,10 @@ pub struct StepState {
     /// It was over, and goes on because something below it begins anew: nothing of it is broken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reopened: bool,
+    /// What it does itself is done, and something below it or after it may not be: it is not done
+    /// again, unless the step begins anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub body_done: bool,
     /// How many attempts in a row ended without a word and without getting on, up to the present
     /// one.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -115,6 +119,7 @@ impl StepState {
             parent: start.parent.map(ToOwned::to_owned),
             progress,
             reopened: false,
+            body_done: before.is_some_and(|before| before.body_done),
             started_at: Some(now),
             ended_at: None,
             why: None,
@@ -157,6 +162,7 @@ impl StepState {
             why: None,
             command: false,
             reopened: true,
+            body_done: before.body_done || before.stage.is_over(),
             ..before.clone()
         }
     }
@@ -170,6 +176,7 @@ impl StepState {
             generation: before.map_or(0, |before| before.generation) + 1,
             crashes: 0,
             reopened: false,
+            body_done: false,
             progress: 0,
             started_at: None,
             ended_at: Some(now),
@@ -187,6 +194,7 @@ impl StepState {
             generation: before.map_or(0, |before| before.generation),
             crashes: 0,
             reopened: false,
+            body_done: false,
             progress: 0,
             started_at: before.and_then(|before| before.started_at),
             ended_at: Some(now),
@@ -244,5 +252,19 @@ mod tests {
         let anew = StepState::begun(Some(&rewound), any, 0, at(7));
         assert!(done < skipped && skipped < rewound && rewound < anew);
         assert_eq!((anew.attempt, anew.generation), (1, 1));
+    }
+
+    #[test]
+    fn what_a_step_does_itself_stays_done_until_the_step_begins_anew() {
+        let begun = StepState::begun(None, Start::default(), 0, at(0));
+        let with_body = StepState { body_done: true, ..begun.clone() };
+        let failed = with_body.ended(Stage::Failed, Some("below".into()), at(1));
+        assert!(StepState::begun(Some(&failed), Start::default(), 0, at(2)).body_done);
+        assert!(!StepState::begun(Some(&begun), Start::default(), 0, at(2)).body_done);
+        let done = begun.ended(Stage::Done, None, at(3));
+        assert!(StepState::reopened(&done, at(4)).body_done, "it was, with all the rest");
+        assert!(!StepState::rewound(Some(&failed), at(4)).body_done);
+        let other = Start { parent: Some("7"), ..Start::default() };
+        assert!(!StepState::begun(Some(&failed), other, 0, at(5)).body_done, "of another parent");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
@@ -34,14 +35,13 @@ impl Place<'_> {
     pub(super) fn run(
         self,
         name: &str,
-        seen: &mut Vec<String>,
+        seen: &mut HashSet<String>,
         body: impl FnOnce(&mut Step<'_>) -> Result<(), EffectsError>,
     ) -> Result<Ran, JobError> {
         let path = name::path_of(self.parent, name)?;
-        if seen.contains(&path) {
+        if !seen.insert(path.clone()) {
             return Err(JobError::Twice { job: self.steps.job().to_owned(), step: path });
         }
-        seen.push(path.clone());
         self.heartbeat.heed(self.steps, &|| true)?;
         let begun = match self.steps.begin(&path, Start::default())? {
             Beginning::Over(_) => return Ok(Ran::Before),
@@ -79,7 +79,7 @@ pub struct Step<'a> {
     records: u64,
     /// The last position that was passed.
     last: Option<Box<dyn Last>>,
-    seen: Vec<String>,
+    seen: HashSet<String>,
 }
 
 /// A position of a type that the step does not know.
@@ -98,7 +98,7 @@ impl<'a> Step<'a> {
         let interval = Interval::new(place.options.checkpoint.clone(), Duration::ZERO, 0);
         // Renewing is the heartbeat's.
         let pace = Pace::new(interval, Duration::MAX);
-        Self { place, path, begun, pace, records: 0, last: None, seen: Vec::new() }
+        Self { place, path, begun, pace, records: 0, last: None, seen: HashSet::new() }
     }
 
     /// Whether it had begun before and not finished: whatever that left behind is still there.

@@ -283,6 +283,9 @@ impl Steps {
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
+        if before.is_some() && start.work == Work::Command {
+            self.look_for_position(&mut rows, path)?;
+        }
         let now = Timestamp::now();
         let progress = start.progress + before.as_ref().map_or(0, |_| rows.progress(path));
         let state = StepState::begun(before.as_ref(), start, progress, now);
@@ -308,6 +311,16 @@ impl Steps {
         Ok(Beginning::Begun(begun))
     }
 
+    /// Reads the position that a command has kept meanwhile, which is another process.
+    fn look_for_position(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
+        let stored = block_on(self.session.store.load(self.job()))?;
+        let is_of = |key: &CheckpointKey| key.partition == path && key.sink == POSITION;
+        if let Some(found) = stored.into_iter().find(|stored| is_of(&stored.key)) {
+            rows.positions.insert(path.to_owned(), found);
+        }
+        Ok(())
+    }
+
     /// The position that a step has kept.
     pub fn kept(&self, path: &str) -> Option<StoredPosition> {
         self.rows().positions.get(path).and_then(|at| at.position.clone())
@@ -319,13 +332,31 @@ impl Steps {
     /// [`JobError::Fenced`]; what the store fails with.
     pub fn done(&self, path: &str) -> Result<(), JobError> {
         let mut rows = self.rows();
-        let state = rows.end(path, Stage::Done, None);
-        let took = state.started_at.map(|began| Timestamp::now().duration_since(began));
+        rows.end(path, Stage::Done, None);
+        self.write_soon(&mut rows, path)
+    }
+
+    /// Notes that what a step does itself is done, while something below it is not.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn body_done(&self, path: &str) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        let Some(state) = rows.steps.get(path).map(|row| row.state.clone()) else { return Ok(()) };
+        rows.put(path, StepState { body_done: true, ..state });
+        self.write_soon(&mut rows, path)
+    }
+
+    /// Stores what a step has come to: at once, or, where it took no time, with what comes next.
+    fn write_soon(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
+        let row = rows.steps.get(path);
+        let began = row.and_then(|row| row.state.started_at);
+        let took = began.map(|began| Timestamp::now().duration_since(began));
         if took.is_some_and(|took| took.unsigned_abs() < SHORT) {
-            rows.is_urgent |= rows.steps.get(path).is_some_and(|row| !row.is_lazy);
+            rows.is_urgent |= row.is_some_and(|row| !row.is_lazy);
             return Ok(());
         }
-        self.write(&mut rows)
+        self.write(rows)
     }
 
     /// Notes that a step failed, durably.
@@ -501,14 +532,13 @@ impl Rows {
         self.waiting.insert(path.to_owned());
     }
 
-    fn end(&mut self, path: &str, stage: Stage, why: Option<String>) -> StepState {
+    fn end(&mut self, path: &str, stage: Stage, why: Option<String>) {
         let now = Timestamp::now();
         let state = match self.steps.get(path) {
             Some(row) => row.state.ended(stage, why, now),
             None => StepState::begun(None, Start::default(), 0, now).ended(stage, why, now),
         };
-        self.put(path, state.clone());
-        state
+        self.put(path, state);
     }
 
     fn stored(&mut self, save: Save, version: u64, epoch: Epoch, now: Timestamp) {

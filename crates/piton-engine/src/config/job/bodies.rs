@@ -1,9 +1,10 @@
 //! What a step does: exactly one thing.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use super::{
     file::StepFile,
+    outputs::Output,
     references::Scope,
     sql,
     steps::{Above, At, Reading},
@@ -13,6 +14,7 @@ use crate::{
     config::{
         Config, SourceSettings,
         check::Part,
+        files,
         interpolate::is_name,
         tree::{Key, Node, Value},
     },
@@ -83,7 +85,14 @@ impl Reading<'_> {
         let entries = at.node.entries().iter().filter(|(key, _)| own.contains(&key.name.as_str()));
         let mut entries: Vec<(Key, Node)> = entries.cloned().collect();
         entries.extend(above.settings.iter().cloned());
-        self.template(at, &["source"], entries, Part::Pipeline, above).map(|(template, _)| template)
+        let (template, config) = self.template(at, &["source"], entries, Part::Pipeline, above)?;
+        let outputs = files::outputs(&config.sinks, self.dir).into_iter();
+        let output = |(sink, file): (String, PathBuf)| {
+            let place = at.node.place(&["sinks", &sink]);
+            Output { file, step: at.path.clone(), sink, at: place }
+        };
+        self.outputs.extend(outputs.map(output));
+        Some(template)
     }
 
     fn for_each(&mut self, at: &At<'_>, file: &StepFile, above: &Above) -> Option<ForEach> {

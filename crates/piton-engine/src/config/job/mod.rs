@@ -13,6 +13,7 @@ mod describe;
 pub(in crate::config) mod file;
 mod fill;
 mod order;
+mod outputs;
 mod references;
 mod sql;
 mod steps;

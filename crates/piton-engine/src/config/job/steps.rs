@@ -13,6 +13,7 @@ use super::{
     describe::described,
     file::{JobFile, ParamFile, RetryFile, StepFile},
     order::circle,
+    outputs::{Output, clashes},
     references::Scope,
 };
 use crate::{
@@ -61,6 +62,7 @@ pub(in crate::config) fn job(
         programs: Programs::new(dir, path),
         reported: problems.iter().map(|problem| problem.at).collect(),
         problems,
+        outputs: Vec::new(),
     };
     let mut settings = taken(root, INHERITED);
     settings.extend(taken(root, &["history"]));
@@ -77,6 +79,9 @@ pub(in crate::config) fn job(
             .action(root, "on_complete", &action, scope)
             .map_or(OnJobComplete::Keep, OnJobComplete::Action),
     };
+    if file.parallel.get() > 1 {
+        reading.problems.extend(clashes(&steps, &reading.outputs));
+    }
     if !reading.problems.is_empty() {
         reading.problems.sort_by_key(|problem| problem.at);
         return Err(reading.problems);
@@ -195,6 +200,8 @@ pub(super) struct Reading<'a> {
     pub(super) problems: Vec<Problem>,
     /// Where something was found wrong: what is inherited is not reported with each step.
     pub(super) reported: BTreeSet<Place>,
+    /// The files that steps write.
+    pub(super) outputs: Vec<Output>,
 }
 
 /// A step while it is read.
@@ -337,8 +344,15 @@ impl Reading<'_> {
         let on_failure = action("on_failure", file.on_failure);
         let on_complete = action("on_complete", file.on_complete);
         let body = body?;
-        // A group fails because a step below it did, which was tried again already.
-        let is_own = !matches!(body, Body::Group);
+        if let (Body::Group | Body::ForEach(_), Some(_), Some(record)) =
+            (&body, &file.timeout, above.records.last())
+        {
+            let why = format!(
+                "below a `for_each` (of {record}) it is for steps that do something themselves: \
+                 give it to them, or to the outermost `for_each`"
+            );
+            self.wrong(at, &["timeout"], why);
+        }
         Some(Step {
             name: file.step,
             path: at.path.clone(),
@@ -348,7 +362,7 @@ impl Reading<'_> {
             body,
             steps,
             restart: file.restart,
-            retry: if is_own { retry } else { Retry::default() },
+            retry,
             timeout: file.timeout.map(Period::duration),
             on_recover,
             on_failure,

@@ -1,9 +1,11 @@
 //! What a step does itself: a pipeline, statements, a command.
 
 mod command;
+mod connections;
 mod for_each;
 mod grouped;
 mod pipeline;
+mod removal;
 mod sql;
 
 use piton::job::{Begun, Stage};
@@ -11,6 +13,7 @@ use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
+    removal::remove,
     sql::{Databases, Marked, sql},
 };
 use super::{
@@ -121,6 +124,7 @@ pub(super) fn forget(
     paths(&step.steps, scope, &mut below);
     let (path, parent) = (scope.path(&step.path), scope.parent_id());
     course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
+    // After a crash before this, whoever recovers finds its position still.
     pipeline::forget(course, step)?;
     Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
 }

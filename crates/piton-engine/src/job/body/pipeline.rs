@@ -79,12 +79,13 @@ pub(super) fn progress(course: &Course<'_>, step: &Step) -> Result<u64, RunError
 
 /// Resets the pipelines of a step and of all below it. What they have put into files is cut.
 pub(super) fn forget(course: &Course<'_>, step: &Step) -> Result<(), RunError> {
+    step.steps.iter().try_for_each(|step| forget(course, step))?;
     if matches!(step.body, Body::Pipeline(_)) {
         let name = name_of(course, step);
         let who = course.options.owner.to_string();
         forget_one(&**course.store, &name, &who)?;
     }
-    step.steps.iter().try_for_each(|step| forget(course, step))
+    Ok(())
 }
 
 fn forget_one(store: &dyn Store, name: &str, who: &str) -> Result<(), RunError> {

@@ -6,14 +6,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use piton::job::Begun;
+use piton::job::{Begun, WHOLE_JOB};
 use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
 };
-use piton_core::{CheckpointKey, StoredPosition, checksum::Checksum, claim::WHOLE};
+use piton_core::{
+    Checkpoint, CheckpointKey, Epoch, StoredPosition, checksum::Checksum, claim::WHOLE,
+};
 
-use super::Purpose;
+use super::{Purpose, connections::Database};
 use crate::{
     job::{
         definition::{Action, Body, Database as Where, Piece, Sql, Statement, Step, Value},
@@ -36,43 +38,39 @@ pub(in crate::job) struct Marked {
     key: CheckpointKey,
 }
 
-/// A connection, and marks that the next transaction takes away.
-struct Database {
-    statements: Box<dyn Statements>,
-    covered: Vec<CheckpointKey>,
-}
-
-type Connected = Arc<Mutex<Database>>;
-
-/// The databases in which statements were executed, each with its connection.
+/// The databases in which statements were executed, each with its connections.
 #[derive(Default)]
-pub(in crate::job) struct Databases(Mutex<HashMap<String, Connected>>);
+pub(in crate::job) struct Databases(Mutex<HashMap<String, Arc<Database>>>);
 
 impl Databases {
-    fn get(&self, course: &Course<'_>, url: &str) -> Result<Connected, StatementsError> {
+    fn get(&self, url: &str) -> Arc<Database> {
         let mut known = self.known();
-        if let Some(found) = known.get(url) {
-            return Ok(Arc::clone(found));
-        }
-        let statements = sql_statements::open(url, &course.job.dir, course.job.claim.lease)?;
-        let opened = Arc::new(Mutex::new(Database { statements, covered: Vec::new() }));
-        known.insert(url.to_owned(), Arc::clone(&opened));
-        Ok(opened)
+        let found = known.entry(url.to_owned()).or_insert_with(|| Arc::new(Database::new(url)));
+        Arc::clone(found)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Connected>> {
+    /// Does something by a connection to a database.
+    fn with<T>(
+        &self,
+        course: &Course<'_>,
+        url: &str,
+        work: impl FnOnce(&mut dyn Statements, &Database) -> Result<T, StatementsError>,
+    ) -> Result<T, StatementsError> {
+        let database = self.get(url);
+        let open = || sql_statements::open(url, &course.job.dir, course.job.claim.lease);
+        database.with(open, |statements| work(statements, &database))
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Database>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks that a stored checkpoint has passed: the next transaction of their database takes them
     /// away.
     pub(super) fn covered(&self, marks: impl Iterator<Item = Marked>) {
-        let known = self.known();
-        for mark in marks {
-            if let Some(database) = known.get(&mark.url) {
-                let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-                database.covered.push(mark.key);
-            }
+        for Marked { url, key } in marks {
+            let database = self.get(&url);
+            database.covered().entry(key.sink.clone()).or_default().push(key);
         }
     }
 
@@ -80,32 +78,82 @@ impl Databases {
     pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
         let mut urls = BTreeSet::new();
         step.steps.iter().for_each(|step| databases_of(step, &mut urls));
-        for url in urls {
-            let failed = |error| of_statements(&step.path, Purpose::Body, &error);
-            let database = self.get(course, &url).map_err(failed)?;
-            let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
-            let epoch = course.steps.held().epoch;
-            let Database { statements, covered } = &mut *database;
-            let cleared = statements.fence(&key, epoch).and_then(|found| {
+        urls.iter()
+            .try_for_each(|url| self.take_away(course, url, &step.path, &sink_of(&step.path)))
+    }
+
+    /// Takes all marks away that steps have left, but for one that says so: the job is done.
+    pub(super) fn clear_all(&self, course: &Course<'_>) -> Result<(), RunError> {
+        let mut urls = BTreeSet::new();
+        course.job.steps.iter().for_each(|step| databases_of(step, &mut urls));
+        urls.iter().try_for_each(|url| self.take_away(course, url, WHOLE_JOB, SINK))
+    }
+
+    /// Takes all marks of a sink away, and leaves one of a step that says so.
+    fn take_away(
+        &self,
+        course: &Course<'_>,
+        url: &str,
+        path: &str,
+        sink: &str,
+    ) -> Result<(), RunError> {
+        let key = CheckpointKey::new(course.steps.job(), path, SINK);
+        let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink);
+        let cleared = self.with(course, url, |statements, database| {
+            drop(database.take_covered(sink));
+            unless_own(course, || {
+                let (epoch, found) = fence(course, statements, &key)?;
                 let json = serde_json::json!({ "passed": epoch.0 }).to_string();
-                let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink_of(&step.path));
                 let mark = Mark {
-                    key,
+                    key: key.clone(),
                     epoch,
                     expected: found.map(|found| found.version),
                     position: StoredPosition { kind: "mark".to_owned(), json },
-                    clears: vec![marks],
+                    clears: vec![marks.clone()],
                 };
                 statements.execute(&mark, &[], &Limits::default())
-            });
-            match cleared.map_err(failed)? {
-                Executed::Fenced { epoch } => return Err(course.fenced_by(epoch.0)),
-                _ => covered.clear(),
-            }
+            })
+        });
+        let cleared = cleared.map_err(|error| of_statements(path, Purpose::Body, &error))?;
+        match cleared {
+            Executed::Fenced { epoch } => Err(course.fenced_by(epoch.0)),
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Takes over, and reads a mark, with the newest epoch of this process.
+fn fence(
+    course: &Course<'_>,
+    statements: &mut dyn Statements,
+    key: &CheckpointKey,
+) -> Result<(Epoch, Option<Checkpoint>), StatementsError> {
+    loop {
+        let epoch = course.steps.held().epoch;
+        match statements.fence(key, epoch) {
+            // The job was claimed anew meanwhile, and a step beside this one was quicker.
+            Err(StatementsError::Fenced { epoch, .. }) if is_own(course, epoch) => {}
+            found => return Ok((epoch, found?)),
+        }
+    }
+}
+
+/// Executes, and once more if what has fenced it was this process, which had claimed the job anew.
+fn unless_own(
+    course: &Course<'_>,
+    mut execute: impl FnMut() -> Result<Executed, StatementsError>,
+) -> Result<Executed, StatementsError> {
+    loop {
+        match execute()? {
+            Executed::Fenced { epoch } if is_own(course, epoch) => {}
+            executed => return Ok(executed),
+        }
+    }
+}
+
+/// Whether an epoch is one of this process, or older.
+fn is_own(course: &Course<'_>, epoch: Epoch) -> bool {
+    epoch <= course.steps.held().epoch
 }
 
 /// The databases in which a step and those below it execute statements.
@@ -176,18 +224,22 @@ pub(super) fn execute(
     (key, position): (&CheckpointKey, &StoredPosition),
     bound: &[Bound],
 ) -> Result<Result<Executed, StatementsError>, RunError> {
-    let database = match course.databases.get(course, url) {
-        Ok(database) => database,
-        Err(error) => return Ok(Err(error)),
-    };
-    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
     let mut tries = 0;
     course.with_signal(step, |signal| {
         loop {
             let stops = Arc::clone(signal);
             let stop = Arc::new(move || stops.is_stopping());
             let limits = Limits { timeout: step.timeout, stop };
-            let error = match once(course, &mut database, (key, position), bound, &limits) {
+            let executed = course.databases.with(course, url, |statements, database| {
+                let covered = database.take_covered(&key.sink);
+                let of = (key, position, &covered[..]);
+                let executed = unless_own(course, || once(course, statements, of, bound, &limits));
+                if !matches!(executed, Ok(Executed::Done { .. })) {
+                    database.put_back(&key.sink, covered);
+                }
+                executed
+            });
+            let error = match executed {
                 Ok(executed) => return Ok(executed),
                 Err(error) => error,
             };
@@ -205,14 +257,12 @@ pub(super) fn execute(
 
 fn once(
     course: &Course<'_>,
-    database: &mut Database,
-    (key, position): (&CheckpointKey, &StoredPosition),
+    statements: &mut dyn Statements,
+    (key, position, covered): (&CheckpointKey, &StoredPosition, &[CheckpointKey]),
     bound: &[Bound],
     limits: &Limits,
 ) -> Result<Executed, StatementsError> {
-    let epoch = course.steps.held().epoch;
-    let Database { statements, covered } = database;
-    let found = statements.fence(key, epoch)?;
+    let (epoch, found) = fence(course, statements, key)?;
     if let Some(mark) = found.clone().filter(|found| found.position.as_ref() == Some(position)) {
         return Ok(Executed::WasDone { mark });
     }
@@ -221,11 +271,9 @@ fn once(
         epoch,
         expected: found.map(|found| found.version),
         position: position.clone(),
-        clears: covered.clone(),
+        clears: covered.to_vec(),
     };
-    let executed = statements.execute(&mark, bound, limits)?;
-    covered.clear();
-    Ok(executed)
+    statements.execute(&mark, bound, limits)
 }
 
 /// Whether the mark of a step says that it was done.
@@ -248,10 +296,9 @@ pub(super) fn standing(
     url: &str,
     key: &CheckpointKey,
 ) -> Result<Option<StoredPosition>, RunError> {
-    let failed = |error| of_statements(&step.path, Purpose::Body, &error);
-    let database = course.databases.get(course, url).map_err(failed)?;
-    let mut database = database.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = database.statements.fence(key, course.steps.held().epoch).map_err(failed)?;
+    let found =
+        course.databases.with(course, url, |statements, _| Ok(fence(course, statements, key)?.1));
+    let found = found.map_err(|error| of_statements(&step.path, Purpose::Body, &error))?;
     Ok(found.and_then(|found| found.position))
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use piton_core::{Event, Order, OrderKind};
 use pollster::block_on;
 
-use super::{JobError, POSITION, StepState, Steps};
+use super::{JobError, POSITION, StepState, Steps, WHOLE_JOB};
 
 impl Steps {
     /// Has a step that was begun begin anew, with steps below it: their positions are cleared, and
@@ -19,7 +19,6 @@ impl Steps {
         parent: Option<&str>,
     ) -> Result<(), JobError> {
         let is_meant = |step: &str| step == path || below.iter().any(|other| other == step);
-        self.forget_positions(path, is_meant)?;
         let (mut rows, now) = (self.rows(), Timestamp::now());
         for step in below {
             let rewound = StepState::rewound(rows.steps.get(step).map(|row| &row.state), now);
@@ -28,9 +27,13 @@ impl Steps {
         }
         if let Some(mut state) = rows.steps.get(path).map(|row| row.state.clone()) {
             state.generation += 1;
+            state.body_done = false;
             rows.put(path, state);
         }
-        self.write(&mut rows)
+        self.write(&mut rows)?;
+        drop(rows);
+        // Last: after a crash before it, whoever recovers is told the same position.
+        self.forget_positions(path, is_meant)
     }
 
     /// Clears the position of a step.
@@ -49,16 +52,39 @@ impl Steps {
         let mut rows = self.rows();
         self.write(&mut rows)?;
         let kept = rows.positions.keys().filter(|step| is_meant(step));
-        let gone: Vec<String> = kept.cloned().collect();
+        let gone: Vec<_> = kept.map(|step| (step.clone(), POSITION.to_owned())).collect();
+        self.clear(&gone, "restart", format!("step '{path}' begins anew"))?;
+        rows.positions.retain(|step, _| !is_meant(step));
+        Ok(())
+    }
+
+    /// Removes what is stored of all steps of a job that is done. That it is done stays. Nothing
+    /// of a step may be stored afterwards.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn remove_all(&self) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        self.write(&mut rows)?;
+        // Commands may have kept positions by other processes.
+        let stored = block_on(self.session.store.load(self.job()))?;
+        let keys = stored.into_iter().map(|stored| stored.key);
+        let keys = keys.filter(|key| key.partition != WHOLE_JOB);
+        let gone: Vec<_> = keys.map(|key| (key.partition, key.sink)).collect();
+        self.clear(&gone, "complete", "checkpoints removed".to_owned())
+    }
+
+    /// Clears checkpoints, and notes that for people.
+    fn clear(&self, gone: &[(String, String)], what: &str, detail: String) -> Result<(), JobError> {
         if gone.is_empty() {
             return Ok(());
         }
         let (who, at) = (piton_stores::this_process().to_string(), Timestamp::now());
-        let order = |partition: &String| Order {
+        let order = |(partition, sink): &(String, String)| Order {
             id: 0,
             pipeline: self.job().to_owned(),
             partition: partition.clone(),
-            sink: POSITION.to_owned(),
+            sink: sink.clone(),
             kind: OrderKind::Reset,
             position: None,
             records: 0,
@@ -73,16 +99,14 @@ impl Steps {
             pipeline: self.job().to_owned(),
             at,
             who: who.clone(),
-            what: "restart".to_owned(),
-            detail: format!("step '{path}' begins anew"),
+            what: what.to_owned(),
+            detail,
         };
         let store = &self.session.store;
-        block_on(async {
+        Ok(block_on(async {
             store.order(gone.iter().map(order).collect(), event).await?;
             let orders = store.orders(self.job()).await?.into_iter().map(|order| order.id);
             store.applied(&self.held(), orders.collect(), at).await
-        })?;
-        rows.positions.retain(|step, _| !is_meant(step));
-        Ok(())
+        })?)
     }
 }

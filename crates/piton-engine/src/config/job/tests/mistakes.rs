@@ -177,3 +177,31 @@ fn what_is_wrong_with_one_step_hides_nothing_of_another() {
     let lines: Vec<usize> = error.problems().iter().map(|problem| problem.at.line).collect();
     assert_eq!(lines, [4, 6, 9, 10]);
 }
+
+/// Two writers of one file are found where they may be at work at once, and only there.
+#[test]
+fn of_files_with_two_writers() {
+    let copy = |name: &str, more: &str| {
+        format!(
+            "{{step: {name}, source: {{csv: {{path: a.csv}}}}, sinks: {{o: {{jsonl: {{path: out.jsonl}}}}}}{more}}}"
+        )
+    };
+    let text = |parallel: u32, steps: &[String]| {
+        format!("job: j\nparallel: {parallel}\nsteps: [{}]\n", steps.join(", "))
+    };
+    let apart = [copy("a", ""), copy("b", "")];
+    let said = wrong(&text(2, &apart));
+    assert!(
+        said.contains("steps.b.sinks.o: writes ") && said.contains("as step 'a' does"),
+        "{said}"
+    );
+    let group = format!("{{step: g, steps: [{}]}}", copy("b", ""));
+    assert!(wrong(&text(2, &[copy("a", ""), group.clone()])).contains("steps.g/b.sinks.o"));
+    load(&text(1, &apart)).unwrap();
+    let between = "{step: m, after: [a], run: [sh]}".to_owned();
+    load(&text(2, &[copy("a", ""), between, copy("b", ", after: [m]")])).unwrap();
+    let above = format!(", steps: [{}]", copy("b", ""));
+    load(&text(2, &[copy("a", &above)])).unwrap();
+    let after = group.replace("step: g", "step: g, after: [a]");
+    load(&text(2, &[copy("a", ""), after])).unwrap();
+}
