@@ -22,7 +22,12 @@ fn place(more: &str) -> Place {
             "PRAGMA journal_mode = wal; CREATE TABLE seen (customer INTEGER, name TEXT, attempt INTEGER)",
         )
         .unwrap();
-    place.job(&format!(
+    place.job(&job(more));
+    place
+}
+
+fn job(more: &str) -> String {
+    format!(
         "job: each
 claim: {{when_held: wait}}
 steps:
@@ -32,8 +37,7 @@ steps:
       - step: seen
         sql: {{url: 'sqlite:target.db', statement: \"INSERT INTO seen VALUES (${{customer.id}}, ${{customer.name}}, ${{step.attempt}})\"}}
 "
-    ));
-    place
+    )
 }
 
 fn insert(crm: &Connection, ids: impl Iterator<Item = i64>) {
@@ -112,6 +116,23 @@ fn come_and_go(more: &str) {
     assert!(kills > 1, "only {kills} kills");
     place.run(0);
     is_done_for_each_once(&place);
+}
+
+/// In which transactions parents are done is settled when they begin: what changes it later neither
+/// repeats nor skips any.
+#[test]
+fn as_many_at_once_as_the_file_says_now() {
+    const FOUR: &str = "    concurrency: 4\n";
+    for turns in [["", FOUR, "", FOUR], [FOUR, "", FOUR, ""]] {
+        let place = place(turns[0]);
+        for more in turns {
+            place.job(&job(more));
+            place.program.strike(RUN, "sink.after", 3).unwrap();
+        }
+        place.job(&job("").replace("        sql:", "        timeout: 1m\n        sql:"));
+        place.run(0);
+        is_done_for_each_once(&place);
+    }
 }
 
 /// A parent whose statement is refused is named, and those before it are done.

@@ -7,6 +7,7 @@
 mod commands;
 mod example;
 mod for_each;
+mod for_each_killed;
 mod migration;
 mod place;
 mod refusals;

@@ -3,6 +3,7 @@
 mod command;
 mod for_each;
 mod grouped;
+mod passed;
 mod pipeline;
 mod sql;
 
