@@ -28,6 +28,7 @@ use piton_core::{StoredPosition, interval::Interval};
 use super::{
     grouped::{self, Grouped},
     passed::{At, Mode, Passed, Unpassed},
+    pipeline,
     sql::Marked,
     value_of,
 };
@@ -65,6 +66,9 @@ pub(super) fn run(
     let config = for_each.source.config(&name, &value_of(scope, begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
     let of_source = |error| RunError::of_source(&name, &error);
+    if scope.parent().is_none() {
+        pipeline::refuse_shared_files(for_each, &step.steps, scope, begun)?;
+    }
     let accepts = course.options.accept_changes;
     let goes_on = accepts || config.on_source_change == OnSourceChange::Continue;
     let source = connect::source(&config, goes_on).map_err(of_source)?;
@@ -248,7 +252,7 @@ impl<'a> Walk<'a> {
             let read = next()?;
             let is_last = match &read {
                 Read::Batch(batch) => {
-                    let ids = (0..batch.rows()).map(|row| self.id(batch, row));
+                    let ids = (0..batch.rows()).map(|row| batch.id(row));
                     found += ids.filter(|id| self.unpassed.slot(id).is_some()).count();
                     rows += batch.rows();
                     false
@@ -271,7 +275,7 @@ impl<'a> Walk<'a> {
         for read in ahead {
             let Read::Batch(batch) = read else { continue };
             for row in 0..batch.rows() {
-                if let Some(slot) = self.unpassed.slot(&self.id(batch, row)) {
+                if let Some(slot) = self.unpassed.slot(&batch.id(row)) {
                     parents.push(self.parent(batch, row, slot));
                 }
             }
@@ -299,7 +303,7 @@ impl<'a> Walk<'a> {
         for slot in self.unpassed.retain(&slots) {
             let (name, at) = (&*self.for_each.name, &*self.step.path);
             let (id, fields, marks) = (String::new(), Vec::new(), Mutex::default());
-            let gone = Parent { name, fields, id, at, slot, marks };
+            let gone = Parent { name, fields, id, generation: 0, at, slot, marks };
             let mut paths = Vec::new();
             super::paths(&self.step.steps, &self.scope.below(&gone), &mut paths);
             let steps = &self.course.steps;
@@ -334,13 +338,13 @@ impl<'a> Walk<'a> {
     fn batch(&mut self, batch: &Batch) -> Result<Went, RunError> {
         let mut row = 0;
         while row < batch.rows() {
-            if self.unpassed.is_done(&self.id(batch, row)) {
+            if self.unpassed.is_done(&batch.id(row)) {
                 self.pass(batch, row, 1);
                 row += 1;
                 continue;
             }
             let most = (row + self.for_each.concurrency.get()).min(batch.rows());
-            let is_done = |row: &usize| self.unpassed.is_done(&self.id(batch, *row));
+            let is_done = |row: &usize| self.unpassed.is_done(&batch.id(*row));
             let next = (row + 1..most).find(is_done).unwrap_or(most);
             let went = self.beside(batch, row..next)?;
             if went == Went::Stopped {
@@ -359,7 +363,7 @@ impl<'a> Walk<'a> {
         let first = rows.start;
         let mut parents = Vec::with_capacity(rows.len());
         for row in rows {
-            let slot = self.unpassed.begin(&self.id(batch, row));
+            let slot = self.unpassed.begin(&batch.id(row));
             parents.push(self.parent(batch, row, slot));
         }
         // Stored when one of them begins to do what no mark guards.
@@ -383,7 +387,7 @@ impl<'a> Walk<'a> {
     /// Notes that so many parents from this one on are done, and all before them.
     fn pass(&mut self, batch: &Batch, first: usize, parents: usize) {
         for row in first..first + parents {
-            self.unpassed.pass(&self.id(batch, row));
+            self.unpassed.pass(&batch.id(row));
         }
         self.advance(batch, first + parents, parents as u64);
     }
@@ -400,17 +404,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The id of a parent. What was noted for it before the step began anew counts no more.
-    fn id(&self, batch: &Batch, row: usize) -> String {
-        match self.begun.generation {
-            0 => batch.id(row),
-            generation => format!("{}~{generation}", batch.id(row)),
-        }
-    }
-
     fn parent(&self, batch: &Batch, row: usize, slot: usize) -> Parent<'a> {
         let parent = grouped::parent(&self.for_each.name, &self.step.path, batch, row);
-        Parent { id: self.id(batch, row), slot, ..parent }
+        Parent { generation: self.begun.generation, slot, ..parent }
     }
 
     fn beside_each_other(&self, parents: &[Parent<'_>]) -> Vec<Result<Went, RunError>> {

@@ -177,6 +177,7 @@ pub(super) fn parent<'p>(name: &'p str, at: &'p str, batch: &Batch, row: usize) 
             .map(|(column, of)| (of.name.to_string(), Value::of(batch.get(row, column))))
             .collect(),
         id: batch.id(row),
+        generation: 0,
         at,
         slot: 0,
         marks: std::sync::Mutex::default(),

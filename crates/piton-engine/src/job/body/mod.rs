@@ -12,6 +12,7 @@ use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
+    passed::At,
     sql::{Databases, Marked, sql},
 };
 use super::{
@@ -90,9 +91,10 @@ pub(super) fn position(
     course: &Course<'_>,
     step: &Step,
     scope: &Scope<'_>,
+    begun: &Begun,
 ) -> Result<Option<StoredPosition>, RunError> {
-    match step.body {
-        Body::Pipeline(_) => pipeline::position(course, step, scope),
+    match &step.body {
+        Body::Pipeline(template) => pipeline::position(course, step, template, scope, begun),
         _ => Ok(None),
     }
 }
@@ -122,7 +124,7 @@ pub(super) fn forget(
     paths(&step.steps, scope, &mut below);
     let (path, parent) = (scope.path(&step.path), scope.parent_id());
     course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
-    pipeline::forget(course, step)?;
+    pipeline::forget(course, step, scope)?;
     Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
 }
 
