@@ -133,6 +133,16 @@ fn as_many_at_once_as_the_file_says_now() {
     }
 }
 
+/// What was done many at once is not repeated where the file has a command below now.
+#[test]
+fn a_command_that_is_new_below_repeats_nothing() {
+    let place = place("");
+    place.program.strike(RUN, "sink.after", 3).unwrap();
+    place.job(&format!("{}      - step: new\n        run: ['true']\n", job("")));
+    place.ends_with(0, &["run", "job.yaml", "--accept-changes"]);
+    is_done_for_each_once(&place);
+}
+
 /// A parent whose statement is refused is named, and those before it are done.
 #[test]
 fn a_parent_that_cannot_be_done_is_named() {

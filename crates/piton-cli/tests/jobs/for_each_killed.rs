@@ -126,3 +126,45 @@ fn parents_come_and_go_before_the_one_that_was_at_work() {
         assert_eq!(count(&kept, slots), 0, "one at a time has one slot");
     }
 }
+
+/// The same with records of records, where both have several at work at once.
+#[test]
+fn killed_within_records_of_records() {
+    let place = Place::new();
+    let crm = place.database("crm.db");
+    crm.execute_batch(
+        "CREATE TABLE customer (id INTEGER PRIMARY KEY);
+         CREATE TABLE invoice (id INTEGER PRIMARY KEY, customer INTEGER);
+         INSERT INTO customer VALUES (1), (2), (3), (4), (5)",
+    )
+    .unwrap();
+    for id in 1..=PARENTS {
+        crm.execute("INSERT INTO invoice VALUES (?1, ?1 % 5 + 1)", [id]).unwrap();
+    }
+    place.job(
+        "job: each
+steps:
+  - step: customers
+    for_each: {source: {sql: {url: 'sqlite:crm.db', table: customer}}, as: customer}
+    concurrency: 2
+    steps:
+      - step: invoices
+        for_each: {source: {sql: {url: 'sqlite:crm.db', query: 'SELECT id FROM invoice WHERE customer = ${customer.id}', key: [id]}}, as: invoice}
+        concurrency: 2
+        steps:
+          - step: tell
+            run: [sh, -c, 'echo \"did $PITON_INVOICE_ID $PITON_ATTEMPT $PITON_RECOVERING\" >> log']
+",
+    );
+    let points = [("step.begin", 6), ("step.body", 5), ("step.done", 4), ("save.after", 7)];
+    for (point, hit) in points {
+        place.program.strike(RUN, point, hit).unwrap();
+    }
+    place.run(0);
+    let did = attempts(&place, "did");
+    assert_eq!(did.keys().copied().collect::<Vec<_>>(), (1..=PARENTS).collect::<Vec<_>>());
+    let repeated: usize = did.values().map(|attempts| attempts.len() - 1).sum();
+    assert!(repeated <= points.len() * 4, "{did:?}");
+    let distinct = |attempts: &Vec<u32>| attempts.iter().collect::<BTreeSet<_>>().len();
+    assert!(did.values().all(|attempts| distinct(attempts) == attempts.len()), "{did:?}");
+}

@@ -13,7 +13,7 @@
 use std::{
     collections::VecDeque,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -75,20 +75,14 @@ pub(super) fn run(
     let within = scope.parent_id();
     let stored = Passed::of(begun, within.as_deref());
     let (mode, grouped) = way(course, step, scope, begun, for_each, stored.as_ref());
-    let marked = match mode.or(stored.as_ref().and_then(|stored| stored.mode)) {
-        Some(Mode::Grouped) => grouped::marked(course, step, begun)?,
-        _ => None,
-    };
-    let before = stored.as_ref().and_then(|stored| stored.at.as_ref());
-    let position = marked.or_else(|| before.map(At::stored));
+    let position = standing(course, step, begun, mode, stored.as_ref())?;
     let partition = only_partition(&*source, step).map_err(|error| match error {
         Ok(error) => of_source(error),
         Err(error) => error,
     })?;
     let start = Start { partition, position };
     if !accepts {
-        let strict =
-            if goes_on { connect::source(&config, false) } else { Ok(Arc::clone(&source)) };
+        let strict = if goes_on { connect::source(&config, false) } else { Ok(source.clone()) };
         refuse_changed(course, &config, &name, &*strict.map_err(of_source)?, &start)?;
     }
     let mut reader = source.reader(std::slice::from_ref(&start)).map_err(of_source)?;
@@ -143,6 +137,21 @@ fn way<'a>(
     };
     let mode = if grouped.is_some() { Mode::Grouped } else { Mode::Each };
     (Some(mode), grouped)
+}
+
+/// Behind which parent it goes on. A mark is ahead of what is stored, also where the file does not let
+/// parents be grouped any more.
+fn standing(
+    course: &Course<'_>,
+    step: &Step,
+    begun: &Begun,
+    mode: Option<Mode>,
+    stored: Option<&Passed>,
+) -> Result<Option<StoredPosition>, RunError> {
+    let before = stored.and_then(|stored| stored.mode);
+    let is_marked = [mode, before].contains(&Some(Mode::Grouped));
+    let marked = if is_marked { grouped::marked(course, step, begun)? } else { None };
+    Ok(marked.or_else(|| stored?.at.as_ref().map(At::stored)))
 }
 
 /// Refuses parents whose source is not what it was, unless the file says to go on. What the steps
