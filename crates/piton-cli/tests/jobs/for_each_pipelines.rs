@@ -166,14 +166,15 @@ fn a_parent_begins_anew_alone() {
     let place = place(12, "", TABLE);
     let text = fs::read_to_string(place.path("job.yaml")).unwrap();
     let (head, below) = text.split_once("      - step: invoices\n").unwrap();
-    let below: String = below.lines().map(|line| format!("    {line}\n")).collect();
+    let below = below.trim_end().replace('\n', "\n    ");
     place.job(&format!(
         "{head}      - step: all
         restart: from_beginning
         on_recover: {{sql: {{url: 'sqlite:target.db', statement: 'DELETE FROM copy WHERE customer = ${{customer.id}}'}}}}
         steps:
           - step: invoices
-{below}          - step: check
+    {below}
+          - step: check
             run: [sh, -c, 'test $PITON_CUSTOMER_ID != 9 || test -e mended']
 "
     ));
