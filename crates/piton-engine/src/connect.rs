@@ -29,7 +29,7 @@ use piton_core::{
 
 use crate::{
     config::{self, Config, Refused, SinkSettings, SourceSettings, WhenHeld},
-    job::definition::OnSourceChange,
+    job::{definition::OnSourceChange, within::WithinPosition},
     pipeline::{Commit, OnComplete, OnError, Pipeline, SinkSpec},
     run::RunError,
     steer::{Replay, SinkRecord},
@@ -52,6 +52,7 @@ pub fn order_of_kind(kind: &str) -> Option<PositionOrder> {
         MySqlPosition::KIND => Some(order_of::<MySqlPosition>),
         CommandPosition::KIND => Some(order_of::<CommandPosition>),
         u64::KIND => Some(order_of::<u64>),
+        WithinPosition::KIND => Some(order_of::<WithinPosition>),
         _ => None,
     }
 }
@@ -84,7 +85,14 @@ const FOR_MACHINES: [&str; 3] = ["fingerprint", "file", "types"];
 
 /// A stored position for people.
 pub fn brief(position: &StoredPosition) -> String {
-    serde_json::from_str(&position.json).map_or_else(|_| position.json.clone(), brief_json)
+    let json = serde_json::from_str::<serde_json::Value>(&position.json);
+    json.map_or_else(
+        |_| position.json.clone(),
+        |mut json| match json.get_mut("at") {
+            Some(at) if position.kind == WithinPosition::KIND => brief_json(at.take()),
+            _ => brief_json(json),
+        },
+    )
 }
 
 /// A position for people: without what only machines read.
@@ -157,6 +165,7 @@ pub fn pipeline(config: &Config, accept_changes: bool) -> Result<Pipeline, RunEr
         memory_bytes: usize::try_from(config.limits.memory).unwrap_or(usize::MAX),
         record_bytes: usize::try_from(config.limits.record).unwrap_or(usize::MAX),
         keep_history: config.keep_history,
+        parent: None,
         record,
     })
 }

@@ -57,6 +57,8 @@ pub struct Pipeline {
     pub record_bytes: usize,
     /// How long history is kept.
     pub keep_history: Duration,
+    /// The record of a `for_each` that it is run for, after others.
+    pub parent: Option<Arc<str>>,
     /// What is remembered of the definition, to notice a change.
     pub record: PipelineRecord,
 }

@@ -1,6 +1,6 @@
 //! Steps that are done for each parent: keyed by the parent and never counted.
 
-use piton_testkit::{Dice, program::PATIENCE};
+use piton_testkit::{Dice, HarnessError};
 use rusqlite::Connection;
 
 use crate::place::{Place, RUN, count};
@@ -22,7 +22,12 @@ fn place(more: &str) -> Place {
             "PRAGMA journal_mode = wal; CREATE TABLE seen (customer INTEGER, name TEXT, attempt INTEGER)",
         )
         .unwrap();
-    place.job(&format!(
+    place.job(&job(more));
+    place
+}
+
+fn job(more: &str) -> String {
+    format!(
         "job: each
 claim: {{when_held: wait}}
 steps:
@@ -32,8 +37,7 @@ steps:
       - step: seen
         sql: {{url: 'sqlite:target.db', statement: \"INSERT INTO seen VALUES (${{customer.id}}, ${{customer.name}}, ${{step.attempt}})\"}}
 "
-    ));
-    place
+    )
 }
 
 fn insert(crm: &Connection, ids: impl Iterator<Item = i64>) {
@@ -82,21 +86,19 @@ fn killed_again_and_again_while_parents_come_and_go() {
 fn come_and_go(more: &str) {
     let mut dice = Dice::new();
     let place = place(more);
-    let seen = || count(&place.database("target.db"), "SELECT count(*) FROM seen");
     let highest =
         || count(&place.database("target.db"), "SELECT coalesce(max(customer), 0) FROM seen");
     let mut kills = 0;
     for round in 0..12 {
-        let before = seen();
-        let mut running = place.program.start(RUN).unwrap();
-        let more = dice.between(1, 40) as i64;
-        if running.until("progress", PATIENCE, |_| seen() >= before + more).is_err() {
-            break;
+        let point = ["sink.begin", "sink.after"][dice.between(0, 1) as usize % 2];
+        // Many parents are one transaction, or each is one.
+        let most = if more.is_empty() { 3 } else { 40 };
+        match place.program.strike(RUN, point, dice.between(1, most)) {
+            Ok(_) => kills += 1,
+            // Less was left than that.
+            Err(HarnessError::NeverReached { ended, .. }) if ended.code == Some(0) => break,
+            Err(error) => panic!("{error}"),
         }
-        if running.kill().is_err() {
-            break;
-        }
-        kills += 1;
         let crm = place.database("crm.db");
         // Behind all that was seen, and one that nobody has come to goes.
         let at = highest() + 11 + round * 7;
@@ -111,6 +113,33 @@ fn come_and_go(more: &str) {
     }
     assert!(kills > 1, "only {kills} kills");
     place.run(0);
+    is_done_for_each_once(&place);
+}
+
+/// In which transactions parents are done is settled when they begin: what changes it later neither
+/// repeats nor skips any.
+#[test]
+fn as_many_at_once_as_the_file_says_now() {
+    const FOUR: &str = "    concurrency: 4\n";
+    for turns in [["", FOUR, "", FOUR], [FOUR, "", FOUR, ""]] {
+        let place = place(turns[0]);
+        for more in turns {
+            place.job(&job(more));
+            place.program.strike(RUN, "sink.after", 3).unwrap();
+        }
+        place.job(&job("").replace("        sql:", "        timeout: 1m\n        sql:"));
+        place.run(0);
+        is_done_for_each_once(&place);
+    }
+}
+
+/// What was done many at once is not repeated where the file has a command below now.
+#[test]
+fn a_command_that_is_new_below_repeats_nothing() {
+    let place = place("");
+    place.program.strike(RUN, "sink.after", 3).unwrap();
+    place.job(&format!("{}      - step: new\n        run: ['true']\n", job("")));
+    place.ends_with(0, &["run", "job.yaml", "--accept-changes"]);
     is_done_for_each_once(&place);
 }
 

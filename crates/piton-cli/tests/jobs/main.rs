@@ -7,6 +7,8 @@
 mod commands;
 mod example;
 mod for_each;
+mod for_each_killed;
+mod for_each_pipelines;
 mod migration;
 mod place;
 mod refusals;

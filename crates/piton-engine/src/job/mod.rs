@@ -13,6 +13,7 @@ pub mod steer;
 mod stepping;
 pub mod view;
 mod walk;
+pub(crate) mod within;
 
 pub use piton_connectors::command::pass_on_by;
 use piton_core::PipelineRecord;

@@ -202,11 +202,12 @@ fn begin_anew(
             (path.to_owned(), state)
         }));
     }
-    let known = block_on(store.pipelines())?;
-    for path in &anew {
-        let pipeline = format!("{}/{path}", job.steps.job());
-        if known.iter().any(|known| known.pipeline == pipeline) {
-            steer::begin_anew(&**store, &pipeline, who)?;
+    let prefix = format!("{}/", job.steps.job());
+    for known in block_on(store.pipelines())? {
+        let Some(path) = known.pipeline.strip_prefix(&prefix) else { continue };
+        let mut begin = job.known.iter().filter(|entry| anew.contains(&entry.path));
+        if begin.any(|entry| entry.path == path || entry.has_each(path)) {
+            steer::begin_anew(&**store, &known.pipeline, who)?;
         }
     }
     for path in &anew {

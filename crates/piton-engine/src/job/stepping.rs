@@ -21,8 +21,10 @@ use crate::run::RunError;
 pub(super) struct Parent<'a> {
     pub(super) name: &'a str,
     pub(super) fields: Vec<(String, Value)>,
-    /// Its stable id; another one in each generation of the step.
+    /// Its stable id.
     pub(super) id: String,
+    /// How often the step whose parent it is has begun anew.
+    pub(super) generation: u32,
     /// The path of the step whose parent it is.
     pub(super) at: &'a str,
     /// Which of those that are beside each other it is.
@@ -53,11 +55,24 @@ impl<'a> Scope<'a> {
         self.parent
     }
 
-    /// For which parents a step is done, from the outermost on; `None` where there are none.
+    /// For which parents a step is done, from the outermost on; `None` where there are none. What was
+    /// noted for them before their step began anew is of others.
     pub(super) fn parent_id(&self) -> Option<String> {
-        let parent = self.parent?;
-        let above = self.above.and_then(Scope::parent_id);
-        Some(above.map_or_else(|| parent.id.clone(), |above| format!("{above} / {}", parent.id)))
+        self.ids(&|parent| match parent.generation {
+            0 => parent.id.clone(),
+            generation => format!("{}~{generation}", parent.id),
+        })
+    }
+
+    /// The same, however often their step has begun anew.
+    pub(super) fn record_id(&self) -> Option<String> {
+        self.ids(&|parent| parent.id.clone())
+    }
+
+    fn ids(&self, id: &dyn Fn(&Parent<'_>) -> String) -> Option<String> {
+        let parent = id(self.parent?);
+        let above = self.above.and_then(|above| above.ids(id));
+        Some(above.map_or_else(|| parent.clone(), |above| format!("{above} / {parent}")))
     }
 
     /// The path of the outermost `for_each` that steps are done for.
@@ -298,7 +313,7 @@ impl Course<'_> {
         if let Some(action) = &step.on_recover {
             let position = match &begun.position {
                 Some(position) => Some(position.clone()),
-                None => body::position(self, step, scope)?,
+                None => body::position(self, step, scope, &begun)?,
             };
             let told = Begun { position, ..begun.clone() };
             self.act(step, scope, &told, Purpose::Recover, action)?;

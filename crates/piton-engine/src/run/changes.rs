@@ -127,8 +127,12 @@ fn restart(
     change: &str,
 ) -> Result<(), RunError> {
     let (name, detail) = (&pipeline.name, begins_anew(pipeline, change));
-    steer::begin_own_anew(store, name, &options.owner.to_string())
-        .map_err(|error| RunError::Refused(format!("{detail}, which cannot be: {error}")))?;
+    let who = options.owner.to_string();
+    let begun = match &pipeline.parent {
+        Some(parent) => steer::begin_anew_within(store, name, parent, &who),
+        None => steer::begin_own_anew(store, name, &who),
+    };
+    begun.map_err(|error| RunError::Refused(format!("{detail}, which cannot be: {error}")))?;
     (options.on_notice)(&detail);
     let event = definition::event(name, options, "source_changed", &detail);
     Ok(block_on(store.record(event))?)

@@ -6,6 +6,7 @@
 
 mod rewind;
 mod view;
+mod within;
 
 use futures_executor::block_on;
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ pub use rewind::Target;
 pub use view::{
     CheckpointView, Health, HistoryView, HolderView, PipelineView, State, history, look, look_at,
 };
+pub(crate) use within::begin_anew_within;
 
 /// What a store remembers of a sink, so that steering can say what the next run does to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,7 +181,7 @@ fn reset_of(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> 
     covered.extend(without_checkpoint(&waiting, &checkpoints));
     let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
         let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
-        history.iter().rev().find(begun).cloned()
+        history.iter().rev().chain(&checkpoints).find(begun).cloned()
     };
     propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
 }

@@ -283,6 +283,7 @@ pub(crate) fn pipeline(numbers: &Numbers, sinks: Vec<SinkSpec>) -> Pipeline {
         memory_bytes: 1 << 28,
         record_bytes: 1 << 24,
         keep_history: Duration::from_hours(1),
+        parent: None,
         record: PipelineRecord {
             pipeline: "p".to_owned(),
             source: "numbers".to_owned(),

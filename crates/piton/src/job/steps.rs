@@ -5,6 +5,7 @@
 
 mod anew;
 mod clearing;
+mod noted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ use piton_core::{
 };
 use pollster::block_on;
 
+use self::noted::Noted;
 use super::{
     JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
@@ -78,6 +80,8 @@ struct Rows {
     /// When something was last stored.
     written: Instant,
     positions: BTreeMap<String, Checkpoint>,
+    /// Positions that are stored with what is stored next.
+    noted: BTreeMap<String, Noted>,
 }
 
 #[derive(Clone)]
@@ -299,7 +303,7 @@ impl Steps {
             recovering: state.attempt > 1 && !before.as_ref().is_some_and(|b| b.reopened),
             started_at: now,
             before: before.and_then(|before| before.started_at),
-            position: rows.positions.get(path).and_then(|at| at.position.clone()),
+            position: rows.kept(path),
         };
         rows.put(path, state);
         if let Some(row) = rows.steps.get_mut(path) {
@@ -319,11 +323,6 @@ impl Steps {
             rows.positions.insert(path.to_owned(), found);
         }
         Ok(())
-    }
-
-    /// The position that a step has kept.
-    pub fn kept(&self, path: &str) -> Option<StoredPosition> {
-        self.rows().positions.get(path).and_then(|at| at.position.clone())
     }
 
     /// Notes that a step and all below it is done.
@@ -409,19 +408,13 @@ impl Steps {
         records: u64,
     ) -> Result<(), JobError> {
         let mut rows = self.rows();
-        let old = rows.positions.get(path);
-        let save = Save {
-            key: CheckpointKey::new(self.job(), path, POSITION),
-            expected_version: old.map_or(0, |old| old.version),
-            expected: old.and_then(|old| old.position.clone()),
-            position: Some(position),
-            order,
-            records: old.map_or(0, |old| old.records) + records,
-            schema_version: 0,
-            sink_state: None,
-            state: Vec::new(),
-        };
-        self.save(&mut rows, Some(save))
+        rows.note(path, Noted { position, order, records });
+        let saved = self.write(&mut rows);
+        if saved.is_err() {
+            // A position that is refused is no reason to refuse what is stored later.
+            rows.noted.remove(path);
+        }
+        saved
     }
 
     fn position(&self, path: &str, error: piton_core::PositionError) -> JobError {
@@ -429,17 +422,17 @@ impl Steps {
     }
 
     fn write(&self, rows: &mut Rows) -> Result<(), JobError> {
-        if rows.waiting.is_empty() { Ok(()) } else { self.save(rows, None) }
+        if rows.is_stored() { Ok(()) } else { self.save(rows) }
     }
 
-    fn save_once(&self, rows: &mut Rows, more: Option<Save>) -> Result<(), JobError> {
-        let mut saves = Vec::with_capacity(rows.waiting.len() + 1);
+    fn save_once(&self, rows: &mut Rows) -> Result<(), JobError> {
+        let mut saves = Vec::with_capacity(rows.waiting.len() + rows.noted.len());
         for path in &rows.waiting {
             if let Some(row) = rows.steps.get(path) {
                 saves.push(row.save(self.job(), path).map_err(|e| self.position(path, e))?);
             }
         }
-        saves.extend(more);
+        saves.extend(rows.noted.iter().map(|(path, noted)| rows.advance(self.job(), path, noted)));
         let now = Timestamp::now();
         let store = &self.session.store;
         let claim = self.held();
@@ -451,6 +444,7 @@ impl Steps {
             rows.stored(save, version, claim.epoch, now);
         }
         rows.waiting.clear();
+        rows.noted.clear();
         rows.is_urgent = false;
         rows.written = Instant::now();
         Ok(())
@@ -494,6 +488,7 @@ impl Rows {
             is_urgent: false,
             written: Instant::now(),
             positions: BTreeMap::new(),
+            noted: BTreeMap::new(),
         };
         for checkpoint in checkpoints {
             let path = checkpoint.key.partition.clone();

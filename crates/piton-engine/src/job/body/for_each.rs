@@ -2,14 +2,18 @@
 //!
 //! The checkpoint is where the source stands behind the last parent before which all are done, as
 //! the source itself says it: a key, and never a count, so that parents that come or go meanwhile
-//! neither shift nor skip others. It is stored at the job's interval. What lies behind it is done
-//! again after a crash: commands once more, pipelines from their own checkpoints; statements not at
-//! all, because each has a mark with the parent's id in its database until the checkpoint has
-//! passed it, or because many parents are one transaction with its own checkpoint (`grouped`).
+//! neither shift nor skip others. With it are those that are at work. It is noted before parents
+//! begin, and stored in the same commit as the first of their steps that no mark guards; else at the
+//! job's interval. So what a crash repeats is what was at work, and is known to have been.
+//!
+//! Statements are not repeated at all, because each has a mark with the parent's id in its database
+//! until the checkpoint has passed it, or because many parents are one transaction with its own
+//! checkpoint (`grouped`).
 
 use std::{
-    cmp::Ordering,
-    sync::PoisonError,
+    collections::VecDeque,
+    ops::Range,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -19,11 +23,12 @@ use piton_connectors::{
     batch::Batch,
     source::{Read, Reader, Source, SourceError, Start},
 };
-use piton_core::{Position, StoredPosition, interval::Interval};
-use serde::{Deserialize, Serialize};
+use piton_core::{StoredPosition, interval::Interval};
 
 use super::{
     grouped::{self, Grouped},
+    passed::{At, Mode, Passed, Unpassed},
+    pipeline,
     sql::Marked,
     value_of,
 };
@@ -45,25 +50,8 @@ const MIRRORED: Duration = Duration::from_secs(1);
 /// How many parents are read at once.
 const BATCH: usize = 1000;
 
-/// Where the source stands, and for which parent above this is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Passed {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    within: Option<String>,
-    kind: String,
-    at: serde_json::Value,
-}
-
-impl PartialOrd for Passed {
-    /// Only the source knows an order, and it gives its records in it.
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(if self == other { Ordering::Equal } else { Ordering::Greater })
-    }
-}
-
-impl Position for Passed {
-    const KIND: &'static str = "for_each";
-}
+/// How many parents may have come in before one that was at work, for that to be found again.
+const AHEAD: usize = 1000;
 
 /// Does the steps below for each record. With how many records there were.
 pub(super) fn run(
@@ -78,22 +66,26 @@ pub(super) fn run(
     let config = for_each.source.config(&name, &value_of(scope, begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
     let of_source = |error| RunError::of_source(&name, &error);
+    if scope.parent().is_none() {
+        pipeline::refuse_shared_files(for_each, &step.steps, scope, begun)?;
+    }
     let accepts = course.options.accept_changes;
     let goes_on = accepts || config.on_source_change == OnSourceChange::Continue;
     let source = connect::source(&config, goes_on).map_err(of_source)?;
     let within = scope.parent_id();
-    let grouped = Grouped::of(course, step, scope, begun, for_each.concurrency.get());
-    let marked = grouped.as_ref().map(Grouped::standing).transpose()?.flatten();
-    let position = marked.or_else(|| stored(begun, within.as_deref()));
+    let stored = Passed::of(begun, within.as_deref());
+    let (mode, grouped) = way(course, step, scope, begun, for_each, stored.as_ref());
+    let position = standing(course, step, begun, mode, stored.as_ref())?;
     let partition = only_partition(&*source, step).map_err(|error| match error {
         Ok(error) => of_source(error),
         Err(error) => error,
     })?;
     let start = Start { partition, position };
     if !accepts {
-        refuse_changed(course, &config, &name, &start)?;
+        let strict = if goes_on { connect::source(&config, false) } else { Ok(source.clone()) };
+        refuse_changed(course, &config, &name, &*strict.map_err(of_source)?, &start)?;
     }
-    let mut reader = source.reader(&[start]).map_err(of_source)?;
+    let mut reader = source.reader(std::slice::from_ref(&start)).map_err(of_source)?;
     let mut walk = Walk {
         course,
         step,
@@ -102,20 +94,64 @@ pub(super) fn run(
         begun,
         path: &path,
         within,
+        mode,
         grouped,
+        unpassed: stored.map(|stored| stored.begun).unwrap_or_default(),
         interval: Interval::new(course.job.checkpoint.clone(), Duration::ZERO, 0),
         saved_at: Instant::now(),
-        passed: None,
+        passed: start.position,
         records: 0,
         unsaved: 0,
         marks: Vec::new(),
     };
-    let went = walk.read(&mut *reader, &name)?;
+    // The way is stored before there is any effect of it.
     walk.save()?;
-    if went == Went::Done && scope.parent().is_none() && walk.grouped.is_none() {
+    let went = walk.read(&mut *reader, &name);
+    let saved = walk.save();
+    let went = went?;
+    saved?;
+    if went == Went::Done && mode == Some(Mode::Each) {
         course.databases.clear(course, step)?;
     }
     Ok((went, Some(walk.records)))
+}
+
+/// How the parents are done: as when the step began, if it had. Below another `for_each` there is
+/// one way only.
+fn way<'a>(
+    course: &'a Course<'a>,
+    step: &'a Step,
+    scope: &Scope<'_>,
+    begun: &Begun,
+    for_each: &ForEach,
+    stored: Option<&Passed>,
+) -> (Option<Mode>, Option<Grouped<'a>>) {
+    if scope.parent().is_some() {
+        return (None, None);
+    }
+    let is_quickest = || for_each.concurrency.get() == 1 && !grouped::is_timed(&step.steps);
+    let grouped = match stored.and_then(|stored| stored.mode) {
+        Some(Mode::Each) => None,
+        Some(Mode::Grouped) => Grouped::of(course, step, begun),
+        None => Grouped::of(course, step, begun).filter(|_| is_quickest()),
+    };
+    let mode = if grouped.is_some() { Mode::Grouped } else { Mode::Each };
+    (Some(mode), grouped)
+}
+
+/// Behind which parent it goes on. A mark is ahead of what is stored, also where the file does not let
+/// parents be grouped any more.
+fn standing(
+    course: &Course<'_>,
+    step: &Step,
+    begun: &Begun,
+    mode: Option<Mode>,
+    stored: Option<&Passed>,
+) -> Result<Option<StoredPosition>, RunError> {
+    let before = stored.and_then(|stored| stored.mode);
+    let is_marked = [mode, before].contains(&Some(Mode::Grouped));
+    let marked = if is_marked { grouped::marked(course, step, begun)? } else { None };
+    Ok(marked.or_else(|| stored?.at.as_ref().map(At::stored)))
 }
 
 /// Refuses parents whose source is not what it was, unless the file says to go on. What the steps
@@ -124,10 +160,10 @@ fn refuse_changed(
     course: &Course<'_>,
     config: &Config,
     name: &str,
+    strict: &dyn Source,
     start: &Start,
 ) -> Result<(), RunError> {
     let of_source = |error: &SourceError| RunError::of_source(name, error);
-    let strict = connect::source(config, false).map_err(|error| of_source(&error))?;
     match strict.verify(start, course.options.verify) {
         Err(SourceError::Gap { what, .. })
             if config.on_source_change == OnSourceChange::Continue =>
@@ -141,13 +177,6 @@ fn refuse_changed(
         }
         verified => verified.map_err(|error| of_source(&error)),
     }
-}
-
-/// Where it stands, if that is of the same parent above.
-fn stored(begun: &Begun, within: Option<&str>) -> Option<StoredPosition> {
-    let passed: Passed = begun.position.as_ref()?.read().ok()?;
-    (passed.within.as_deref() == within)
-        .then(|| StoredPosition { kind: passed.kind, json: passed.at.to_string() })
 }
 
 /// Parents have one order: a source of several partitions has none.
@@ -180,10 +209,12 @@ struct Walk<'a> {
     begun: &'a Begun,
     path: &'a str,
     within: Option<String>,
+    mode: Option<Mode>,
     grouped: Option<Grouped<'a>>,
+    unpassed: Unpassed,
     interval: Interval,
     saved_at: Instant,
-    /// Behind the last parent before which all are done.
+    /// Behind the last parent before which all are done; `None`: before the first.
     passed: Option<StoredPosition>,
     records: u64,
     unsaved: u64,
@@ -193,9 +224,13 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn read(&mut self, reader: &mut dyn Reader, name: &str) -> Result<Went, RunError> {
+        let mut next = || reader.read(BATCH).map_err(|error| RunError::of_source(name, &error));
+        let mut ahead = self.ahead(&mut next)?;
+        if self.at_work(&ahead)? == Went::Stopped {
+            return Ok(Went::Stopped);
+        }
         loop {
-            let read = reader.read(BATCH).map_err(|error| RunError::of_source(name, &error))?;
-            match read {
+            match ahead.pop_front().map_or_else(&mut next, Ok)? {
                 Read::Batch(batch) => {
                     let went = match self.grouped.take() {
                         Some(grouped) => self.in_groups(&batch, grouped)?,
@@ -215,6 +250,78 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Reads ahead to all parents that were at work when the step ended before, as far as they may
+    /// be.
+    fn ahead(
+        &self,
+        next: &mut dyn FnMut() -> Result<Read, RunError>,
+    ) -> Result<VecDeque<Read>, RunError> {
+        let (mut ahead, mut found, mut rows) = (VecDeque::new(), 0, 0);
+        while found < self.unpassed.at_work() && rows < AHEAD {
+            let read = next()?;
+            let is_last = match &read {
+                Read::Batch(batch) => {
+                    let ids = (0..batch.rows()).map(|row| batch.id(row));
+                    found += ids.filter(|id| self.unpassed.slot(id).is_some()).count();
+                    rows += batch.rows();
+                    false
+                }
+                Read::Idle => self.course.signal.is_stopping(),
+                Read::Bad(_) | Read::Finished => true,
+            };
+            ahead.push_back(read);
+            if is_last {
+                break;
+            }
+        }
+        Ok(ahead)
+    }
+
+    /// Does the parents first that were at work, each where its steps have their checkpoints. Others
+    /// may have come in before them.
+    fn at_work(&mut self, ahead: &VecDeque<Read>) -> Result<Went, RunError> {
+        let mut parents = Vec::new();
+        for read in ahead {
+            let Read::Batch(batch) = read else { continue };
+            for row in 0..batch.rows() {
+                if let Some(slot) = self.unpassed.slot(&batch.id(row)) {
+                    parents.push(self.parent(batch, row, slot));
+                }
+            }
+        }
+        self.release(&parents)?;
+        while !parents.is_empty() {
+            let at_once = self.for_each.concurrency.get().min(parents.len());
+            let rest = parents.split_off(at_once);
+            let done = self.beside_each_other(&parents);
+            for (parent, _) in parents.into_iter().zip(&done).filter(|(_, done)| is_done(done)) {
+                self.unpassed.done(&parent.id);
+                self.keep_marks(parent);
+            }
+            if let Some(not_done) = done.into_iter().find(|done| !is_done(done)) {
+                return not_done;
+            }
+            parents = rest;
+        }
+        Ok(Went::Done)
+    }
+
+    /// Parents that were at work and are gone from the source: nothing runs of them any more.
+    fn release(&mut self, found: &[Parent<'_>]) -> Result<(), RunError> {
+        let slots = found.iter().map(|parent| parent.slot).collect();
+        for slot in self.unpassed.retain(&slots) {
+            let (name, at) = (&*self.for_each.name, &*self.step.path);
+            let (id, fields, marks) = (String::new(), Vec::new(), Mutex::default());
+            let gone = Parent { name, fields, id, generation: 0, at, slot, marks };
+            let mut paths = Vec::new();
+            super::paths(&self.step.steps, &self.scope.below(&gone), &mut paths);
+            let steps = &self.course.steps;
+            let runs = |path: &&String| steps.state(path).is_some_and(|s| s.is_running_command());
+            paths.iter().filter(runs).try_for_each(|path| steps.stopped(path)).map_err(of_job)?;
+        }
+        Ok(())
+    }
+
     /// Does the parents of a batch, many in one transaction.
     fn in_groups(&mut self, batch: &Batch, mut grouped: Grouped<'a>) -> Result<Went, RunError> {
         let mut row = 0;
@@ -226,7 +333,7 @@ impl<'a> Walk<'a> {
             let next = (row + grouped.size()).min(batch.rows());
             let of = (self.for_each.name.as_str(), self.scope, self.begun);
             grouped.execute(batch, row..next, &|row| behind(batch, row), of)?;
-            self.pass(batch, next, (next - row) as u64);
+            self.advance(batch, next, (next - row) as u64);
             if self.saved_at.elapsed() >= MIRRORED {
                 self.save()?;
             }
@@ -240,25 +347,17 @@ impl<'a> Walk<'a> {
     fn batch(&mut self, batch: &Batch) -> Result<Went, RunError> {
         let mut row = 0;
         while row < batch.rows() {
-            let next = (row + self.for_each.concurrency.get()).min(batch.rows());
-            let done = self.beside_each_other(batch, row..next);
-            // What is done before the first that is not.
-            let mut went = Ok(Went::Done);
-            let mut passed = row;
-            for (result, marks) in done {
-                match result {
-                    Ok(Went::Done) => passed += 1,
-                    other => {
-                        went = other;
-                        break;
-                    }
-                }
-                self.marks.extend(marks);
+            if self.unpassed.is_done(&batch.id(row)) {
+                self.pass(batch, row, 1);
+                row += 1;
+                continue;
             }
-            self.pass(batch, passed, (passed - row) as u64);
-            if !matches!(went, Ok(Went::Done)) {
-                let saved = self.save();
-                return went.and_then(|went| saved.map(|()| went));
+            let most = (row + self.for_each.concurrency.get()).min(batch.rows());
+            let is_done = |row: &usize| self.unpassed.is_done(&batch.id(*row));
+            let next = (row + 1..most).find(is_done).unwrap_or(most);
+            let went = self.beside(batch, row..next)?;
+            if went == Went::Stopped {
+                return Ok(Went::Stopped);
             }
             if self.interval.is_due(self.saved_at.elapsed(), self.unsaved) {
                 self.save()?;
@@ -268,7 +367,45 @@ impl<'a> Walk<'a> {
         Ok(Went::Done)
     }
 
-    fn pass(&mut self, batch: &Batch, upto: usize, records: u64) {
+    /// Does some parents beside each other.
+    fn beside(&mut self, batch: &Batch, rows: Range<usize>) -> Result<Went, RunError> {
+        let first = rows.start;
+        let mut parents = Vec::with_capacity(rows.len());
+        for row in rows {
+            let slot = self.unpassed.begin(&batch.id(row));
+            parents.push(self.parent(batch, row, slot));
+        }
+        // Stored when one of them begins to do what no mark guards.
+        self.note()?;
+        let done = self.beside_each_other(&parents);
+        // What is done before the first that is not.
+        let passed = done.iter().take_while(|done| is_done(done)).count();
+        for (nth, parent) in parents.into_iter().enumerate() {
+            if !is_done(&done[nth]) {
+                continue;
+            }
+            if nth >= passed {
+                self.unpassed.done(&parent.id);
+            }
+            self.keep_marks(parent);
+        }
+        self.pass(batch, first, passed);
+        done.into_iter().nth(passed).unwrap_or(Ok(Went::Done))
+    }
+
+    /// Notes that so many parents from this one on are done, and all before them.
+    fn pass(&mut self, batch: &Batch, first: usize, parents: usize) {
+        for row in first..first + parents {
+            self.unpassed.pass(&batch.id(row));
+        }
+        self.advance(batch, first + parents, parents as u64);
+    }
+
+    fn keep_marks(&mut self, of: Parent<'_>) {
+        self.marks.extend(of.marks.into_inner().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn advance(&mut self, batch: &Batch, upto: usize, records: u64) {
         if records > 0 {
             self.passed = Some(behind(batch, upto));
             self.records += records;
@@ -276,18 +413,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn beside_each_other(
-        &self,
-        batch: &Batch,
-        rows: std::ops::Range<usize>,
-    ) -> Vec<(Result<Went, RunError>, Vec<Marked>)> {
-        if rows.len() == 1 {
-            return vec![self.one(batch, rows.start, 0)];
+    fn parent(&self, batch: &Batch, row: usize, slot: usize) -> Parent<'a> {
+        let parent = grouped::parent(&self.for_each.name, &self.step.path, batch, row);
+        Parent { generation: self.begun.generation, slot, ..parent }
+    }
+
+    fn beside_each_other(&self, parents: &[Parent<'_>]) -> Vec<Result<Went, RunError>> {
+        if let [parent] = parents {
+            return vec![self.one(parent)];
         }
         thread::scope(|threads| {
-            let first = rows.start;
             let started: Vec<_> =
-                rows.map(|row| threads.spawn(move || self.one(batch, row, row - first))).collect();
+                parents.iter().map(|parent| threads.spawn(move || self.one(parent))).collect();
             let joined = started.into_iter().map(|thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
@@ -296,46 +433,47 @@ impl<'a> Walk<'a> {
     }
 
     /// Does the steps below for one parent.
-    fn one(&self, batch: &Batch, row: usize, slot: usize) -> (Result<Went, RunError>, Vec<Marked>) {
+    fn one(&self, parent: &Parent<'_>) -> Result<Went, RunError> {
         if self.course.signal.is_stopping() {
-            return (Ok(Went::Stopped), Vec::new());
+            return Ok(Went::Stopped);
         }
-        let name = &self.for_each.name;
-        let generation = self.begun.generation;
-        let parent = grouped::parent(name, &self.step.path, batch, row);
-        // What was noted for a parent before the step began anew counts no more.
-        let id = match generation {
-            0 => parent.id,
-            generation => format!("{}~{generation}", parent.id),
-        };
-        let parent = Parent { id, slot, ..parent };
-        let scope = self.scope.below(&parent);
-        let went =
-            self.course.level(&self.step.steps, &scope).map_err(|error| named(error, &parent));
-        let marks = parent.marks.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (went, marks)
+        let scope = self.scope.below(parent);
+        self.course.level(&self.step.steps, &scope).map_err(|error| named(error, parent))
     }
 
-    /// Stores how far the parents are done; the marks below are not needed any more then.
-    fn save(&mut self) -> Result<(), RunError> {
-        let Some(passed) = self.passed.take() else { return Ok(()) };
-        let began = Instant::now();
-        let at = serde_json::from_str(&passed.json).unwrap_or(serde_json::Value::Null);
-        let passed = Passed { within: self.within.clone(), kind: passed.kind, at };
-        self.course.steps.moved(self.path, &passed, self.unsaved).map_err(of_job)?;
+    /// Notes how far the parents are done and which are at work, to be stored with what these do.
+    fn note(&mut self) -> Result<(), RunError> {
+        let passed = Passed {
+            within: self.within.clone(),
+            mode: self.mode,
+            begun: self.unpassed.clone(),
+            at: self.passed.as_ref().map(At::of),
+        };
+        self.course.steps.note(self.path, &passed, self.unsaved).map_err(of_job)?;
         self.unsaved = 0;
-        self.interval.saved(began.elapsed());
-        self.saved_at = Instant::now();
-        match self.scope.parent() {
-            None => self.course.databases.covered(self.marks.drain(..)),
-            // Until the parent above is passed, it may be begun once more.
-            Some(above) => {
-                let mut marks = above.marks.lock().unwrap_or_else(PoisonError::into_inner);
-                marks.append(&mut self.marks);
-            }
-        }
         Ok(())
     }
+
+    /// Stores how far the parents are done; the marks below are not needed any more then. Until the
+    /// parent above is passed, it may be begun once more: there it is noted only.
+    fn save(&mut self) -> Result<(), RunError> {
+        let began = Instant::now();
+        self.note()?;
+        if let Some(above) = self.scope.parent() {
+            let mut marks = above.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            marks.append(&mut self.marks);
+        } else {
+            self.course.steps.flush().map_err(of_job)?;
+            self.course.databases.covered(self.marks.drain(..));
+        }
+        self.interval.saved(began.elapsed());
+        self.saved_at = Instant::now();
+        Ok(())
+    }
+}
+
+fn is_done(went: &Result<Went, RunError>) -> bool {
+    matches!(went, Ok(Went::Done))
 }
 
 /// The position behind all rows before this one.

@@ -2,7 +2,10 @@
 //! in one transaction, and how far they are done is its mark. That is exactly once at the price of
 //! few commits.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use piton::job::Begun;
 use piton_connectors::{
@@ -14,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Purpose,
+    passed::At,
     sql::{SINK, bind, execute, of_statements, standing, url_of},
 };
 use crate::{
@@ -37,8 +41,8 @@ const OPEN: Duration = Duration::from_millis(300);
 struct Done {
     /// The step's generation: how often an operator has had it begin anew.
     done: u32,
-    kind: String,
-    at: serde_json::Value,
+    #[serde(flatten)]
+    at: At,
 }
 
 /// The statements below a `for_each`, and where they are executed.
@@ -52,31 +56,14 @@ pub(super) struct Grouped<'a> {
 }
 
 impl<'a> Grouped<'a> {
-    /// `None` if what is below the step is to be done parent by parent.
-    pub(super) fn of(
-        course: &'a Course<'a>,
-        step: &'a Step,
-        scope: &Scope<'_>,
-        begun: &Begun,
-        concurrency: usize,
-    ) -> Option<Self> {
-        if concurrency > 1 || scope.parent().is_some() {
-            return None;
-        }
+    /// `None` if there is something else below the step than statements of one database.
+    pub(super) fn of(course: &'a Course<'a>, step: &'a Step, begun: &Begun) -> Option<Self> {
         let mut url = None;
         if !step.steps.iter().all(|step| is_plain(step, &mut url)) {
             return None;
         }
-        let key = CheckpointKey::new(course.steps.job(), step.path.clone(), SINK);
+        let key = key_of(course, step);
         Some(Self { course, step, key, url: url?, generation: begun.generation, size: FIRST })
-    }
-
-    /// Where the mark stands, once whoever was at work before is fenced.
-    pub(super) fn standing(&self) -> Result<Option<StoredPosition>, RunError> {
-        let found = standing(self.course, self.step, &self.url, &self.key)?;
-        let done = found.and_then(|found| serde_json::from_str::<Done>(&found.json).ok());
-        let done = done.filter(|done| done.done == self.generation);
-        Ok(done.map(|done| StoredPosition { kind: done.kind, json: done.at.to_string() }))
     }
 
     /// How many parents the next transaction has.
@@ -102,12 +89,7 @@ impl<'a> Grouped<'a> {
                 statements(step, &scope, begun, &mut bound)?;
             }
         }
-        let at = upto(rows.end);
-        let done = Done {
-            done: self.generation,
-            kind: at.kind,
-            at: serde_json::from_str(&at.json).unwrap_or_default(),
-        };
+        let done = Done { done: self.generation, at: At::of(&upto(rows.end)) };
         let json = serde_json::to_string(&done).unwrap_or_default();
         let position = StoredPosition { kind: "mark".to_owned(), json };
         let (course, step) = (self.course, self.step);
@@ -135,11 +117,47 @@ impl<'a> Grouped<'a> {
     }
 }
 
+fn key_of(course: &Course<'_>, step: &Step) -> CheckpointKey {
+    CheckpointKey::new(course.steps.job(), step.path.clone(), SINK)
+}
+
+/// Where the mark stands, once whoever was at work before is fenced.
+pub(super) fn marked(
+    course: &Course<'_>,
+    step: &Step,
+    begun: &Begun,
+) -> Result<Option<StoredPosition>, RunError> {
+    let (key, mut urls) = (key_of(course, step), BTreeSet::new());
+    databases(&step.steps, &mut urls);
+    for url in urls {
+        let found = standing(course, step, &url, &key)?;
+        let done = found.and_then(|found| serde_json::from_str::<Done>(&found.json).ok());
+        if let Some(done) = done.filter(|done| done.done == begun.generation) {
+            return Ok(Some(done.at.stored()));
+        }
+    }
+    Ok(None)
+}
+
+/// The databases of the statements of steps and of those below them.
+fn databases(steps: &[Step], urls: &mut BTreeSet<String>) {
+    for step in steps {
+        if let Body::Sql(sql) = &step.body {
+            urls.insert(url_of(&sql.database));
+        }
+        databases(&step.steps, urls);
+    }
+}
+
+/// Whether one of the steps may take so long only: it is a transaction of its own then.
+pub(super) fn is_timed(steps: &[Step]) -> bool {
+    steps.iter().any(|step| step.timeout.is_some() || is_timed(&step.steps))
+}
+
 /// Whether a step is statements of the same database as those before, and nothing else.
 fn is_plain(step: &Step, url: &mut Option<String>) -> bool {
     let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
-    let is_bare =
-        acts.iter().all(|action| action.is_none()) && step.when.is_none() && step.timeout.is_none();
+    let is_bare = acts.iter().all(|action| action.is_none()) && step.when.is_none();
     let is_here = match &step.body {
         Body::Group => true,
         Body::Sql(sql) => {
@@ -159,6 +177,7 @@ pub(super) fn parent<'p>(name: &'p str, at: &'p str, batch: &Batch, row: usize) 
             .map(|(column, of)| (of.name.to_string(), Value::of(batch.get(row, column))))
             .collect(),
         id: batch.id(row),
+        generation: 0,
         at,
         slot: 0,
         marks: std::sync::Mutex::default(),

@@ -4,6 +4,7 @@ mod command;
 mod connections;
 mod for_each;
 mod grouped;
+mod passed;
 mod pipeline;
 mod removal;
 mod sql;
@@ -13,6 +14,7 @@ use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
+    passed::At,
     removal::remove,
     sql::{Databases, Marked, sql},
 };
@@ -92,9 +94,10 @@ pub(super) fn position(
     course: &Course<'_>,
     step: &Step,
     scope: &Scope<'_>,
+    begun: &Begun,
 ) -> Result<Option<StoredPosition>, RunError> {
-    match step.body {
-        Body::Pipeline(_) => pipeline::position(course, step, scope),
+    match &step.body {
+        Body::Pipeline(template) => pipeline::position(course, step, template, scope, begun),
         _ => Ok(None),
     }
 }
@@ -125,7 +128,7 @@ pub(super) fn forget(
     let (path, parent) = (scope.path(&step.path), scope.parent_id());
     course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
     // After a crash before this, whoever recovers finds its position still.
-    pipeline::forget(course, step)?;
+    pipeline::forget(course, step, scope)?;
     Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
 }
 

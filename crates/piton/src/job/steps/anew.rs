@@ -7,7 +7,7 @@ use std::{sync::PoisonError, time::Instant};
 
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, Claim, ClaimAnswer, ClaimRequest, Epoch, Save, Saved, StoreError, StoredPosition,
+    Checkpoint, Claim, ClaimAnswer, ClaimRequest, Epoch, Saved, StoreError, StoredPosition,
     claim::WHOLE,
 };
 use pollster::block_on;
@@ -46,19 +46,16 @@ impl Steps {
         self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stores what is not stored yet, and more. Where the connection to the store is lost over it,
-    /// under a new claim.
-    pub(super) fn save(&self, rows: &mut Rows, mut more: Option<Save>) -> Result<(), JobError> {
-        loop {
-            match self.save_once(rows, more.clone()) {
+    /// Stores what is not stored yet. Where the connection to the store is lost over it, under a new
+    /// claim.
+    pub(super) fn save(&self, rows: &mut Rows) -> Result<(), JobError> {
+        while !rows.is_stored() {
+            match self.save_once(rows) {
                 Err(error) if is_in_doubt(&error) => self.claim_anew(rows)?,
                 saved => return saved,
             }
-            more = more.and_then(|save| rows.rest(save));
-            if rows.waiting.is_empty() && more.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Claims anew what this process holds, and compares what is known with what is stored.
@@ -137,17 +134,12 @@ impl Rows {
             }
         }
         self.positions = stored.positions;
+        let positions = &self.positions;
+        self.noted.retain(|path, noted| {
+            let stored = positions.get(path).and_then(|at| at.position.as_ref());
+            stored != Some(&noted.position)
+        });
         self.written = Instant::now();
         Ok(())
-    }
-
-    /// What is still to be saved of a position, after what is stored was read.
-    fn rest(&self, save: Save) -> Option<Save> {
-        let stored = self.positions.get(&save.key.partition);
-        let at = stored.and_then(|stored| stored.position.clone());
-        if at == save.position {
-            return None;
-        }
-        Some(Save { expected_version: stored.map_or(0, |s| s.version), expected: at, ..save })
     }
 }
