@@ -271,9 +271,12 @@ pub(crate) struct Step {
     /// The step's name
     #[arg(long, value_name = "STEP", required_unless_present = "finish")]
     pub(crate) name: Option<String>,
-    /// Close the job's run: its next step begins a new one
+    /// Close the job's run, all steps of which are done: its next step begins a new one
     #[arg(long, conflicts_with_all = ["name", "command"])]
     pub(crate) finish: bool,
+    /// Close it although steps have failed or not ended, which is recorded
+    #[arg(long, requires = "finish")]
+    pub(crate) accept_undone: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// The command and its arguments, behind `--`

@@ -56,6 +56,34 @@ fn done_steps_are_skipped_and_the_exit_code_is_kept() {
     assert_eq!(place.lines("log").last().unwrap(), "nightly load 1 0", "a new run");
 }
 
+/// A run of which a step failed, or died, is not closed without a word.
+#[test]
+fn a_run_is_not_finished_while_a_step_is_not_done() {
+    let place = Place::new();
+    let finish = |code: i32, more: &[&str]| {
+        let args = [&["step", "--job", "nightly", "--finish"], more].concat();
+        place.program.run_to(code, &args).unwrap_or_else(|error| panic!("{error}")).stderr
+    };
+    place.step(0, "load", "true");
+    place.step(3, "send", "exit 3");
+    // Its owner dies, and then it ends itself.
+    let args = ["step", "--job", "nightly", "--name", "tell", "--", "sh", "-c", "kill -9 $PPID"];
+    place.program.run(&args).unwrap();
+    let refused = finish(123, &[]);
+    for step in ["step 'send' failed", "step 'tell' had begun and not ended"] {
+        assert!(refused.contains(step) && refused.contains("--accept-undone"), "{refused}");
+    }
+    assert!(!refused.contains("'load'"), "{refused}");
+    place.step(0, "send", "true");
+    place.program.run_to(0, &["mark-done", "nightly", "tell"]).unwrap();
+    finish(0, &[]);
+    place.step(1, "load", "exit 1");
+    assert!(finish(0, &["--accept-undone"]).contains("step 'load' failed"));
+    let history = place.program.run_to(0, &["history", "nightly"]).unwrap().stdout;
+    assert!(history.contains("step 'load' failed"), "{history}");
+    place.step(0, "load", "[ $PITON_ATTEMPT = 1 ]");
+}
+
 #[test]
 fn failures_of_its_own_have_codes_of_their_own() {
     let place = Place::new();

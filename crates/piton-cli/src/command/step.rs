@@ -45,7 +45,11 @@ fn run_or_finish(args: &Step) -> Result<u8, Failure> {
     let store = opening::created(&args.store)?;
     let job = &args.job;
     let Some(name) = &args.name else {
-        script::finish(&store, job).map_err(of_script)?;
+        let (accept, who) = (args.accept_undone, opening::who());
+        let undone = script::finish(&store, job, accept, &who).map_err(of_script)?;
+        for step in undone {
+            note!("{step}");
+        }
         note!("'{job}' is finished: its next step begins a new run");
         return Ok(FINISHED);
     };
@@ -78,7 +82,9 @@ fn code_of(status: ExitStatus) -> u8 {
 fn of_script(error: ScriptError) -> Failure {
     match error {
         ScriptError::Job(error) => of_job(error),
-        ScriptError::OfFile { .. } => Failure::new(REFUSED, error.to_string()),
+        ScriptError::OfFile { .. } | ScriptError::Undone { .. } => {
+            Failure::new(REFUSED, error.to_string())
+        }
         ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => Failure::usage(error.to_string()),
         error => Failure::failed(error.to_string()),
     }

@@ -17,11 +17,12 @@ use std::{
 };
 
 use futures_executor::block_on;
+use jiff::Timestamp;
 use piton::job::{
-    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, Steps, WHOLE_JOB,
-    Waiting, Work,
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, StepState, Steps,
+    WHOLE_JOB, Waiting, Work,
 };
-use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
+use piton_core::{Claim, Control, Epoch, Event, RunEnd, Store, claim::WHOLE};
 
 use super::lock::{self, Lock};
 
@@ -96,6 +97,17 @@ pub enum ScriptError {
     /// There is nothing to finish.
     #[error("no step of '{0}' was ever begun: there is nothing to finish")]
     NoJob(String),
+    /// Steps of the run are not done.
+    #[error(
+        "'{job}' is not finished: {}. Do them, or have them count as done with `piton mark-done \
+         {job} STEP`, or close the run as it is with --accept-undone", .undone.join(", ")
+    )]
+    Undone {
+        /// The job.
+        job: String,
+        /// Each step that is not done, and what it has come to.
+        undone: Vec<String>,
+    },
     /// The command cannot be waited for.
     #[error("the command cannot be waited for: {0}")]
     Wait(io::Error),
@@ -237,21 +249,61 @@ pub(super) fn environment(
     ]
 }
 
-/// Closes the present run of a job: the next step begins a new one.
+/// Closes the present run of a job: the next step begins a new one. The steps that are not done, each
+/// with what it has come to: with `accept_undone` the run is closed although there are some, and that
+/// is recorded as done by `who`.
 ///
 /// # Errors
-/// [`ScriptError::NoJob`]; what the job and the store fail with.
-pub fn finish(store: &Arc<dyn Store>, job: &str) -> Result<(), ScriptError> {
+/// [`ScriptError::NoJob`]; [`ScriptError::Undone`] without `accept_undone`; what the job and the store
+/// fail with.
+pub fn finish(
+    store: &Arc<dyn Store>,
+    job: &str,
+    accept_undone: bool,
+    who: &str,
+) -> Result<Vec<String>, ScriptError> {
     let known = job::newest(&**store, job).map_err(JobError::from)?;
     if known.is_none() {
         return Err(ScriptError::NoJob(job.to_owned()));
     }
     refuse_of_file(&**store, job)?;
     let (steps, is_finished) = Steps::open(store, job, &JobOptions::default(), Waiting::default())?;
+    let undone = if is_finished { Vec::new() } else { undone(&steps) };
+    if !undone.is_empty() {
+        if !accept_undone {
+            steps.end(RunEnd::Stopped)?;
+            return Err(ScriptError::Undone { job: job.to_owned(), undone });
+        }
+        let event = Event {
+            id: 0,
+            pipeline: steps.job().to_owned(),
+            at: Timestamp::now(),
+            who: who.to_owned(),
+            what: "finish".to_owned(),
+            detail: format!("closed as it was: {}", undone.join(", ")),
+        };
+        steps.change(Vec::new(), event)?;
+    }
     if !is_finished {
         steps.done(WHOLE_JOB)?;
     }
-    Ok(steps.end(RunEnd::Finished)?)
+    steps.end(RunEnd::Finished)?;
+    Ok(undone)
+}
+
+/// The steps that were begun and are not done, as people are told.
+fn undone(steps: &Steps) -> Vec<String> {
+    let all = steps.all().into_iter();
+    let open = all.filter(|(path, state)| path != WHOLE_JOB && !state.stage.is_over());
+    let told = |(path, state): (String, StepState)| {
+        let what = match state.stage {
+            Stage::Failed => "failed",
+            Stage::Rewound => "was to begin anew",
+            _ => "had begun and not ended",
+        };
+        format!("step '{path}' {what}")
+    };
+    open.map(told).collect()
 }
 
 /// The position that a step of a script has kept.
