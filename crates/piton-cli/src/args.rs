@@ -300,12 +300,12 @@ pub(crate) enum PositionCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct PositionOf {
-    /// The job
-    #[arg(long, value_name = "JOB", env = "PITON_JOB")]
-    pub(crate) job: String,
-    /// The step's name
-    #[arg(long, value_name = "STEP", env = "PITON_STEP")]
-    pub(crate) name: String,
+    /// The job; within a command of a step, that one's
+    #[arg(long, value_name = "JOB")]
+    pub(crate) job: Option<String>,
+    /// The step's name, or its path; within a command of a step, that one
+    #[arg(long, value_name = "STEP")]
+    pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

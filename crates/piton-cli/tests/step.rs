@@ -135,6 +135,23 @@ fn a_position_is_found_again_by_the_next_attempt() {
     assert_eq!(place.lines("log"), ["from start", "from a b"]);
 }
 
+/// A command that outlived its owner does not move the position of the attempt after it.
+#[test]
+fn a_position_is_fenced_by_the_claim_of_its_step() {
+    let place = Place::new();
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let first = format!("echo \"$PITON_CLAIM\" > claim; {piton} position set 1; exit 1");
+    place.step(1, "load", &first);
+    let late = format!(
+        "{piton} position set 2
+        PITON_CLAIM=$(cat claim) {piton} position set 9 2> late; echo $? >> late
+        [ $({piton} position get) = 2 ] && [ $({piton} position get --name load) = 2 ]"
+    );
+    place.step(0, "load", &late);
+    let late = place.lines("late");
+    assert!(late[0].contains("taken over by a newer owner") && late[1] == "4", "{late:?}");
+}
+
 /// Killed alone, `piton step` leaves its command at work: nobody else begins a step before it ends.
 #[test]
 fn a_claim_is_held_while_the_command_of_a_killed_owner_lives() {

@@ -13,7 +13,10 @@ use std::{
 
 use piton::job::{JobError, Stage};
 use piton_core::Store;
-use piton_engine::job::script::{self, ScriptError, ScriptStep, Stepped};
+use piton_engine::job::{
+    kept::{self, Asked, KeptError},
+    script::{self, ScriptError, ScriptStep, Stepped},
+};
 
 use crate::{
     args::{Position, PositionCommand, Step},
@@ -104,21 +107,35 @@ pub(crate) fn of_job(error: JobError) -> Failure {
 
 /// `piton position`
 pub(crate) fn position(args: &Position) -> Result<u8, Failure> {
+    let of = match &args.command {
+        PositionCommand::Get(of) => of,
+        PositionCommand::Set(set) => &set.of,
+    };
+    // The claim of a command counts in its own store alone.
+    let is_own =
+        of.store.store.as_ref().is_none_or(|url| env::var(script::STORE).as_ref() == Ok(url));
+    let variable = |name: &str| env::var(name).ok().filter(|_| is_own || name != script::CLAIM);
+    let asked = Asked { job: of.job.as_deref(), step: of.name.as_deref(), variable: &variable };
     match &args.command {
         PositionCommand::Get(of) => {
             let store: Arc<dyn Store> = opening::existing(&of.store)?;
-            let found = script::position(&*store, &of.job, &of.name).map_err(of_job)?;
+            let found = kept::position(&*store, asked).map_err(of_kept)?;
             if let Some(position) = found {
                 show(format!("{position}\n").as_bytes())?;
             }
         }
         PositionCommand::Set(set) => {
-            let of = &set.of;
-            let store = opening::created(&of.store)?;
-            let claim = env::var(script::claim_variable()).ok();
-            script::set_position(&store, &of.job, &of.name, &set.value, claim.as_deref())
-                .map_err(of_job)?;
+            let store = opening::created(&set.of.store)?;
+            kept::set_position(&store, asked, &set.value).map_err(of_kept)?;
         }
     }
     Ok(FINISHED)
+}
+
+fn of_kept(error: KeptError) -> Failure {
+    match error {
+        KeptError::Job(error) => of_job(error),
+        error @ KeptError::Finished { .. } => Failure::new(REFUSED, error.to_string()),
+        error => Failure::usage(error.to_string()),
+    }
 }

@@ -9,5 +9,6 @@ mod example;
 mod for_each;
 mod migration;
 mod place;
+mod positions;
 mod refusals;
 mod steering;

@@ -4,6 +4,7 @@ mod age;
 mod body;
 pub mod definition;
 mod instances;
+pub mod kept;
 mod lock;
 mod outline;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! Steps of a shell script: `piton step` and `piton position`.
+//! Steps of a shell script: `piton step`.
 //!
 //! Each call claims the job, does one step, and gives the job up again. The command inherits the
 //! lock of the claim: when this process dies and the command lives on, nobody else may begin a step
@@ -22,18 +22,23 @@ use piton::job::{
     self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, StepState, Steps,
     WHOLE_JOB, Waiting, Work,
 };
-use piton_core::{Claim, Control, Epoch, Event, RunEnd, Store, claim::WHOLE};
+use piton_core::{Claim, Control, Event, RunEnd, Store};
+use serde::{Deserialize, Serialize};
 
-use super::lock::{self, Lock};
+use super::{
+    lock::{self, Lock},
+    stepping::Scope,
+};
 
-/// By which a command that runs within a step speaks of it. `CLAIM` is epoch and run.
-pub const JOB: &str = "PITON_JOB";
-const STEP: &str = "PITON_STEP";
+/// By which a command that runs within a step speaks of it.
+pub(super) const JOB: &str = "PITON_JOB";
+pub(super) const STEP: &str = "PITON_STEP";
 const ATTEMPT: &str = "PITON_ATTEMPT";
 const RECOVERING: &str = "PITON_RECOVERING";
 const POSITION: &str = "PITON_POSITION";
 const STARTED_AT: &str = "PITON_STARTED_AT";
-const CLAIM: &str = "PITON_CLAIM";
+/// Whose step it is, for the `piton` commands that a command calls: JSON that only they read.
+pub const CLAIM: &str = "PITON_CLAIM";
 /// The store, for the `piton` commands that a command calls.
 pub const STORE: &str = "PITON_STORE";
 
@@ -43,6 +48,21 @@ const MOMENT: Duration = Duration::from_millis(500);
 
 /// How often a command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The step that a command is run for, under which claim.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Within {
+    pub(super) epoch: u64,
+    /// Without parameters.
+    pub(super) job: String,
+    /// The name under which the store has the run.
+    pub(super) run: String,
+    /// The path of the step's checkpoint.
+    pub(super) step: String,
+    /// For which of many parents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<String>,
+}
 
 /// A step of a script.
 #[derive(Debug, Clone, Copy)]
@@ -194,7 +214,7 @@ fn run(
     let mut command = Command::new(&program);
     command.args(args);
     let claim = steps.held();
-    for (name, value) in environment(step.job, step.name, begun, &claim) {
+    for (name, value) in environment(step.job, step.name, None, begun, &claim) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
@@ -230,14 +250,23 @@ fn wait(
     }
 }
 
-/// What a command finds in its environment; `None` is taken out of it.
+/// What a command finds in its environment; `None` is taken out of it. `scope`: for which parent it
+/// is run.
 pub(super) fn environment(
     job: &str,
     step: &str,
+    scope: Option<&Scope<'_>>,
     begun: &Begun,
     claim: &Claim,
 ) -> [(&'static str, Option<String>); 7] {
     let position = begun.position.as_ref();
+    let within = Within {
+        epoch: claim.epoch.0,
+        job: job.to_owned(),
+        run: claim.pipeline.clone(),
+        step: scope.map_or_else(|| step.to_owned(), |scope| scope.path(step).into_owned()),
+        parent: scope.and_then(Scope::parent_id),
+    };
     [
         (JOB, Some(job.to_owned())),
         (STEP, Some(step.to_owned())),
@@ -245,7 +274,8 @@ pub(super) fn environment(
         (RECOVERING, Some(u8::from(begun.recovering).to_string())),
         (STARTED_AT, Some(begun.before.unwrap_or(begun.started_at).to_string())),
         (POSITION, position.and_then(|position| position.read::<String>().ok())),
-        (CLAIM, Some(format!("{} {}", claim.epoch, claim.pipeline))),
+        // Numbers and texts always serialise.
+        (CLAIM, serde_json::to_string(&within).ok()),
     ]
 }
 
@@ -304,57 +334,4 @@ fn undone(steps: &Steps) -> Vec<String> {
         format!("step '{path}' {what}")
     };
     open.map(told).collect()
-}
-
-/// The position that a step of a script has kept.
-///
-/// # Errors
-/// What the job and the store fail with.
-pub fn position(store: &dyn Store, job: &str, name: &str) -> Result<Option<String>, JobError> {
-    let path = job::path_of(None, name)?;
-    match job::newest(store, job)? {
-        Some(run) => job::kept(store, &run, &path),
-        None => Ok(None),
-    }
-}
-
-/// Keeps a position for a step of a script: within the step under its claim, which `claim` (the
-/// variable that the command was given) names, elsewhere under one of its own.
-///
-/// # Errors
-/// [`JobError::Held`] from outside of the step while it runs; what the job and the store fail with.
-pub fn set_position(
-    store: &Arc<dyn Store>,
-    job: &str,
-    name: &str,
-    position: &str,
-    claim: Option<&str>,
-) -> Result<(), JobError> {
-    let path = job::path_of(None, name)?;
-    let run = job::newest(&**store, job)?;
-    if let Some(claim) =
-        claim.and_then(claim_of).filter(|claim| Some(&claim.pipeline) == run.as_ref())
-    {
-        return job::keep(&**store, &claim, &path, position);
-    }
-    let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
-    job::keep(&**store, &steps.held(), &path, position)?;
-    steps.end(RunEnd::Stopped)
-}
-
-/// The name of the variable by which a command tells whose claim it acts under.
-pub fn claim_variable() -> &'static str {
-    CLAIM
-}
-
-fn claim_of(words: &str) -> Option<Claim> {
-    let (epoch, job) = words.split_once(' ')?;
-    Some(Claim {
-        pipeline: job.to_owned(),
-        partition: WHOLE.to_owned(),
-        epoch: Epoch(epoch.parse().ok()?),
-        lease: Duration::from_secs(30),
-        lock: None,
-    })
 }

@@ -233,7 +233,7 @@ impl Course<'_> {
             if !self.signal.sleep(pause) {
                 return Ok((Went::Stopped, None));
             }
-            begun.position = self.steps.kept(&scope.path(&step.path));
+            begun.position = self.steps.kept(&scope.path(&step.path)).map_err(of_job)?;
         }
     }
 

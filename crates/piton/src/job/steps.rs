@@ -23,6 +23,7 @@ use pollster::block_on;
 use super::{
     JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
+    position,
 };
 use crate::{
     options::Options,
@@ -285,6 +286,9 @@ impl Steps {
         if let Some(before) = before.as_ref().filter(|before| before.stage.is_over()) {
             return Ok(Beginning::Over(before.stage));
         }
+        if start.work == Work::Command && before.is_some() {
+            self.look_again(&mut rows, path)?;
+        }
         let now = Timestamp::now();
         let progress = start.progress + before.as_ref().map_or(0, |_| rows.progress(path));
         let state = StepState::begun(before.as_ref(), start, progress, now);
@@ -298,7 +302,7 @@ impl Steps {
             recovering: state.attempt > 1 && !before.as_ref().is_some_and(|b| b.reopened),
             started_at: now,
             before: before.and_then(|before| before.started_at),
-            position: rows.positions.get(path).and_then(|at| at.position.clone()),
+            position: rows.kept(path, start.parent),
         };
         rows.put(path, state);
         if let Some(row) = rows.steps.get_mut(path) {
@@ -310,9 +314,23 @@ impl Steps {
         Ok(Beginning::Begun(begun))
     }
 
-    /// The position that a step has kept.
-    pub fn kept(&self, path: &str) -> Option<StoredPosition> {
-        self.rows().positions.get(path).and_then(|at| at.position.clone())
+    /// The position that a step which was begun has kept, itself or by its command.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub fn kept(&self, path: &str) -> Result<Option<StoredPosition>, JobError> {
+        let mut rows = self.rows();
+        self.look_again(&mut rows, path)?;
+        let parent = rows.steps.get(path).and_then(|row| row.state.parent.clone());
+        Ok(rows.kept(path, parent.as_deref()))
+    }
+
+    /// Reads the position of a step again: its command keeps it from a process of its own.
+    fn look_again(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
+        if let Some(found) = position::find(&*self.session.store, self.job(), path)? {
+            rows.positions.insert(path.to_owned(), found);
+        }
+        Ok(())
     }
 
     /// Notes that a step and all below it is done.
@@ -493,6 +511,11 @@ impl Rows {
             self.steps.iter().filter(|(step, row)| is_below(step) && row.state.stage.is_over());
         let kept = self.positions.iter().filter(|(step, _)| *step == path || is_below(step));
         over.count() as u64 + kept.map(|(_, at)| at.version).sum::<u64>()
+    }
+
+    fn kept(&self, path: &str, parent: Option<&str>) -> Option<StoredPosition> {
+        let stored = self.positions.get(path)?.position.as_ref()?;
+        position::of_parent(stored, parent)
     }
 
     fn put(&mut self, path: &str, state: StepState) {
