@@ -12,3 +12,4 @@ mod place;
 mod positions;
 mod refusals;
 mod steering;
+mod whole_files;

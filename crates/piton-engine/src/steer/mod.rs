@@ -179,7 +179,9 @@ fn reset_of(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> 
     covered.extend(without_checkpoint(&waiting, &checkpoints));
     let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
         let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
-        history.iter().rev().find(begun).cloned()
+        // What has saved nothing yet is not in the history.
+        let own = Some(checkpoint).filter(begun).filter(|c| c.sink_state.is_some());
+        own.or_else(|| history.iter().rev().find(begun)).cloned()
     };
     propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
 }

@@ -33,6 +33,7 @@ struct Inner {
     records: Vec<String>,
     file: PathBuf,
     dir: PathBuf,
+    whole_files: bool,
 }
 
 impl fmt::Debug for Template {
@@ -49,6 +50,8 @@ pub(super) struct Standing<'a> {
     pub(super) records: &'a [String],
     pub(super) file: &'a Path,
     pub(super) dir: &'a Path,
+    /// Whether its step, or one above, begins anew when it restarts.
+    pub(super) begins_anew: bool,
 }
 
 impl Template {
@@ -67,6 +70,7 @@ impl Template {
             records: standing.records.to_vec(),
             file: standing.file.to_owned(),
             dir: standing.dir.to_owned(),
+            whole_files: standing.begins_anew,
         }));
         let checked = template.0.config("step", &|reference| Some(stand_in(reference)));
         (template, checked)
@@ -107,6 +111,7 @@ impl Inner {
         let file = read::read(&tree).map_err(|problem| under(vec![problem]))?;
         let mut config =
             check::check(&tree, file, rate, &self.file, &self.dir, self.part).map_err(under)?;
+        config.whole_files = self.whole_files;
         if let SourceSettings::Sql(sql) = &mut config.source.settings {
             sql.bound = bound;
         }
