@@ -135,6 +135,28 @@ fn a_position_is_found_again_by_the_next_attempt() {
     assert_eq!(place.lines("log"), ["from start", "from a b"]);
 }
 
+/// A paused script waits, and a cancelled one begins nothing, until it is resumed.
+#[test]
+fn an_operator_pauses_cancels_and_resumes_a_script() {
+    let place = Place::new();
+    let steered = |command: &str| place.program.run_to(0, &[command, "nightly"]).unwrap().stderr;
+    place.step(0, "load", "true");
+    assert!(steered("cancel").contains("`piton resume` has it go on"));
+    let refused = place.step(123, "send", "echo sent >> log");
+    assert!(refused.stderr.contains("piton resume nightly"), "{refused}");
+    let status = place.program.run_to(0, &["status", "nightly"]).unwrap().stdout;
+    assert!(status.contains("`piton resume nightly` has it go on"), "{status}");
+    steered("resume");
+    steered("pause");
+    let args = ["step", "--job", "nightly", "--name", "send", "--", "sh", "-c", "echo sent >> log"];
+    let mut waiting = place.program.start(&args).unwrap();
+    waiting.until("its waiting", PATIENCE, |seen| seen.stderr().contains("is paused")).unwrap();
+    assert!(place.lines("log").is_empty());
+    steered("resume");
+    assert_eq!(waiting.wait(PATIENCE).unwrap().code, Some(0));
+    assert_eq!(place.lines("log"), ["sent"]);
+}
+
 /// A command that outlived its owner does not move the position of the attempt after it.
 #[test]
 fn a_position_is_fenced_by_the_claim_of_its_step() {

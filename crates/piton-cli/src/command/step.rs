@@ -61,7 +61,9 @@ fn run_or_finish(args: &Step) -> Result<u8, Failure> {
     ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))
         .map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")))?;
     let url = opening::url_of(&args.store)?;
-    let step = ScriptStep { job, name, command: &args.command, store_url: &url, stop: &stop };
+    let command = &args.command;
+    let on_wait = |what: &str| note!("{what}");
+    let step = ScriptStep { job, name, command, store_url: &url, stop: &stop, on_wait: &on_wait };
     match script::step(&store, &step).map_err(of_script)? {
         Stepped::Before(stage) => {
             let what =

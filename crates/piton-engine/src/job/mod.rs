@@ -24,3 +24,8 @@ pub use self::instances::instances;
 pub fn is_job(record: &PipelineRecord) -> bool {
     record.source == piton::job::SOURCE
 }
+
+/// Whether it is the job of a script or a program, for which there is no `piton run`.
+pub fn is_without_file(record: &PipelineRecord) -> bool {
+    is_job(record) && record.file.is_none()
+}

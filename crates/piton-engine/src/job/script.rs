@@ -65,7 +65,7 @@ pub(super) struct Within {
 }
 
 /// A step of a script.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct ScriptStep<'a> {
     /// The job's name.
     pub job: &'a str,
@@ -77,6 +77,8 @@ pub struct ScriptStep<'a> {
     pub store_url: &'a str,
     /// Set when this process is asked to end: the command is asked to, then, and waited for.
     pub stop: &'a AtomicBool,
+    /// Told what keeps the step from beginning.
+    pub on_wait: &'a dyn Fn(&str),
 }
 
 /// What became of a script's step.
@@ -128,6 +130,9 @@ pub enum ScriptError {
         /// Each step that is not done, and what it has come to.
         undone: Vec<String>,
     },
+    /// It was asked to end before the step began.
+    #[error("it was asked to end before the step began")]
+    Stopped,
     /// The command cannot be waited for.
     #[error("the command cannot be waited for: {0}")]
     Wait(io::Error),
@@ -146,22 +151,45 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
     let goes_on = || asked.elapsed() < MOMENT;
     let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
     let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
-    let begun = match steps.begin(&path, Start { work: Work::Command, ..Start::default() })? {
-        Beginning::Over(stage) => {
-            steps.end(RunEnd::Stopped)?;
-            return Ok(Stepped::Before(stage));
-        }
-        Beginning::Begun(begun) => begun,
-    };
     let steps = Arc::new(steps);
     let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
-    let ended = run(&steps, &heartbeat, step, &begun);
+    let start = Start { work: Work::Command, ..Start::default() };
+    let begun = heed(&steps, &heartbeat, step).and_then(|()| Ok(steps.begin(&path, start)?));
+    let over = match begun {
+        Ok(Beginning::Begun(begun)) => {
+            let ended = run(&steps, &heartbeat, step, &begun);
+            heartbeat.end();
+            let how = note(&steps, &path, &ended)?;
+            end(steps, how)?;
+            return Ok(Stepped::Ended(ended?));
+        }
+        Ok(Beginning::Over(stage)) => Ok(Stepped::Before(stage)),
+        Err(error) => Err(error),
+    };
     heartbeat.end();
-    let end = note(&steps, &path, &ended)?;
-    if let Ok(steps) = Arc::try_unwrap(steps) {
-        steps.end(end)?;
+    end(steps, RunEnd::Stopped)?;
+    over
+}
+
+/// Gives the job up, once the heartbeat has let go of it.
+fn end(steps: Arc<Steps>, how: RunEnd) -> Result<(), JobError> {
+    match Arc::try_unwrap(steps) {
+        Ok(steps) => steps.end(how),
+        Err(steps) => steps.flush(),
     }
-    Ok(Stepped::Ended(ended?))
+}
+
+/// Waits while an operator has paused the job; one who has cancelled it wants no step to begin.
+fn heed(steps: &Steps, heartbeat: &Heartbeat, step: &ScriptStep<'_>) -> Result<(), ScriptError> {
+    if heartbeat.wish(steps.job())? == Control::Pause {
+        let name = steps.job();
+        (step.on_wait)(&format!("'{name}' is paused: waiting for `piton resume {name}`"));
+    }
+    heartbeat.heed(steps, &|| !step.stop.load(Ordering::Relaxed))?;
+    match step.stop.load(Ordering::Relaxed) {
+        true => Err(ScriptError::Stopped),
+        false => Ok(()),
+    }
 }
 
 /// Who holds the job is waited for, as long as one who waits wants to.

@@ -425,7 +425,8 @@ pub fn control(
         )));
     }
     let present = record.control;
-    if control == Control::Run && present == Control::Cancel {
+    let is_without_file = crate::job::is_without_file(&record);
+    if control == Control::Run && present == Control::Cancel && !is_without_file {
         return Err(SteerError::Undecided(format!(
             "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"
         )));
@@ -433,6 +434,7 @@ pub fn control(
     let (what, detail) = match control {
         Control::Run => ("resume", "goes on"),
         Control::Pause => ("pause", "idles at the next record boundary"),
+        Control::Cancel if is_without_file => ("cancel", "drains and ends; resume has it go on"),
         Control::Cancel => ("cancel", "drains and ends; a new run needs --again"),
     };
     block_on(store.set_control(name, control, event(name, who, what, detail.to_owned())))?;
