@@ -12,4 +12,6 @@ mod place;
 mod positions;
 mod refusals;
 mod steering;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod whole_files;
