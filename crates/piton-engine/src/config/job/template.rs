@@ -21,7 +21,11 @@ use crate::{
 /// A pipeline of a job, or the source of its `for_each`, with names in it whose values only a run
 /// knows. Cheap to clone.
 #[derive(Clone)]
-pub struct Template(Arc<Inner>);
+pub struct Template {
+    inner: Arc<Inner>,
+    /// Whether one of its sinks is in MySQL or MariaDB.
+    pub(crate) has_mysql_sink: bool,
+}
 
 struct Inner {
     /// A pipeline's file without its name.
@@ -39,7 +43,7 @@ struct Inner {
 impl fmt::Debug for Template {
     // The settings of connectors hold passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Template").field("under", &self.0.under).finish_non_exhaustive()
+        f.debug_struct("Template").field("under", &self.inner.under).finish_non_exhaustive()
     }
 }
 
@@ -62,7 +66,7 @@ impl Template {
         part: Part,
         standing: Standing<'_>,
     ) -> (Self, Result<Config, Vec<Problem>>) {
-        let template = Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             tree: Node { at, value: Yaml::Map(entries) },
             part,
             under: standing.under,
@@ -71,9 +75,11 @@ impl Template {
             file: standing.file.to_owned(),
             dir: standing.dir.to_owned(),
             whole_files: standing.begins_anew,
-        }));
-        let checked = template.0.config("step", &|reference| Some(stand_in(reference)));
-        (template, checked)
+        });
+        let checked = inner.config("step", &|reference| Some(stand_in(reference)));
+        let sinks = checked.as_ref().map_or(&[][..], |config| &config.sinks);
+        let has_mysql_sink = sinks.iter().any(|sink| sink.settings.kind() == "mysql");
+        (Self { inner, has_mysql_sink }, checked)
     }
 
     /// The configuration under a name: that of its checkpoints, `INSTANCE/PATH`. Of a `for_each` it
@@ -82,8 +88,8 @@ impl Template {
     /// # Errors
     /// A value is not known, or cannot stand where the file wants it; the message names the place.
     pub fn config(&self, name: &str, values: &Values<'_>) -> Result<Config, ConfigError> {
-        self.0.config(name, values).map_err(|problems| ConfigError::Invalid {
-            file: self.0.file.display().to_string(),
+        self.inner.config(name, values).map_err(|problems| ConfigError::Invalid {
+            file: self.inner.file.display().to_string(),
             problems,
         })
     }
