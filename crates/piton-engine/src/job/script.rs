@@ -186,10 +186,7 @@ fn heed(steps: &Steps, heartbeat: &Heartbeat, step: &ScriptStep<'_>) -> Result<(
         (step.on_wait)(&format!("'{name}' is paused: waiting for `piton resume {name}`"));
     }
     heartbeat.heed(steps, &|| !step.stop.load(Ordering::Relaxed))?;
-    match step.stop.load(Ordering::Relaxed) {
-        true => Err(ScriptError::Stopped),
-        false => Ok(()),
-    }
+    if step.stop.load(Ordering::Relaxed) { Err(ScriptError::Stopped) } else { Ok(()) }
 }
 
 /// Who holds the job is waited for, as long as one who waits wants to.
