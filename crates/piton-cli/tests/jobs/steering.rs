@@ -253,8 +253,7 @@ fn status_tells_what_is_left_of_a_running_step() {
     sinks: {out: {jsonl: {path: out.jsonl}}}
 ",
     );
-    let rows: String = (0..100_000).map(|n| format!("{n}\n")).collect();
-    std::fs::write(place.path("in.csv"), format!("id\n{rows}")).unwrap();
+    std::fs::write(place.path("in.csv"), "id\n".to_owned() + &"1\n".repeat(100_000)).unwrap();
     let seen = |key: &str| {
         let status = place.program.run(&["status", "j", "--json"]).ok()?;
         let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
