@@ -271,9 +271,12 @@ pub(crate) struct Step {
     /// The step's name
     #[arg(long, value_name = "STEP", required_unless_present = "finish")]
     pub(crate) name: Option<String>,
-    /// Close the job's run: its next step begins a new one
+    /// Close the job's run, all steps of which are done: its next step begins a new one
     #[arg(long, conflicts_with_all = ["name", "command"])]
     pub(crate) finish: bool,
+    /// Close it although steps have failed or not ended, which is recorded
+    #[arg(long, requires = "finish")]
+    pub(crate) accept_undone: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// The command and its arguments, behind `--`
@@ -297,12 +300,12 @@ pub(crate) enum PositionCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct PositionOf {
-    /// The job
-    #[arg(long, value_name = "JOB", env = "PITON_JOB")]
-    pub(crate) job: String,
-    /// The step's name
-    #[arg(long, value_name = "STEP", env = "PITON_STEP")]
-    pub(crate) name: String,
+    /// The job; within a command of a step, that one's
+    #[arg(long, value_name = "JOB")]
+    pub(crate) job: Option<String>,
+    /// The step's name, or its path; within a command of a step, that one
+    #[arg(long, value_name = "STEP")]
+    pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

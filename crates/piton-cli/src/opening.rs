@@ -184,7 +184,10 @@ fn runs(store: &dyn Store, name: &str) -> Result<Vec<String>, Failure> {
 fn is_file(name: &str) -> bool {
     let path = Path::new(name);
     let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
-    yaml || name.contains(std::path::MAIN_SEPARATOR) || path.is_file()
+    // The pipelines of a job are called 'job/step'.
+    let is_relative = path.is_relative() && !name.starts_with('.');
+    let is_path = name.contains(std::path::MAIN_SEPARATOR) && !is_relative;
+    yaml || is_path || path.is_file()
 }
 
 /// A length of time from the command line, such as 5m.

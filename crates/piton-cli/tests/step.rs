@@ -56,6 +56,34 @@ fn done_steps_are_skipped_and_the_exit_code_is_kept() {
     assert_eq!(place.lines("log").last().unwrap(), "nightly load 1 0", "a new run");
 }
 
+/// A run of which a step failed, or died, is not closed without a word.
+#[test]
+fn a_run_is_not_finished_while_a_step_is_not_done() {
+    let place = Place::new();
+    let finish = |code: i32, more: &[&str]| {
+        let args = [&["step", "--job", "nightly", "--finish"], more].concat();
+        place.program.run_to(code, &args).unwrap_or_else(|error| panic!("{error}")).stderr
+    };
+    place.step(0, "load", "true");
+    place.step(3, "send", "exit 3");
+    // Its owner dies, and then it ends itself.
+    let args = ["step", "--job", "nightly", "--name", "tell", "--", "sh", "-c", "kill -9 $PPID"];
+    place.program.run(&args).unwrap();
+    let refused = finish(123, &[]);
+    for step in ["step 'send' failed", "step 'tell' had begun and not ended"] {
+        assert!(refused.contains(step) && refused.contains("--accept-undone"), "{refused}");
+    }
+    assert!(!refused.contains("'load'"), "{refused}");
+    place.step(0, "send", "true");
+    place.program.run_to(0, &["mark-done", "nightly", "tell"]).unwrap();
+    finish(0, &[]);
+    place.step(1, "load", "exit 1");
+    assert!(finish(0, &["--accept-undone"]).contains("step 'load' failed"));
+    let history = place.program.run_to(0, &["history", "nightly"]).unwrap().stdout;
+    assert!(history.contains("step 'load' failed"), "{history}");
+    place.step(0, "load", "[ $PITON_ATTEMPT = 1 ]");
+}
+
 #[test]
 fn failures_of_its_own_have_codes_of_their_own() {
     let place = Place::new();
@@ -105,6 +133,45 @@ fn a_position_is_found_again_by_the_next_attempt() {
     place.program.run_to(0, &set).unwrap();
     place.step(0, "load", &script);
     assert_eq!(place.lines("log"), ["from start", "from a b"]);
+}
+
+/// A paused script waits, and a cancelled one begins nothing, until it is resumed.
+#[test]
+fn an_operator_pauses_cancels_and_resumes_a_script() {
+    let place = Place::new();
+    let steered = |command: &str| place.program.run_to(0, &[command, "nightly"]).unwrap().stderr;
+    place.step(0, "load", "true");
+    assert!(steered("cancel").contains("`piton resume` has it go on"));
+    let refused = place.step(123, "send", "echo sent >> log");
+    assert!(refused.stderr.contains("piton resume nightly"), "{refused}");
+    let status = place.program.run_to(0, &["status", "nightly"]).unwrap().stdout;
+    assert!(status.contains("`piton resume nightly` has it go on"), "{status}");
+    steered("resume");
+    steered("pause");
+    let args = ["step", "--job", "nightly", "--name", "send", "--", "sh", "-c", "echo sent >> log"];
+    let mut waiting = place.program.start(&args).unwrap();
+    waiting.until("its waiting", PATIENCE, |seen| seen.stderr().contains("is paused")).unwrap();
+    assert!(place.lines("log").is_empty());
+    steered("resume");
+    assert_eq!(waiting.wait(PATIENCE).unwrap().code, Some(0));
+    assert_eq!(place.lines("log"), ["sent"]);
+}
+
+/// A command that outlived its owner does not move the position of the attempt after it.
+#[test]
+fn a_position_is_fenced_by_the_claim_of_its_step() {
+    let place = Place::new();
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let first = format!("echo \"$PITON_CLAIM\" > claim; {piton} position set 1; exit 1");
+    place.step(1, "load", &first);
+    let late = format!(
+        "{piton} position set 2
+        PITON_CLAIM=$(cat claim) {piton} position set 9 2> late; echo $? >> late
+        [ $({piton} position get) = 2 ] && [ $({piton} position get --name load) = 2 ]"
+    );
+    place.step(0, "load", &late);
+    let late = place.lines("late");
+    assert!(late[0].contains("taken over by a newer owner") && late[1] == "4", "{late:?}");
 }
 
 /// Killed alone, `piton step` leaves its command at work: nobody else begins a step before it ends.

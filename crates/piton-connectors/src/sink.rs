@@ -204,6 +204,16 @@ pub trait PlainSink: Send {
     fn finish(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
+
+    /// The source has come to its end, and all of it is durable here: what is to be seen only when it
+    /// is whole may be seen now. Called before [`finish`](Self::finish), and again by a run that finds
+    /// nothing more to do.
+    ///
+    /// # Errors
+    /// [`SinkError::Failed`] if it cannot be seen; no record is lost by it.
+    fn complete(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// From what a plain sink is resumed.

@@ -234,6 +234,8 @@ fn sink_spec(
     let history = Arc::<History>::default();
     #[cfg(feature = "mysql")]
     let of_mysql = Arc::<MySqlHistory>::default();
+    let whole = config.whole_files;
+    let file = move |sink: FileSink| Sink::Plain(Box::new(if whole { sink.whole() } else { sink }));
     let make = move || -> Result<Sink, SinkError> {
         Ok(match &settings {
             SinkSettings::Sqlite(sqlite) => {
@@ -253,8 +255,8 @@ fn sink_spec(
                 let sink = MySqlSink::new(mysql, lease)?.after(Arc::clone(&of_mysql));
                 Sink::Transactional(Box::new(sink))
             }
-            SinkSettings::Jsonl(jsonl) => Sink::Plain(Box::new(FileSink::jsonl(jsonl, &dir)?)),
-            SinkSettings::Csv(csv) => Sink::Plain(Box::new(FileSink::csv(csv, &dir)?)),
+            SinkSettings::Jsonl(jsonl) => file(FileSink::jsonl(jsonl, &dir)?),
+            SinkSettings::Csv(csv) => file(FileSink::csv(csv, &dir)?),
             SinkSettings::Stdout(_) => Sink::Plain(Box::new(StreamSink::standard())),
             SinkSettings::Http(http) => {
                 Sink::Plain(Box::new(HttpSink::new(http, &pipeline, &name)?))

@@ -17,8 +17,8 @@ use piton_testkit::{Program, program::PATIENCE};
 
 use self::support::{Place, pairs};
 
-const NAMES: [&str; 6] =
-    ["resume", "out_of_order", "transaction", "messages", "state", "asynchronous"];
+const NAMES: [&str; 7] =
+    ["resume", "out_of_order", "transaction", "messages", "state", "asynchronous", "steps"];
 
 fn example(name: &str, place: &Place) -> Program {
     let test = env::current_exe().unwrap();
@@ -105,6 +105,29 @@ fn messages_are_counted_with_their_position() {
     let conn = Connection::open(place.path("piton.db")).unwrap();
     let state = pairs(&conn, "SELECT pipeline, json FROM state");
     assert_eq!(state, [("messages".to_owned(), total.to_string())]);
+}
+
+#[test]
+fn a_job_goes_on_inside_the_step_at_which_it_was_killed() {
+    let place = Place::new();
+    let steps = example("steps", &place);
+    let stands = || {
+        let store = Some(place.path("piton.db")).filter(|path| path.exists())?;
+        let conn = Connection::open(store).ok()?;
+        let of = "SELECT position FROM checkpoints WHERE sink = 'position'";
+        conn.query_row(of, [], |row| row.get::<_, String>(0)).ok()?.parse::<u64>().ok()
+    };
+    let mut running = steps.start(&[]).unwrap();
+    running.until("a save", PATIENCE, |_| stands().is_some()).unwrap();
+    running.kill().unwrap();
+    let stands = stands().unwrap();
+    let ended = steps.run_to(0, &[]).unwrap();
+    let begins = format!("attempt 2 begins at customer {}", stands + 1);
+    assert!(ended.stdout.contains(&begins), "{ended}");
+    for file in ["report.txt", "north.sent", "south.sent"] {
+        assert!(place.path(file).exists(), "{file}");
+    }
+    assert!(steps.run_to(0, &[]).unwrap().stdout.contains("customers are skipped"));
 }
 
 #[test]

@@ -218,12 +218,17 @@ impl Teller {
     }
 }
 
+/// The column of what is left, if there is one.
+const LEFT: usize = 5;
+
 /// The tree of a job for people.
 pub(crate) fn tree(steps: &[StepView], now: Timestamp) -> String {
+    // Only while something runs of which that is known.
+    let has_left = steps.iter().any(|step| step.left_seconds.is_some());
     let row = |step: &StepView| {
         let name = step.step.rsplit('/').next().unwrap_or(&step.step);
         let since = step.ended_at.or(step.started_at);
-        vec![
+        let mut cells = vec![
             format!("{}{name}", "  ".repeat(step.depth)),
             step.state.replace('_', " "),
             if step.attempt > 1 { step.attempt.to_string() } else { String::new() },
@@ -234,13 +239,25 @@ pub(crate) fn tree(steps: &[StepView], now: Timestamp) -> String {
                 .map(|age| format!("{} ago", span(age)))
                 .unwrap_or_default(),
             step.why.clone().or_else(|| step.position.clone()).unwrap_or_default(),
-        ]
+        ];
+        if has_left {
+            cells.insert(LEFT, left(step.share, step.left_seconds).unwrap_or_default());
+        }
+        cells
     };
-    let head = ["step", "state", "attempt", "records", "rate", "checkpoint", ""];
+    let mut head = vec!["step", "state", "attempt", "records", "rate", "checkpoint", ""];
+    if has_left {
+        head.insert(LEFT, "left");
+    }
     let mut text = table(&head, &[2, 3, 4], steps.iter().map(row).collect());
     let over = steps.iter().filter(|step| ["done", "skipped"].contains(&step.state)).count();
     let _ = writeln!(text, "{over} of {} done", many(steps.len() as u64, "step"));
     text
+}
+
+/// How much is still to be read: `60%, 12 s`.
+pub(super) fn left(share: Option<f64>, seconds: Option<f64>) -> Option<String> {
+    Some(format!("{:.0}%, {}", (1.0 - share?) * 100.0, span(seconds?)))
 }
 
 fn rate(rate: f64) -> String {

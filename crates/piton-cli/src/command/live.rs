@@ -25,6 +25,7 @@ use piton_engine::{
     steer,
 };
 
+use super::job::left;
 use crate::output::{count, first_sentence, many, records, span};
 
 /// How often it is drawn.
@@ -57,6 +58,8 @@ struct Row {
     /// Records that it has moved.
     records: Option<u64>,
     rate: f64,
+    /// How much is still to be read, as a person reads it.
+    left: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -177,7 +180,8 @@ impl Live {
             let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(row) = rows.rows.iter_mut().find(|row| row.path == path) {
                 row.records = taken.or(Some(view.records));
-                row.rate = report.map_or(0.0, |report| report.rate);
+                row.rate = report.as_ref().map_or(0.0, |report| report.rate);
+                row.left = report.and_then(|report| left(report.share, report.left_seconds));
             }
         }
     }
@@ -191,6 +195,7 @@ fn add(steps: &[Step], rows: &mut Vec<Row>) {
             state: State::Waiting,
             records: None,
             rate: 0.0,
+            left: None,
         });
         add(&step.steps, rows);
     }
@@ -241,7 +246,8 @@ fn told(row: &Row) -> String {
             let rate = (row.rate >= 0.5).then(|| format!("{}/s", count(row.rate.round() as u64)));
             let attempt = (*attempt > 1).then(|| format!("attempt {attempt}"));
             let since = Some(span(since.elapsed().as_secs_f64()));
-            format!("running  {}", of(vec![moved, rate, since, attempt]))
+            let left = row.left.as_ref().map(|left| format!("{left} left"));
+            format!("running  {}", of(vec![moved, rate, left, since, attempt]))
         }
         State::Done { took } => {
             format!("done     {}", of(vec![moved, Some(span(took.as_secs_f64()))]))
@@ -258,7 +264,14 @@ mod tests {
     use super::*;
 
     fn row(path: &str, state: State) -> Row {
-        Row { path: path.to_owned(), is_pipeline: true, state, records: None, rate: 0.0 }
+        Row {
+            path: path.to_owned(),
+            is_pipeline: true,
+            state,
+            records: None,
+            rate: 0.0,
+            left: None,
+        }
     }
 
     #[test]
@@ -269,11 +282,15 @@ mod tests {
         let now = Instant::now();
         let mut running = row("customer/invoice", State::Running { since: now, attempt: 2 });
         (running.records, running.rate) = (Some(7), 3.2);
+        running.left = left(Some(0.25), Some(8.0));
         let failed = row("sums", State::Failed { why: "no table. Make one".to_owned() });
         let rows = [done, running, failed, row("report", State::Waiting)];
         let drawn = lines(&rows, took);
         assert_eq!(drawn[0], "customer   done     1,200 records, 12 s");
-        assert!(drawn[1].starts_with("  invoice  running  7 records, 3/s, 0 ms, attempt 2"));
+        assert!(
+            drawn[1]
+                .starts_with("  invoice  running  7 records, 3/s, 75%, 8 s left, 0 ms, attempt 2")
+        );
         assert_eq!(
             drawn[2..],
             ["sums       failed   no table", "report", "1 of 4 steps done, 12 s"]

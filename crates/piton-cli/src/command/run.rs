@@ -210,8 +210,7 @@ impl Teller {
         let total = report.sinks.iter().map(|sink| sink.records + sink.at_risk).max().unwrap_or(0);
         let rate = count(report.rate.round() as u64);
         let mut line = format!("{}: {}, {rate}/s", self.pipeline, records(total));
-        // Without an end, there is nothing that it could be a share of.
-        if let Some((share, left)) = figures.left().filter(|_| self.bounded) {
+        if let Some((share, left)) = figures.left() {
             let _ = write!(line, ", {:.0}%, {} left", share * 100.0, span(left));
         }
         let age = report.sinks.iter().filter_map(|sink| sink.checkpoint_age_seconds);

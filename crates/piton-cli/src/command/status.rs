@@ -99,6 +99,10 @@ fn head(view: &PipelineView) -> String {
         (None, State::Paused) => {
             writeln!(text, "it does not run; a new run waits for `piton resume {name}`")
         }
+        // Of a script or a program.
+        (None, State::Cancelled) if view.steps.is_some() && view.file.is_none() => {
+            writeln!(text, "`piton resume {name}` has it go on")
+        }
         (None, State::Cancelled) => writeln!(text, "a new run needs --again"),
         _ => Ok(()),
     };
@@ -114,6 +118,10 @@ fn one(view: &PipelineView) -> String {
         (view.run.as_ref().and_then(|r| r.waiting.as_ref()), &view.holder)
     {
         let _ = writeln!(text, "waiting: {waiting}");
+    }
+    let live = view.run.as_ref().filter(|_| view.holder.is_some());
+    if let Some(left) = live.and_then(|run| job::left(run.share, run.left_seconds)) {
+        let _ = writeln!(text, "left: {left}");
     }
     text += &checkpoints(view);
     for sink in view.run.iter().flat_map(|run| &run.sinks) {

@@ -128,11 +128,16 @@ pub(crate) fn control(args: &Named, control: Control) -> Result<u8, Failure> {
     let (store, name) = opening::named(&args.name, &args.store)?;
     steer::control(&*store, &name, control, &opening::who())?;
     let runs = !block_on(store.holders(&name))?.is_empty();
+    let is_without_file = piton_engine::job::is_without_file(&steer::find(&*store, &name)?);
     let said = match (control, runs) {
         (Control::Run, true) => "goes on",
         (Control::Run, false) => "may run again; it does not run now",
         (Control::Pause, true) => "idles at the next record boundary",
         (Control::Pause, false) => "does not run now; a new run waits for `piton resume`",
+        (Control::Cancel, true) if is_without_file => "ends; `piton resume` has it go on",
+        (Control::Cancel, false) if is_without_file => {
+            "does not run now; `piton resume` has it go on"
+        }
         (Control::Cancel, true) => "drains and ends; a new run needs --again",
         (Control::Cancel, false) => "does not run now; a new run needs --again",
     };

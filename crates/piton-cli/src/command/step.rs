@@ -13,7 +13,10 @@ use std::{
 
 use piton::job::{JobError, Stage};
 use piton_core::Store;
-use piton_engine::job::script::{self, ScriptError, ScriptStep, Stepped};
+use piton_engine::job::{
+    kept::{self, Asked, KeptError},
+    script::{self, ScriptError, ScriptStep, Stepped},
+};
 
 use crate::{
     args::{Position, PositionCommand, Step},
@@ -45,7 +48,11 @@ fn run_or_finish(args: &Step) -> Result<u8, Failure> {
     let store = opening::created(&args.store)?;
     let job = &args.job;
     let Some(name) = &args.name else {
-        script::finish(&store, job).map_err(of_script)?;
+        let (accept, who) = (args.accept_undone, opening::who());
+        let undone = script::finish(&store, job, accept, &who).map_err(of_script)?;
+        for step in undone {
+            note!("{step}");
+        }
         note!("'{job}' is finished: its next step begins a new run");
         return Ok(FINISHED);
     };
@@ -54,7 +61,9 @@ fn run_or_finish(args: &Step) -> Result<u8, Failure> {
     ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))
         .map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")))?;
     let url = opening::url_of(&args.store)?;
-    let step = ScriptStep { job, name, command: &args.command, store_url: &url, stop: &stop };
+    let command = &args.command;
+    let on_wait = |what: &str| note!("{what}");
+    let step = ScriptStep { job, name, command, store_url: &url, stop: &stop, on_wait: &on_wait };
     match script::step(&store, &step).map_err(of_script)? {
         Stepped::Before(stage) => {
             let what =
@@ -78,7 +87,9 @@ fn code_of(status: ExitStatus) -> u8 {
 fn of_script(error: ScriptError) -> Failure {
     match error {
         ScriptError::Job(error) => of_job(error),
-        ScriptError::OfFile { .. } => Failure::new(REFUSED, error.to_string()),
+        ScriptError::OfFile { .. } | ScriptError::Undone { .. } => {
+            Failure::new(REFUSED, error.to_string())
+        }
         ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => Failure::usage(error.to_string()),
         error => Failure::failed(error.to_string()),
     }
@@ -98,21 +109,35 @@ pub(crate) fn of_job(error: JobError) -> Failure {
 
 /// `piton position`
 pub(crate) fn position(args: &Position) -> Result<u8, Failure> {
+    let of = match &args.command {
+        PositionCommand::Get(of) => of,
+        PositionCommand::Set(set) => &set.of,
+    };
+    // The claim of a command counts in its own store alone.
+    let is_own =
+        of.store.store.as_ref().is_none_or(|url| env::var(script::STORE).as_ref() == Ok(url));
+    let variable = |name: &str| env::var(name).ok().filter(|_| is_own || name != script::CLAIM);
+    let asked = Asked { job: of.job.as_deref(), step: of.name.as_deref(), variable: &variable };
     match &args.command {
         PositionCommand::Get(of) => {
             let store: Arc<dyn Store> = opening::existing(&of.store)?;
-            let found = script::position(&*store, &of.job, &of.name).map_err(of_job)?;
+            let found = kept::position(&*store, asked).map_err(of_kept)?;
             if let Some(position) = found {
                 show(format!("{position}\n").as_bytes())?;
             }
         }
         PositionCommand::Set(set) => {
-            let of = &set.of;
-            let store = opening::created(&of.store)?;
-            let claim = env::var(script::claim_variable()).ok();
-            script::set_position(&store, &of.job, &of.name, &set.value, claim.as_deref())
-                .map_err(of_job)?;
+            let store = opening::created(&set.of.store)?;
+            kept::set_position(&store, asked, &set.value).map_err(of_kept)?;
         }
     }
     Ok(FINISHED)
+}
+
+fn of_kept(error: KeptError) -> Failure {
+    match error {
+        KeptError::Job(error) => of_job(error),
+        error @ KeptError::Finished { .. } => Failure::new(REFUSED, error.to_string()),
+        error => Failure::usage(error.to_string()),
+    }
 }

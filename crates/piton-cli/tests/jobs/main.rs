@@ -11,7 +11,11 @@ mod for_each_killed;
 mod for_each_pipelines;
 mod migration;
 mod place;
+mod positions;
 mod refusals;
 mod removal;
 mod retries;
 mod steering;
+#[cfg(target_os = "linux")]
+mod terminal;
+mod whole_files;

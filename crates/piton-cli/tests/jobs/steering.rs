@@ -242,3 +242,32 @@ fn a_job_is_paused_and_cancelled_while_it_runs() {
     again.until("it to go on", PATIENCE, |_| place.lines("log").len() > before + 2).unwrap();
     again.kill().unwrap();
 }
+
+/// How long a running step will take is known in other processes, too; not once it runs no more.
+#[test]
+fn status_tells_what_is_left_of_a_running_step() {
+    let place = Place::with(
+        "job: j\nsteps:
+  - step: copy
+    source: {csv: {path: in.csv}, rate: 200/s}
+    sinks: {out: {jsonl: {path: out.jsonl}}}
+",
+    );
+    std::fs::write(place.path("in.csv"), "id\n".to_owned() + &"1\n".repeat(100_000)).unwrap();
+    let seen = |key: &str| {
+        let status = place.program.run(&["status", "j", "--json"]).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
+        status["steps"][0][key].as_f64()
+    };
+    let mut running = place.program.start(crate::place::RUN).unwrap();
+    running.until("what is left", PATIENCE, |_| seen("left_seconds").is_some()).unwrap();
+    assert!(seen("share").is_some_and(|share| share > 0.0 && share < 1.0), "{:?}", seen("share"));
+    for name in ["j", "j/copy"] {
+        let status = place.ends_with(0, &["status", name]).stdout;
+        assert!(status.to_lowercase().contains("left"), "{status}");
+    }
+    running.terminate().unwrap();
+    running.wait(PATIENCE).unwrap();
+    assert_eq!(seen("left_seconds"), None);
+    assert!(!place.ends_with(0, &["status", "j"]).stdout.to_lowercase().contains("left"));
+}

@@ -4,7 +4,7 @@ use std::{fs, thread, time::Duration};
 
 use piton_testkit::{Dice, Program, program::PATIENCE};
 
-use crate::place::{Place, each};
+use crate::place::{Place, System, each};
 
 #[track_caller]
 fn step(place: &Place, code: i32, name: &str, script: &str) -> String {
@@ -27,6 +27,21 @@ fn done_steps_are_skipped_and_a_position_is_found_again() {
         assert_eq!(place.lines("log"), ["load 1 0 start", "load 2 1 7"]);
         place.ends_with(0, &["step", "--job", "nightly", "--finish"]);
         step(&place, 3, "first", "exit 3");
+    });
+}
+
+#[test]
+fn a_name_that_the_store_cannot_hold_is_refused_with_its_limit() {
+    each(|system, place| {
+        let job = "n".repeat(121);
+        let args = ["step", "--job", &job, "--name", "a", "--", "sh", "-c", "echo begun >> log"];
+        let ended = place.program.run(&args).unwrap();
+        if matches!(system, System::Postgres) {
+            return assert_eq!(ended.code, Some(0), "{ended}");
+        }
+        assert_eq!(ended.code, Some(123), "{ended}");
+        assert!(ended.stderr.contains("at most 120 characters"), "{ended}");
+        assert!(place.lines("log").is_empty(), "nothing was begun");
     });
 }
 

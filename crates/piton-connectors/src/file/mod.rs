@@ -7,7 +7,8 @@
 //!
 //! A file is written by one process, which holds the system's lock on it. Its length is what the
 //! checkpoint remembers: whatever was written past that is cut off before writing goes on, so no
-//! record is there twice and none by half.
+//! record is there twice and none by half. One that is to be seen whole or not at all
+//! ([`FileSink::whole`]) is written under a temporary name.
 
 mod columns;
 mod csv;
@@ -34,6 +35,7 @@ mod rotation;
 mod settings;
 mod sink;
 mod source;
+mod whole;
 mod window;
 
 pub use fingerprint::{Digest, Fingerprint};

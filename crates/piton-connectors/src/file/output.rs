@@ -84,6 +84,8 @@ pub(super) struct Begin {
     length: u64,
     /// Whether what stays lacks the end of its last line.
     half_line: bool,
+    /// Whether it is a copy, still to be made.
+    pub(super) is_copied: bool,
 }
 
 impl OutputFile {
@@ -128,11 +130,20 @@ impl OutputFile {
             (None, None) => return Err(self.foreign(length)),
         };
         let half_line = known != Some(at) && self.ends_in_half_line(at)?;
-        Ok(Begin { at, length, half_line })
+        Ok(Begin { at, length, half_line, is_copied: false })
+    }
+
+    /// Where to begin in a copy that is still to be made.
+    pub(super) fn copied(&mut self, at: u64) -> Begin {
+        self.file = None;
+        Begin { at, length: u64::MAX, half_line: false, is_copied: true }
     }
 
     /// Makes the file begin there: creates it, or cuts off what is past its durable length.
     pub(super) fn begin(&mut self, begin: Begin) -> Result<(), SinkError> {
+        if begin.is_copied {
+            self.lock_existing()?;
+        }
         let done = match self.file.take() {
             None => self.create(),
             Some(mut file) => cut(&mut file, begin).map(|()| file),
@@ -157,6 +168,16 @@ impl OutputFile {
         let read = file.rewind().and_then(|()| file.take(most).read_to_end(&mut bytes));
         read.map_err(|error| self.fail("could not be read", &error))?;
         Ok(bytes)
+    }
+
+    /// Which file is written, where the system has such a thing.
+    pub(super) fn id(&self) -> Option<FileId> {
+        FileId::of(&self.file.as_ref()?.metadata().ok()?)
+    }
+
+    /// Lets go of the file.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 
     /// The length with everything that was gathered.
@@ -378,12 +399,12 @@ fn not_open() -> io::Error {
     io::Error::other("it was not opened")
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a new name in a folder durable, where the system has such a thing.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 

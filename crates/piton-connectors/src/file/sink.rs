@@ -2,13 +2,16 @@
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
+use piton_core::Output as Choice;
 use serde::{Deserialize, Serialize};
 
 use super::{
     csv_rows::CsvRows,
+    identity::FileId,
     json_rows::JsonRows,
     output::{Begin, OutputFile},
     settings::{CsvSinkSettings, JsonlSinkSettings},
+    whole::{Known, Whole},
 };
 use crate::{
     batch::Batch,
@@ -21,6 +24,8 @@ const HEADER_LIMIT: u64 = 1024 * 1024;
 /// Writes rows to the end of a file.
 pub struct FileSink {
     output: OutputFile,
+    /// Where it is put when it is whole, if it is not written in place.
+    whole: Option<Whole>,
     rows: Rows,
     /// Whether `open` was called.
     open: bool,
@@ -40,6 +45,12 @@ struct State {
     /// The columns of a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     columns: Option<Vec<String>>,
+    /// It is written under a temporary name, and renamed when it is whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    part: bool,
+    /// Which file that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<FileId>,
 }
 
 impl FileSink {
@@ -77,18 +88,29 @@ impl FileSink {
         }
         let path = base.join(path);
         let path = std::path::absolute(&path).unwrap_or(path);
-        Ok(Self { output: OutputFile::new(path), rows, open: false })
+        Ok(Self { output: OutputFile::new(path), whole: None, rows, open: false })
+    }
+
+    /// Has the file seen whole or not at all: it is written under a temporary name beside its place,
+    /// and renamed when the source has come to its end. Until then what is there stays as it is.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        let whole = Whole::at(self.output.path().to_owned());
+        Self { output: OutputFile::new(whole.part()), whole: Some(whole), ..self }
     }
 
     /// Decides where to begin, and with what columns.
     fn decide(&mut self, resume: &Resume) -> Result<(Begin, Option<Vec<String>>), SinkError> {
         let state = resume.state.as_deref().map(|state| self.read_state(state)).transpose()?;
-        let begin = self.output.decide(resume, state.as_ref().map(|state| state.length))?;
+        let begin = match &self.whole {
+            None => self.output.decide(resume, state.as_ref().map(|state| state.length))?,
+            Some(whole) => decide_whole(&mut self.output, whole, resume, state.as_ref())?,
+        };
         let known = state.and_then(|state| state.columns);
         let Rows::Csv { header: true, delimiter, .. } = self.rows else {
             return Ok((begin, known));
         };
-        if known.is_some() || begin.at == 0 {
+        if known.is_some() || begin.at == 0 || self.whole.is_some() {
             return Ok((begin, known.filter(|_| begin.at > 0)));
         }
         let text = self.output.beginning(HEADER_LIMIT)?;
@@ -105,8 +127,11 @@ impl FileSink {
         };
         let state: State =
             serde_json::from_str(state).map_err(|_| refused("is not that of a file"))?;
+        let anew = "is that of a file which was written in another way: begin the step anew with \
+                    `piton rewind`";
         match (&self.rows, &state.columns) {
             (Rows::Json(_), Some(_)) => Err(refused("is that of a CSV file")),
+            _ if state.length > 0 && state.part != self.whole.is_some() => Err(refused(anew)),
             _ => Ok(state),
         }
     }
@@ -131,8 +156,10 @@ impl FileSink {
                 rows.columns().map(|c| c.iter().map(ToString::to_string).collect())
             }
         };
+        let part = self.whole.is_some();
+        let file = self.output.id().filter(|_| part);
         // Numbers and texts always serialise.
-        Durable { state: serde_json::to_string(&State { length, columns }).ok() }
+        Durable { state: serde_json::to_string(&State { length, columns, part, file }).ok() }
     }
 
     fn append(&mut self, batch: &Batch, row: usize) -> Result<(), SinkError> {
@@ -149,8 +176,34 @@ impl FileSink {
     }
 }
 
+/// Where to begin in a file that is seen whole or not at all, or every refusal.
+fn decide_whole(
+    output: &mut OutputFile,
+    whole: &Whole,
+    resume: &Resume,
+    state: Option<&State>,
+) -> Result<Begin, SinkError> {
+    let known = state.map(|state| Known { length: state.length, id: state.file });
+    whole.check(resume, known)?;
+    if let Some(known) = known.filter(|known| whole.is_in_place(*known)) {
+        return Ok(output.copied(known.length));
+    }
+    // What nobody knows under the temporary name, nobody goes on with.
+    let length = known.map_or(0, |known| known.length);
+    let resume = Resume { output: Some(Choice::Truncate), ..resume.clone() };
+    output.decide(&resume, Some(length))
+}
+
 impl PlainSink for FileSink {
     fn guarantee(&self) -> Guarantee {
+        if self.whole.is_some() {
+            return Guarantee {
+                what: "exactly once",
+                why: "the file is written under a temporary name and renamed when it is whole: until \
+                      then what was there before is seen, or nothing"
+                    .to_owned(),
+            };
+        }
         Guarantee {
             what: "exactly once",
             why: "the checkpoint remembers the file's durable length, and what is past it is cut \
@@ -160,7 +213,8 @@ impl PlainSink for FileSink {
     }
 
     fn location(&self) -> String {
-        self.output.path().display().to_string()
+        let path = self.whole.as_ref().map_or(self.output.path(), Whole::target);
+        path.display().to_string()
     }
 
     fn inspect(&mut self, resume: &Resume) -> Result<(), SinkError> {
@@ -169,6 +223,9 @@ impl PlainSink for FileSink {
 
     fn open(&mut self, resume: &Resume) -> Result<Durable, SinkError> {
         let (begin, columns) = self.decide(resume)?;
+        if let Some(whole) = self.whole.as_ref().filter(|_| begin.is_copied) {
+            whole.take_back()?;
+        }
         self.output.begin(begin)?;
         if let Rows::Csv { rows, delimiter, .. } = &mut self.rows {
             let columns = columns.map(|names| names.into_iter().map(Arc::from).collect());
@@ -201,6 +258,9 @@ impl PlainSink for FileSink {
     }
 
     fn present(&mut self) -> Result<Durable, SinkError> {
+        if self.whole.is_some() {
+            return Ok(self.state(0));
+        }
         let length = self.output.present()?;
         Ok(self.state(length))
     }
@@ -209,5 +269,14 @@ impl PlainSink for FileSink {
         let (length, sync) = self.output.sync()?;
         let durable = self.state(length);
         Ok(Promise::by(move || sync.sync().map(|()| durable)))
+    }
+
+    fn complete(&mut self) -> Result<(), SinkError> {
+        let Some(whole) = self.whole.as_ref().filter(|_| self.open) else { return Ok(()) };
+        self.output.usable()?;
+        whole.put_in_place()?;
+        self.open = false;
+        self.output.close();
+        Ok(())
     }
 }

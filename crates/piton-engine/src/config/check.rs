@@ -106,6 +106,7 @@ pub(super) fn check(
         keep_history: file.history.keep.duration(),
         on_complete: file.on_complete,
         on_source_change: file.on_source_change,
+        whole_files: false,
         max_age: file.max_age.map(Period::duration),
         described: Described::of(root),
         file: name.to_owned(),

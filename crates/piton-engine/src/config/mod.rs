@@ -98,6 +98,8 @@ pub struct Config {
     pub on_complete: OnComplete,
     /// What to do when what is read is not what was read before.
     pub on_source_change: OnSourceChange,
+    /// Whether files are seen whole or not at all: of steps of a job that begin anew when they restart.
+    pub whole_files: bool,
     /// How old a checkpoint may be and still be resumed without being told so.
     pub max_age: Option<Duration>,
     /// What it was made of, for comparing with another run and for showing.

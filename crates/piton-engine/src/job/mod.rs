@@ -4,6 +4,7 @@ mod age;
 mod body;
 pub mod definition;
 mod instances;
+pub mod kept;
 mod lock;
 mod outline;
 pub mod plan;
@@ -23,4 +24,9 @@ pub use self::instances::instances;
 /// Whether what the store knows under a name is a job: of a file, a script, or a program.
 pub fn is_job(record: &PipelineRecord) -> bool {
     record.source == piton::job::SOURCE
+}
+
+/// Whether it is the job of a script or a program, for which there is no `piton run`.
+pub fn is_without_file(record: &PipelineRecord) -> bool {
+    is_job(record) && record.file.is_none()
 }

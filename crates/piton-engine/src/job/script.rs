@@ -1,4 +1,4 @@
-//! Steps of a shell script: `piton step` and `piton position`.
+//! Steps of a shell script: `piton step`.
 //!
 //! Each call claims the job, does one step, and gives the job up again. The command inherits the
 //! lock of the claim: when this process dies and the command lives on, nobody else may begin a step
@@ -17,22 +17,28 @@ use std::{
 };
 
 use futures_executor::block_on;
+use jiff::Timestamp;
 use piton::job::{
-    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, Steps, WHOLE_JOB,
-    Waiting, Work,
+    self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, StepState, Steps,
+    WHOLE_JOB, Waiting, Work,
 };
-use piton_core::{Claim, Control, Epoch, RunEnd, Store, claim::WHOLE};
+use piton_core::{Claim, Control, Event, RunEnd, Store};
+use serde::{Deserialize, Serialize};
 
-use super::lock::{self, Lock};
+use super::{
+    lock::{self, Lock},
+    stepping::Scope,
+};
 
-/// By which a command that runs within a step speaks of it. `CLAIM` is epoch and run.
-pub const JOB: &str = "PITON_JOB";
-const STEP: &str = "PITON_STEP";
+/// By which a command that runs within a step speaks of it.
+pub(super) const JOB: &str = "PITON_JOB";
+pub(super) const STEP: &str = "PITON_STEP";
 const ATTEMPT: &str = "PITON_ATTEMPT";
 const RECOVERING: &str = "PITON_RECOVERING";
 const POSITION: &str = "PITON_POSITION";
 const STARTED_AT: &str = "PITON_STARTED_AT";
-const CLAIM: &str = "PITON_CLAIM";
+/// Whose step it is, for the `piton` commands that a command calls: JSON that only they read.
+pub const CLAIM: &str = "PITON_CLAIM";
 /// The store, for the `piton` commands that a command calls.
 pub const STORE: &str = "PITON_STORE";
 
@@ -43,8 +49,23 @@ const MOMENT: Duration = Duration::from_millis(500);
 /// How often a command is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The step that a command is run for, under which claim.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Within {
+    pub(super) epoch: u64,
+    /// Without parameters.
+    pub(super) job: String,
+    /// The name under which the store has the run.
+    pub(super) run: String,
+    /// The path of the step's checkpoint.
+    pub(super) step: String,
+    /// For which of many parents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<String>,
+}
+
 /// A step of a script.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct ScriptStep<'a> {
     /// The job's name.
     pub job: &'a str,
@@ -56,6 +77,8 @@ pub struct ScriptStep<'a> {
     pub store_url: &'a str,
     /// Set when this process is asked to end: the command is asked to, then, and waited for.
     pub stop: &'a AtomicBool,
+    /// Told what keeps the step from beginning.
+    pub on_wait: &'a dyn Fn(&str),
 }
 
 /// What became of a script's step.
@@ -96,6 +119,20 @@ pub enum ScriptError {
     /// There is nothing to finish.
     #[error("no step of '{0}' was ever begun: there is nothing to finish")]
     NoJob(String),
+    /// Steps of the run are not done.
+    #[error(
+        "'{job}' is not finished: {}. Do them, or have them count as done with `piton mark-done \
+         {job} STEP`, or close the run as it is with --accept-undone", .undone.join(", ")
+    )]
+    Undone {
+        /// The job.
+        job: String,
+        /// Each step that is not done, and what it has come to.
+        undone: Vec<String>,
+    },
+    /// It was asked to end before the step began.
+    #[error("it was asked to end before the step began")]
+    Stopped,
     /// The command cannot be waited for.
     #[error("the command cannot be waited for: {0}")]
     Wait(io::Error),
@@ -114,22 +151,42 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
     let goes_on = || asked.elapsed() < MOMENT;
     let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
     let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
-    let begun = match steps.begin(&path, Start { work: Work::Command, ..Start::default() })? {
-        Beginning::Over(stage) => {
-            steps.end(RunEnd::Stopped)?;
-            return Ok(Stepped::Before(stage));
-        }
-        Beginning::Begun(begun) => begun,
-    };
     let steps = Arc::new(steps);
     let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
-    let ended = run(&steps, &heartbeat, step, &begun);
+    let start = Start { work: Work::Command, ..Start::default() };
+    let begun = heed(&steps, &heartbeat, step).and_then(|()| Ok(steps.begin(&path, start)?));
+    let over = match begun {
+        Ok(Beginning::Begun(begun)) => {
+            let ended = run(&steps, &heartbeat, step, &begun);
+            heartbeat.end();
+            let how = note(&steps, &path, &ended)?;
+            end(steps, how)?;
+            return Ok(Stepped::Ended(ended?));
+        }
+        Ok(Beginning::Over(stage)) => Ok(Stepped::Before(stage)),
+        Err(error) => Err(error),
+    };
     heartbeat.end();
-    let end = note(&steps, &path, &ended)?;
-    if let Ok(steps) = Arc::try_unwrap(steps) {
-        steps.end(end)?;
+    end(steps, RunEnd::Stopped)?;
+    over
+}
+
+/// Gives the job up, once the heartbeat has let go of it.
+fn end(steps: Arc<Steps>, how: RunEnd) -> Result<(), JobError> {
+    match Arc::try_unwrap(steps) {
+        Ok(steps) => steps.end(how),
+        Err(steps) => steps.flush(),
     }
-    Ok(Stepped::Ended(ended?))
+}
+
+/// Waits while an operator has paused the job; one who has cancelled it wants no step to begin.
+fn heed(steps: &Steps, heartbeat: &Heartbeat, step: &ScriptStep<'_>) -> Result<(), ScriptError> {
+    if heartbeat.wish(steps.job())? == Control::Pause {
+        let name = steps.job();
+        (step.on_wait)(&format!("'{name}' is paused: waiting for `piton resume {name}`"));
+    }
+    heartbeat.heed(steps, &|| !step.stop.load(Ordering::Relaxed))?;
+    if step.stop.load(Ordering::Relaxed) { Err(ScriptError::Stopped) } else { Ok(()) }
 }
 
 /// Who holds the job is waited for, as long as one who waits wants to.
@@ -182,7 +239,7 @@ fn run(
     let mut command = Command::new(&program);
     command.args(args);
     let claim = steps.held();
-    for (name, value) in environment(step.job, step.name, begun, &claim) {
+    for (name, value) in environment(step.job, step.name, None, begun, &claim) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
@@ -218,14 +275,23 @@ fn wait(
     }
 }
 
-/// What a command finds in its environment; `None` is taken out of it.
+/// What a command finds in its environment; `None` is taken out of it. `scope`: for which parent it
+/// is run.
 pub(super) fn environment(
     job: &str,
     step: &str,
+    scope: Option<&Scope<'_>>,
     begun: &Begun,
     claim: &Claim,
 ) -> [(&'static str, Option<String>); 7] {
     let position = begun.position.as_ref();
+    let within = Within {
+        epoch: claim.epoch.0,
+        job: job.to_owned(),
+        run: claim.pipeline.clone(),
+        step: scope.map_or_else(|| step.to_owned(), |scope| scope.path(step).into_owned()),
+        parent: scope.and_then(Scope::parent_id),
+    };
     [
         (JOB, Some(job.to_owned())),
         (STEP, Some(step.to_owned())),
@@ -233,76 +299,64 @@ pub(super) fn environment(
         (RECOVERING, Some(u8::from(begun.recovering).to_string())),
         (STARTED_AT, Some(begun.before.unwrap_or(begun.started_at).to_string())),
         (POSITION, position.and_then(|position| position.read::<String>().ok())),
-        (CLAIM, Some(format!("{} {}", claim.epoch, claim.pipeline))),
+        // Numbers and texts always serialise.
+        (CLAIM, serde_json::to_string(&within).ok()),
     ]
 }
 
-/// Closes the present run of a job: the next step begins a new one.
+/// Closes the present run of a job: the next step begins a new one. The steps that are not done, each
+/// with what it has come to: with `accept_undone` the run is closed although there are some, and that
+/// is recorded as done by `who`.
 ///
 /// # Errors
-/// [`ScriptError::NoJob`]; what the job and the store fail with.
-pub fn finish(store: &Arc<dyn Store>, job: &str) -> Result<(), ScriptError> {
+/// [`ScriptError::NoJob`]; [`ScriptError::Undone`] without `accept_undone`; what the job and the store
+/// fail with.
+pub fn finish(
+    store: &Arc<dyn Store>,
+    job: &str,
+    accept_undone: bool,
+    who: &str,
+) -> Result<Vec<String>, ScriptError> {
     let known = job::newest(&**store, job).map_err(JobError::from)?;
     if known.is_none() {
         return Err(ScriptError::NoJob(job.to_owned()));
     }
     refuse_of_file(&**store, job)?;
     let (steps, is_finished) = Steps::open(store, job, &JobOptions::default(), Waiting::default())?;
+    let undone = if is_finished { Vec::new() } else { undone(&steps) };
+    if !undone.is_empty() {
+        if !accept_undone {
+            steps.end(RunEnd::Stopped)?;
+            return Err(ScriptError::Undone { job: job.to_owned(), undone });
+        }
+        let event = Event {
+            id: 0,
+            pipeline: steps.job().to_owned(),
+            at: Timestamp::now(),
+            who: who.to_owned(),
+            what: "finish".to_owned(),
+            detail: format!("closed as it was: {}", undone.join(", ")),
+        };
+        steps.change(Vec::new(), event)?;
+    }
     if !is_finished {
         steps.done(WHOLE_JOB)?;
     }
-    Ok(steps.end(RunEnd::Finished)?)
+    steps.end(RunEnd::Finished)?;
+    Ok(undone)
 }
 
-/// The position that a step of a script has kept.
-///
-/// # Errors
-/// What the job and the store fail with.
-pub fn position(store: &dyn Store, job: &str, name: &str) -> Result<Option<String>, JobError> {
-    let path = job::path_of(None, name)?;
-    match job::newest(store, job)? {
-        Some(run) => job::kept(store, &run, &path),
-        None => Ok(None),
-    }
-}
-
-/// Keeps a position for a step of a script: within the step under its claim, which `claim` (the
-/// variable that the command was given) names, elsewhere under one of its own.
-///
-/// # Errors
-/// [`JobError::Held`] from outside of the step while it runs; what the job and the store fail with.
-pub fn set_position(
-    store: &Arc<dyn Store>,
-    job: &str,
-    name: &str,
-    position: &str,
-    claim: Option<&str>,
-) -> Result<(), JobError> {
-    let path = job::path_of(None, name)?;
-    let run = job::newest(&**store, job)?;
-    if let Some(claim) =
-        claim.and_then(claim_of).filter(|claim| Some(&claim.pipeline) == run.as_ref())
-    {
-        return job::keep(&**store, &claim, &path, position);
-    }
-    let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
-    job::keep(&**store, &steps.held(), &path, position)?;
-    steps.end(RunEnd::Stopped)
-}
-
-/// The name of the variable by which a command tells whose claim it acts under.
-pub fn claim_variable() -> &'static str {
-    CLAIM
-}
-
-fn claim_of(words: &str) -> Option<Claim> {
-    let (epoch, job) = words.split_once(' ')?;
-    Some(Claim {
-        pipeline: job.to_owned(),
-        partition: WHOLE.to_owned(),
-        epoch: Epoch(epoch.parse().ok()?),
-        lease: Duration::from_secs(30),
-        lock: None,
-    })
+/// The steps that were begun and are not done, as people are told.
+fn undone(steps: &Steps) -> Vec<String> {
+    let all = steps.all().into_iter();
+    let open = all.filter(|(path, state)| path != WHOLE_JOB && !state.stage.is_over());
+    let told = |(path, state): (String, StepState)| {
+        let what = match state.stage {
+            Stage::Failed => "failed",
+            Stage::Rewound => "was to begin anew",
+            _ => "had begun and not ended",
+        };
+        format!("step '{path}' {what}")
+    };
+    open.map(told).collect()
 }

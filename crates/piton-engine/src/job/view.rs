@@ -39,6 +39,12 @@ pub struct StepView {
     pub records: Option<u64>,
     /// Records per second in its last run.
     pub rate: Option<f64>,
+    /// The share of its source that is read, from 0 to 1, while it runs and if the source knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// How long the rest takes at the present rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_seconds: Option<f64>,
     /// How old its newest checkpoint is.
     pub checkpoint_age_seconds: Option<f64>,
 }
@@ -162,6 +168,8 @@ fn step(path: String, states: &BTreeMap<&str, StepState>, is_running: bool) -> S
         position: None,
         records: None,
         rate: None,
+        share: None,
+        left_seconds: None,
         checkpoint_age_seconds: None,
     }
 }
@@ -181,6 +189,9 @@ fn records(
     let newest = view.checkpoints.iter().map(|checkpoint| checkpoint.age_seconds);
     step.records = Some(view.records);
     step.rate = view.run.as_ref().map(|report: &Report| report.rate);
+    let live = view.run.as_ref().filter(|_| view.holder.is_some());
+    step.share = live.and_then(|report| report.share);
+    step.left_seconds = live.and_then(|report| report.left_seconds);
     step.checkpoint_age_seconds = newest.reduce(f64::min).or(step.checkpoint_age_seconds);
     Ok(())
 }

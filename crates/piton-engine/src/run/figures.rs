@@ -165,10 +165,14 @@ impl Figures {
     pub fn report(&self) -> Report {
         let seconds = self.elapsed().as_secs_f64();
         let records = self.records();
+        // Once all is read, what is left is to make it durable.
+        let (share, left_seconds) = self.left().filter(|(share, _)| *share < 1.0).unzip();
         Report {
             records,
             seconds,
             rate: if seconds > 0.0 { records as f64 / seconds } else { 0.0 },
+            share,
+            left_seconds,
             set_aside: self.set_aside.load(Ordering::Relaxed),
             waiting: self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             sinks: self.sinks.iter().map(SinkFigures::report).collect(),
@@ -262,6 +266,12 @@ pub struct Report {
     pub seconds: f64,
     /// Records per second over the whole run.
     pub rate: f64,
+    /// The share of the source that is read, from 0 to 1: of one that has an end and knows its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// How long the rest takes at the present rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_seconds: Option<f64>,
     /// Records set aside in this run.
     pub set_aside: u64,
     /// What keeps the source from going on, while something does.

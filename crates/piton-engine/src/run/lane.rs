@@ -147,7 +147,9 @@ impl Counting {
             position: Some(position.clone()),
         };
         let places: Vec<Start> = self.places.iter().map(start).collect();
-        if let Some((now, all)) = cx.pipeline.source.progress(&places) {
+        let source = &cx.pipeline.source;
+        // Without an end, there is nothing that it could be a share of.
+        if let Some((now, all)) = source.progress(&places).filter(|_| source.is_bounded()) {
             cx.figures.note_extent(now, all);
         }
     }

@@ -169,7 +169,10 @@ fn attend<'scope, 'env: 'scope>(
         ready.held = delivery.held;
         match ended {
             Ok(Ended::LetGo) => figures.note_state(SinkState::Behind, Some(SLOWER.to_owned())),
-            Ok(ended) => return finish(cx, sink, &mut ready.sink).map(|()| ended),
+            Ok(ended) => {
+                let is_whole = ended == Ended::Finished;
+                return finish(cx, sink, &mut ready.sink, is_whole).map(|()| ended);
+            }
             Err(trouble) => {
                 figures.note_lost();
                 let stood_at = ready.held.saved_records();
@@ -195,9 +198,10 @@ fn attend<'scope, 'env: 'scope>(
 }
 
 /// A sink that has all that it is given may still have something to end.
-fn finish(cx: &Context<'_>, index: usize, sink: &mut Sink) -> Result<(), RunError> {
+fn finish(cx: &Context<'_>, index: usize, sink: &mut Sink, is_whole: bool) -> Result<(), RunError> {
     let Sink::Plain(sink) = sink else { return Ok(()) };
-    let Err(error) = sink.finish() else { return Ok(()) };
+    let completed = if is_whole { sink.complete() } else { Ok(()) };
+    let Err(error) = completed.and_then(|()| sink.finish()) else { return Ok(()) };
     let error = cx.pipeline.of_sink(&cx.pipeline.sinks[index].name, &error);
     if cx.pipeline.needs(index) {
         return Err(error);

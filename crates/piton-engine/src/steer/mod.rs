@@ -181,7 +181,9 @@ fn reset_of(store: &dyn Store, wish: &Wish<'_>) -> Result<Proposal, SteerError> 
     covered.extend(without_checkpoint(&waiting, &checkpoints));
     let target = |checkpoint: &Checkpoint| -> Option<Checkpoint> {
         let begun = |c: &&Checkpoint| c.key == checkpoint.key && c.position.is_none();
-        history.iter().rev().chain(&checkpoints).find(begun).cloned()
+        // What has saved nothing yet is not in the history.
+        let own = Some(checkpoint).filter(begun).filter(|c| c.sink_state.is_some());
+        own.or_else(|| history.iter().rev().chain(&checkpoints).find(begun)).cloned()
     };
     propose(OrderKind::Reset, &record, wish, (&covered, &waiting), target)
 }
@@ -425,7 +427,8 @@ pub fn control(
         )));
     }
     let present = record.control;
-    if control == Control::Run && present == Control::Cancel {
+    let is_without_file = crate::job::is_without_file(&record);
+    if control == Control::Run && present == Control::Cancel && !is_without_file {
         return Err(SteerError::Undecided(format!(
             "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"
         )));
@@ -433,6 +436,7 @@ pub fn control(
     let (what, detail) = match control {
         Control::Run => ("resume", "goes on"),
         Control::Pause => ("pause", "idles at the next record boundary"),
+        Control::Cancel if is_without_file => ("cancel", "drains and ends; resume has it go on"),
         Control::Cancel => ("cancel", "drains and ends; a new run needs --again"),
     };
     block_on(store.set_control(name, control, event(name, who, what, detail.to_owned())))?;

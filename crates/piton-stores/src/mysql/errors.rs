@@ -54,8 +54,13 @@ fn of_server(said: &MySqlError) -> Setback {
         1205 | 1317 | 3024 | 3572 => Setback::Busy(what),
         // Too many connections, the server ends, the session was ended.
         1040 | 1053 | 1077 | 1152 | 1158..=1161 | 1203 | 1226 | 1927 | 4031 => Setback::Lost(what),
-        // Data too long, of a character that is not known, a key too long, a number too large.
-        1071 | 1264 | 1366 | 1406 | 3140 | 3141 | 3156 | 3669 => Setback::Refused(what),
+        // Names are what people make long.
+        1265 | 1406 => Setback::Refused(format!(
+            "{what}: in MySQL the name of a pipeline, or of a job with its parameters, and that of a \
+             sink have at most 120 characters, and the path of a step 250"
+        )),
+        // Of a character that is not known, a key too long, a number too large.
+        1071 | 1264 | 1366 | 3140 | 3141 | 3156 | 3669 => Setback::Refused(what),
         _ => advice(said.code, what),
     }
 }

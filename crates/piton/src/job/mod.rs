@@ -58,7 +58,7 @@ use piton_core::{RunEnd, Store};
 pub use self::{
     error::JobError,
     heartbeat::Heartbeat,
-    name::{instance, newest, path_of},
+    name::{instance, newest, path_of, whole_path},
     position::{Kept, keep, kept},
     state::{Stage, StepState},
     step::{Ran, Step},

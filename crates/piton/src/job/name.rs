@@ -24,6 +24,15 @@ pub fn path_of(parent: Option<&str>, name: &str) -> Result<String, JobError> {
     }
 }
 
+/// A whole path, as people and commands write it: `customer/invoice`.
+///
+/// # Errors
+/// [`JobError::Name`] if one of its names is none that a step can have.
+pub fn whole_path(path: &str) -> Result<String, JobError> {
+    path.split('/').try_for_each(|name| path_of(None, name).map(drop))?;
+    Ok(path.to_owned())
+}
+
 /// The name under which a store has a job with its parameters: `nightly(date=2026-11-20)`. The
 /// order in which they are given does not matter.
 pub fn instance(name: &str, params: &[(String, String)]) -> String {
@@ -82,6 +91,8 @@ mod tests {
     #[test]
     fn names_that_no_path_can_hold_are_refused() {
         assert_eq!(path_of(Some("a"), "b").unwrap(), "a/b");
+        assert_eq!(whole_path("a/b").unwrap(), "a/b");
+        assert!(matches!(whole_path("a//b"), Err(JobError::Name { .. })));
         for name in ["", ".", "a/b", "a\n", &"x".repeat(201)] {
             assert!(matches!(path_of(None, name), Err(JobError::Name { .. })), "{name}");
         }

@@ -25,6 +25,7 @@ use self::noted::Noted;
 use super::{
     JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
+    position,
     state::MOST_CRASHES,
 };
 use crate::{
@@ -288,7 +289,7 @@ impl Steps {
             return Ok(Beginning::Over(before.stage));
         }
         if before.is_some() && start.work == Work::Command {
-            self.look_for_position(&mut rows, path)?;
+            self.look_again(&mut rows, path)?;
         }
         let now = Timestamp::now();
         let progress = start.progress + before.as_ref().map_or(0, |_| rows.progress(path));
@@ -303,7 +304,7 @@ impl Steps {
             recovering: state.attempt > 1 && !before.as_ref().is_some_and(|b| b.reopened),
             started_at: now,
             before: before.and_then(|before| before.started_at),
-            position: rows.kept(path),
+            position: rows.kept(path, start.parent),
         };
         rows.put(path, state);
         if let Some(row) = rows.steps.get_mut(path) {
@@ -315,11 +316,9 @@ impl Steps {
         Ok(Beginning::Begun(begun))
     }
 
-    /// Reads the position that a command has kept meanwhile, which is another process.
-    fn look_for_position(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
-        let stored = block_on(self.session.store.load(self.job()))?;
-        let is_of = |key: &CheckpointKey| key.partition == path && key.sink == POSITION;
-        if let Some(found) = stored.into_iter().find(|stored| is_of(&stored.key)) {
+    /// Reads the position of a step again: its command keeps it from a process of its own.
+    fn look_again(&self, rows: &mut Rows, path: &str) -> Result<(), JobError> {
+        if let Some(found) = position::find(&*self.session.store, self.job(), path)? {
             rows.positions.insert(path.to_owned(), found);
         }
         Ok(())

@@ -150,6 +150,7 @@ impl Reading<'_> {
             records: &above.records,
             file: self.file,
             dir: self.dir,
+            begins_anew: above.begins_anew,
         };
         let (template, checked) = Template::of(entries, at.node.at, part, standing);
         let config = match checked {

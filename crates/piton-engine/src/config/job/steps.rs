@@ -26,7 +26,7 @@ use crate::{
         read,
         tree::{Key, Node, Text, Value},
     },
-    job::definition::{Body, Definition, Job, OnJobComplete, Param, Retry, Step},
+    job::definition::{Body, Definition, Job, OnJobComplete, Param, Restart, Retry, Step},
 };
 
 /// What a step hands down to those below it, unless they say otherwise.
@@ -66,7 +66,8 @@ pub(in crate::config) fn job(
     };
     let mut settings = taken(root, INHERITED);
     settings.extend(taken(root, &["history"]));
-    let above = Above { path: String::new(), records: Vec::new(), settings, retry };
+    let begins_anew = false;
+    let above = Above { path: String::new(), records: Vec::new(), settings, retry, begins_anew };
     let steps = root.get("steps").map_or_else(Vec::new, |node| reading.steps(node, &above));
     let params = Arc::clone(&reading.params);
     let scope = Scope { params: &params, records: &[], in_step: false };
@@ -188,6 +189,8 @@ pub(super) struct Above {
     /// What it inherits.
     pub(super) settings: Vec<(Key, Node)>,
     retry: Retry,
+    /// Whether one of them begins anew when it restarts.
+    pub(super) begins_anew: bool,
 }
 
 /// A job's file while it is read.
@@ -325,8 +328,9 @@ impl Reading<'_> {
         }
         let settings = inherited(node, &above.settings);
         let retry = retry(node, &at.under, file.retry, above.retry, &mut self.problems);
-        let mut below =
-            Above { path: at.path.clone(), records: above.records.clone(), settings, retry };
+        let (path, records) = (at.path.clone(), above.records.clone());
+        let begins_anew = above.begins_anew || file.restart == Restart::FromBeginning;
+        let mut below = Above { path, records, settings, retry, begins_anew };
         let body = self.body(at, &file, &below);
         if let Some(Body::ForEach(for_each)) = &body {
             below.records.push(for_each.name.clone());

@@ -21,7 +21,11 @@ use crate::{
 /// A pipeline of a job, or the source of its `for_each`, with names in it whose values only a run
 /// knows. Cheap to clone.
 #[derive(Clone)]
-pub struct Template(Arc<Inner>);
+pub struct Template {
+    inner: Arc<Inner>,
+    /// Whether one of its sinks is in MySQL or MariaDB.
+    pub(crate) has_mysql_sink: bool,
+}
 
 struct Inner {
     /// A pipeline's file without its name.
@@ -33,12 +37,13 @@ struct Inner {
     records: Vec<String>,
     file: PathBuf,
     dir: PathBuf,
+    whole_files: bool,
 }
 
 impl fmt::Debug for Template {
     // The settings of connectors hold passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Template").field("under", &self.0.under).finish_non_exhaustive()
+        f.debug_struct("Template").field("under", &self.inner.under).finish_non_exhaustive()
     }
 }
 
@@ -49,6 +54,8 @@ pub(super) struct Standing<'a> {
     pub(super) records: &'a [String],
     pub(super) file: &'a Path,
     pub(super) dir: &'a Path,
+    /// Whether its step, or one above, begins anew when it restarts.
+    pub(super) begins_anew: bool,
 }
 
 impl Template {
@@ -59,7 +66,7 @@ impl Template {
         part: Part,
         standing: Standing<'_>,
     ) -> (Self, Result<Config, Vec<Problem>>) {
-        let template = Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             tree: Node { at, value: Yaml::Map(entries) },
             part,
             under: standing.under,
@@ -67,9 +74,12 @@ impl Template {
             records: standing.records.to_vec(),
             file: standing.file.to_owned(),
             dir: standing.dir.to_owned(),
-        }));
-        let checked = template.0.config("step", &|reference| Some(stand_in(reference)));
-        (template, checked)
+            whole_files: standing.begins_anew,
+        });
+        let checked = inner.config("step", &|reference| Some(stand_in(reference)));
+        let sinks = checked.as_ref().map_or(&[][..], |config| &config.sinks);
+        let has_mysql_sink = sinks.iter().any(|sink| sink.settings.kind() == "mysql");
+        (Self { inner, has_mysql_sink }, checked)
     }
 
     /// The configuration under a name: that of its checkpoints, `INSTANCE/PATH`. Of a `for_each` it
@@ -78,8 +88,8 @@ impl Template {
     /// # Errors
     /// A value is not known, or cannot stand where the file wants it; the message names the place.
     pub fn config(&self, name: &str, values: &Values<'_>) -> Result<Config, ConfigError> {
-        self.0.config(name, values).map_err(|problems| ConfigError::Invalid {
-            file: self.0.file.display().to_string(),
+        self.inner.config(name, values).map_err(|problems| ConfigError::Invalid {
+            file: self.inner.file.display().to_string(),
             problems,
         })
     }
@@ -107,6 +117,7 @@ impl Inner {
         let file = read::read(&tree).map_err(|problem| under(vec![problem]))?;
         let mut config =
             check::check(&tree, file, rate, &self.file, &self.dir, self.part).map_err(under)?;
+        config.whole_files = self.whole_files;
         if let SourceSettings::Sql(sql) = &mut config.source.settings {
             sql.bound = bound;
         }

@@ -378,7 +378,12 @@ fn a_name_that_the_store_cannot_hold_is_refused() {
     assert!(with(&nightly(), &given).is_ok());
     let job = load(&NIGHTLY.replace("store: sqlite:piton.db", "store: mysql://h/d")).unwrap();
     let error = with(&job, &given).unwrap_err();
-    assert!(error.contains("more than the 120 that the store can hold"), "{error}");
+    assert!(error.contains("more than the 120 that MySQL can hold"), "{error}");
+    // Also where only a step has something there, beside which the name is kept.
+    let job = "job: n\nparams: {region: {type: text}}\nsteps:
+  - {step: a, sql: {url: 'mysql://h/d', statement: 'DELETE FROM t'}}\n";
+    let error = with(&load(job).unwrap(), &[("region", "x".repeat(110).leak())]).unwrap_err();
+    assert!(error.contains("more than the 120 that MySQL can hold"), "{error}");
 }
 
 #[test]

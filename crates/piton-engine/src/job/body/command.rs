@@ -38,7 +38,9 @@ pub(in crate::job) fn command(
     for (name, value) in &parents {
         launch = launch.with(name, value);
     }
-    for (name, value) in script::environment(course.job_name(), &step.path, begun, &claim) {
+    for (name, value) in
+        script::environment(course.job_name(), &step.path, Some(scope), begun, &claim)
+    {
         launch = match value {
             Some(value) => launch.with(name, value),
             None => launch.without(name),

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Job, Step,
+    Body, Database, Job, Step,
     value::{Reference, Value},
 };
 use crate::config::nearest;
@@ -22,6 +22,8 @@ const LONGEST: usize = 500;
 const LONGEST_NAME: usize = 2000;
 /// The same in MySQL.
 const LONGEST_IN_MYSQL: usize = 120;
+/// What a record may add to the name of a pipeline that is run for it: `[123]`.
+const RECORD: usize = 62;
 /// What the number of a further run may add to a name: `#9999`.
 const NUMBER: usize = 5;
 
@@ -164,7 +166,8 @@ pub enum ParamProblem {
     /// The name that follows from them is longer than the store can hold.
     #[error(
         "the run would be named {name}, and its steps up to {path} characters more: more than the \
-         {most} that the store can hold. Give shorter values, or keep the job in another store"
+         {most} that {} can hold. Give shorter names and values, or keep the job elsewhere",
+        if *.most == LONGEST_IN_MYSQL { "MySQL" } else { "a store" }
     )]
     TooLong {
         /// The job.
@@ -235,8 +238,10 @@ impl Job {
     /// Whether the store can hold the name of a run, and of all that runs below it.
     fn fits(&self, name: &str) -> Result<(), ParamProblem> {
         let is_mysql = self.store.starts_with("mysql:") || self.store.starts_with("mariadb:");
+        // The name is kept beside what a step puts there, too.
+        let is_mysql = is_mysql || are_in_mysql(&self.steps);
         let most = if is_mysql { LONGEST_IN_MYSQL } else { LONGEST_NAME };
-        let path = longest(&self.steps);
+        let path = longest(&self.steps, 0);
         if name.chars().count() + 1 + path + NUMBER <= most {
             return Ok(());
         }
@@ -244,10 +249,28 @@ impl Job {
     }
 }
 
-/// The longest path among steps, in characters, which are all ASCII.
-fn longest(steps: &[Step]) -> usize {
-    let below = |step: &Step| step.path.len().max(longest(&step.steps));
+/// The longest path among steps, in characters, which are all ASCII, and what is added to it for each of
+/// many records.
+fn longest(steps: &[Step], of_record: usize) -> usize {
+    let below = |step: &Step| {
+        let of_those_below = match step.body {
+            Body::ForEach(_) => RECORD,
+            _ => of_record,
+        };
+        let own = if matches!(step.body, Body::Pipeline(_)) { of_record } else { 0 };
+        (step.path.len() + own).max(longest(&step.steps, of_those_below))
+    };
     steps.iter().map(below).max().unwrap_or_default()
+}
+
+/// Whether a step puts something into MySQL or MariaDB.
+fn are_in_mysql(steps: &[Step]) -> bool {
+    let is_there = |step: &Step| match &step.body {
+        Body::Pipeline(template) => template.has_mysql_sink,
+        Body::Sql(sql) => matches!(sql.database, Database::MySql(_)),
+        _ => false,
+    };
+    steps.iter().any(|step| is_there(step) || are_in_mysql(&step.steps))
 }
 
 /// The name of a job's run: never the same for different parameters.

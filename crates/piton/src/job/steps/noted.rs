@@ -4,7 +4,7 @@ use piton_core::{
     CheckpointKey, Position, PositionOrder, Save, StoredPosition, position::order_of,
 };
 
-use super::{JobError, POSITION, Rows, Steps};
+use super::{JobError, POSITION, Rows, Steps, position};
 
 /// Where a step stands, and is not stored yet.
 pub(super) struct Noted {
@@ -25,11 +25,6 @@ impl Steps {
         self.rows().note(path, Noted { position, order: order_of::<P>, records });
         Ok(())
     }
-
-    /// The position that a step has kept.
-    pub fn kept(&self, path: &str) -> Option<StoredPosition> {
-        self.rows().kept(path)
-    }
 }
 
 impl Rows {
@@ -37,15 +32,20 @@ impl Rows {
         self.waiting.is_empty() && self.noted.is_empty()
     }
 
-    pub(super) fn kept(&self, path: &str) -> Option<StoredPosition> {
-        let noted = self.noted.get(path).map(|noted| noted.position.clone());
-        noted.or_else(|| self.positions.get(path)?.position.clone())
+    /// Where a step stands, as far as that counts for the parent that it is done for.
+    pub(super) fn kept(&self, path: &str, parent: Option<&str>) -> Option<StoredPosition> {
+        position::of_parent(self.standing(path)?, parent)
+    }
+
+    fn standing(&self, path: &str) -> Option<&StoredPosition> {
+        let noted = self.noted.get(path).map(|noted| &noted.position);
+        noted.or_else(|| self.positions.get(path)?.position.as_ref())
     }
 
     pub(super) fn note(&mut self, path: &str, mut noted: Noted) {
         noted.records += self.noted.remove(path).map_or(0, |before| before.records);
         // The same once more would look as if the step had got on.
-        if noted.records > 0 || self.kept(path).as_ref() != Some(&noted.position) {
+        if noted.records > 0 || self.standing(path) != Some(&noted.position) {
             self.noted.insert(path.to_owned(), noted);
         }
     }
