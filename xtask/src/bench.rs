@@ -40,6 +40,8 @@ mod processor;
 #[cfg(feature = "bench")]
 mod save;
 #[cfg(feature = "bench")]
+mod spring_batch;
+#[cfg(feature = "bench")]
 mod start;
 #[cfg(feature = "bench")]
 mod table;
@@ -85,6 +87,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "copy-postgres",
         "a PostgreSQL table into another, exactly once, against COPY piped into COPY",
         copy_postgres::run,
+    ),
+    (
+        "spring-batch",
+        "CSV to PostgreSQL beside Spring Batch 6: rate, CPU, memory, a start after SIGKILL",
+        spring_batch::run,
     ),
     ("overhead", "what checkpointing costs at the default interval", overhead::run),
     ("interval", "time, commits, and records replayed per crash", interval::run),

@@ -331,7 +331,9 @@ impl Tables {
     /// Puts checkpoints in place of what is there, with history when it is due.
     fn replace(&mut self, new: Vec<Checkpoint>, now: Timestamp) {
         let replaced = new.iter().filter_map(|row| self.checkpoints.get(&row.key));
-        if self.clock.due(replaced.clone().map(Replaced::of), now) {
+        let fresh = new.iter().map(|row| &row.key);
+        let fresh = fresh.filter(|key| !self.checkpoints.contains_key(*key));
+        if self.clock.due(replaced.clone().map(Replaced::of), fresh, now) {
             let replaced: Vec<Checkpoint> = replaced.cloned().collect();
             self.history.extend(replaced);
         }

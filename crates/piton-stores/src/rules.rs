@@ -279,18 +279,21 @@ pub(crate) fn restored_claims(snapshot: &Snapshot) -> Vec<ClaimRow> {
 const HISTORY_ROWS_PER_SECOND: u32 = 16;
 
 /// Chooses which replaced checkpoints history keeps: about one a second of each key, fewer where
-/// very many are saved together, and the "begun" one always.
+/// very many are saved together, and the "begun" one always. What was new less than a second ago
+/// is not kept: a job of many short steps would leave a row for each.
 #[derive(Default)]
 pub(crate) struct HistoryClock(HashMap<CheckpointKey, Timestamp>);
 
 impl HistoryClock {
     /// Whether the rows that one save replaces are kept: all of them or none, so that history can
-    /// go back to what was stored together.
+    /// go back to what was stored together. `new` are those that it stores for the first time.
     pub(crate) fn due<'a>(
         &mut self,
         replaced: impl Iterator<Item = Replaced<'a>> + Clone,
+        new: impl Iterator<Item = &'a CheckpointKey>,
         now: Timestamp,
     ) -> bool {
+        self.0.extend(new.map(|key| (key.clone(), now)));
         let rows = replaced.clone().count() as u32;
         let interval = SignedDuration::from_secs(1)
             .max(SignedDuration::from_secs(i64::from(rows)) / HISTORY_ROWS_PER_SECOND as i32);
@@ -435,12 +438,26 @@ mod tests {
         let moved = Checkpoint { position: StoredPosition::of(&1_u64).ok(), ..begun.clone() };
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
         let mut clock = HistoryClock::default();
-        assert!(clock.due([Replaced::of(&begun)].into_iter(), at(0)), "begun is always kept");
-        assert!(!clock.due([Replaced::of(&moved)].into_iter(), at(999)));
-        assert!(clock.due([Replaced::of(&moved)].into_iter(), at(1000)));
+        let none = || std::iter::empty::<&CheckpointKey>();
         assert!(
-            clock.due([Replaced::of(&moved)].into_iter(), at(0)),
+            clock.due([Replaced::of(&begun)].into_iter(), none(), at(0)),
+            "begun is always kept"
+        );
+        assert!(!clock.due([Replaced::of(&moved)].into_iter(), none(), at(999)));
+        assert!(clock.due([Replaced::of(&moved)].into_iter(), none(), at(1000)));
+        assert!(
+            clock.due([Replaced::of(&moved)].into_iter(), none(), at(0)),
             "the clock went back: written, not lost"
+        );
+
+        let replaced = || [Replaced::of(&moved)].into_iter();
+        let mut short = HistoryClock::default();
+        assert!(!short.due(std::iter::empty(), [&moved.key].into_iter(), at(0)));
+        assert!(!short.due(replaced(), none(), at(999)), "new a moment ago");
+        assert!(short.due(replaced(), none(), at(1000)), "new a second ago");
+        assert!(
+            HistoryClock::default().due(replaced(), none(), at(0)),
+            "stored by another process"
         );
 
         let many: Vec<Checkpoint> = (0..160)
@@ -449,8 +466,8 @@ mod tests {
                 ..moved.clone()
             })
             .collect();
-        assert!(clock.due(many.iter().map(Replaced::of), at(0)));
-        assert!(!clock.due(many.iter().map(Replaced::of), at(9_999)));
-        assert!(clock.due(many.iter().map(Replaced::of), at(10_000)));
+        assert!(clock.due(many.iter().map(Replaced::of), none(), at(0)));
+        assert!(!clock.due(many.iter().map(Replaced::of), none(), at(9_999)));
+        assert!(clock.due(many.iter().map(Replaced::of), none(), at(10_000)));
     }
 }

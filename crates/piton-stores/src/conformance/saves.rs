@@ -273,10 +273,12 @@ pub fn what_is_stored_is_there_for_the_next_process<H: Harness>() {
     assert_eq!(ask(place.open().load("another")), []);
 }
 
-/// History is what was replaced, newest first: "begun" always, else about one a second.
+/// History is what was replaced, newest first: "begun" always, else about one a second, and none
+/// that was new less than a second ago.
 pub fn history_shows_what_was_replaced<H: Harness>() {
     let place = H::fresh();
     let store = place.open();
+    let short = key("1", "out");
     let (claim, key) = (whole(&*store), key("0", "out"));
     advance(&*store, &claim, &key, None, at(0));
     advance(&*store, &claim, &key, Some(1), at(10));
@@ -288,6 +290,11 @@ pub fn history_shows_what_was_replaced<H: Harness>() {
     assert_eq!(history.iter().map(|row| row.version).collect::<Vec<_>>(), [4, 3, 1]);
     assert_eq!(positions(&ask(store.history("orders", 2))), [Some(3), Some(2)]);
     assert_eq!(ask(store.history("another", 2)), []);
+    advance(&*store, &claim, &short, Some(5), at(4_000));
+    advance(&*store, &claim, &short, Some(6), at(4_999));
+    assert_eq!(ask(store.history("orders", 9)).len(), 3);
+    advance(&*store, &claim, &short, Some(7), at(5_000));
+    assert_eq!(positions(&ask(store.history("orders", 1))), [Some(6)]);
 }
 
 /// Thinning drops what is old, never the newest of a key nor what a pending order goes back to.

@@ -78,7 +78,8 @@ fn at_once(
         new.push(rules::saved(save, version, claim.epoch, now));
         outcomes.push(outcome);
     }
-    let due = worker.known.clock.due(saves.iter().filter_map(Replaced::by), now);
+    let fresh = saves.iter().filter(|save| save.expected_version == 0).map(|save| &save.key);
+    let due = worker.known.clock.due(saves.iter().filter_map(Replaced::by), fresh, now);
     let batch = Batch::of(claim, saves, &new, due).map_err(|trouble| worker.name(trouble))?;
     fault::point("save.before");
     let synced = fault::fail("store.sync");
@@ -108,8 +109,11 @@ fn replace(
     new: impl Iterator<Item = Checkpoint>,
     now: Timestamp,
 ) -> Result<()> {
+    let new: Vec<Checkpoint> = new.collect();
     let replaced = found.iter().filter_map(|found| stored(found.as_ref()));
-    let due = clock.due(replaced.map(Replaced::of), now);
+    let fresh =
+        found.iter().zip(&new).filter(|(found, _)| found.is_none()).map(|(_, new)| &new.key);
+    let due = clock.due(replaced.map(Replaced::of), fresh, now);
     let change = |(old, new)| Change { old, new: Some(new) };
     let changes: Vec<Change> = found.into_iter().zip(new).map(change).collect();
     rows::change(c, pipeline, &changes, due)
