@@ -7,7 +7,7 @@ use piton_connectors::batch::Schema;
 
 use crate::{
     config::nearest,
-    job::definition::{Action, Body, ForEach, Piece, Reference, Step, Template, Value},
+    job::definition::{Action, Body, ForEach, Piece, Reference, Step, Template, Value, When},
     run::RunError,
 };
 
@@ -29,7 +29,7 @@ pub(super) fn refuse_unknown(
             unknown.get_or_insert_with(|| (path.to_owned(), field.clone()));
         }
     };
-    step.steps.iter().for_each(|step| references(step, &mut look));
+    step.steps.iter().for_each(|step| references(step, &for_each.name, &mut look));
     let Some((path, field)) = unknown else { return Ok(()) };
     let name = &for_each.name;
     let fields = schema.columns.iter().map(|column| &*column.name);
@@ -44,16 +44,16 @@ pub(super) fn refuse_unknown(
     )))
 }
 
-/// Tells what a step and those below it refer to.
-fn references(step: &Step, look: &mut dyn FnMut(&str, &Reference)) {
+/// Tells what a step refers to, and those below it as far as `name` means the same there.
+fn references(step: &Step, name: &str, look: &mut dyn FnMut(&str, &Reference)) {
     let path = step.path.as_str();
-    let when = step.when.iter().flat_map(|when| when.references());
+    let when = step.when.iter().flat_map(When::references);
     when.for_each(|reference| look(path, reference));
     for action in [&step.on_recover, &step.on_failure, &step.on_complete].into_iter().flatten() {
         match action {
             Action::Sql(sql) => sql.statements.iter().for_each(|of| pieces(path, &of.pieces, look)),
             Action::Run(command) => {
-                command.args.iter().for_each(|of| pieces(path, &of.pieces, look))
+                command.args.iter().for_each(|of| pieces(path, &of.pieces, look));
             }
         }
     }
@@ -64,7 +64,9 @@ fn references(step: &Step, look: &mut dyn FnMut(&str, &Reference)) {
         Body::Pipeline(template) => of_template(path, template, look),
         Body::ForEach(each) => of_template(path, &each.source, look),
     }
-    step.steps.iter().for_each(|step| references(step, look));
+    if !matches!(&step.body, Body::ForEach(each) if each.name == name) {
+        step.steps.iter().for_each(|step| references(step, name, look));
+    }
 }
 
 fn pieces(path: &str, pieces: &[Piece], look: &mut dyn FnMut(&str, &Reference)) {

@@ -121,9 +121,15 @@ pub(super) fn run(
         walk.marked = progress::begin(course, step, &walk.done())?;
     }
     let went = walk.read(&mut *reader, &name);
-    let saved = walk.save();
-    let went = went?;
-    saved?;
+    let went = match went {
+        Ok(went) => went,
+        Err(error) => {
+            // Its database may be the reason: there nothing more is tried.
+            let _ = walk.store();
+            return Err(error);
+        }
+    };
+    walk.save()?;
     if went == Went::Done && mode == Some(Mode::Each) {
         progress::end(course, step, &walk.done())?;
     }
@@ -478,16 +484,24 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Stores how far the parents are done; the marks below are not needed any more then. Until the
-    /// parent above is passed, it may be begun once more: there it is noted only.
+    /// Stores how far the parents are done. Until the parent above is passed, it may be begun once
+    /// more: there it is noted only.
+    fn store(&mut self) -> Result<(), RunError> {
+        self.note()?;
+        match self.scope.parent() {
+            Some(_) => Ok(()),
+            None => self.course.steps.flush().map_err(of_job),
+        }
+    }
+
+    /// Stores how far the parents are done; the marks below are not needed any more then.
     fn save(&mut self) -> Result<(), RunError> {
         let began = Instant::now();
-        self.note()?;
+        self.store()?;
         if let Some(above) = self.scope.parent() {
             let mut marks = above.marks.lock().unwrap_or_else(PoisonError::into_inner);
             marks.append(&mut self.marks);
         } else {
-            self.course.steps.flush().map_err(of_job)?;
             let marks = std::mem::take(&mut self.marks);
             self.marked.extend(progress::mark(self.course, self.step, &self.done(), marks)?);
         }

@@ -123,10 +123,12 @@ impl Planner<'_> {
         planned.refusal = planned.refusal.take().or(found);
     }
 
-    /// The newest claim that the store has given for the run, as far as its history says.
+    /// The newest claim that the store has given for the run, as far as what is stored says.
     fn newest_epoch(&self) -> Epoch {
         let runs = block_on(self.store.runs(&self.run, 1)).unwrap_or_default();
-        runs.first().map_or(Epoch(0), |run| run.epoch)
+        let steps = block_on(self.store.load(&self.run)).unwrap_or_default();
+        let epochs = runs.into_iter().map(|run| run.epoch);
+        epochs.chain(steps.into_iter().map(|step| step.epoch)).max().unwrap_or(Epoch(0))
     }
 
     /// Where statements are executed, and what is promised of them.
