@@ -26,7 +26,9 @@ fn place(more: &str) -> Place {
     place
 }
 
+/// With `concurrency` each parent has its own transaction, which SQLite does for a `timeout` alone.
 fn job(more: &str) -> String {
+    let timed = if more.is_empty() { "" } else { "        timeout: 1m\n" };
     format!(
         "job: each
 claim: {{when_held: wait}}
@@ -35,7 +37,7 @@ steps:
     for_each: {{source: {{sql: {{url: 'sqlite:crm.db', table: customer, key: [id]}}}}, as: customer}}
 {more}    steps:
       - step: seen
-        sql: {{url: 'sqlite:target.db', statement: \"INSERT INTO seen VALUES (${{customer.id}}, ${{customer.name}}, ${{step.attempt}})\"}}
+{timed}        sql: {{url: 'sqlite:target.db', statement: \"INSERT INTO seen VALUES (${{customer.id}}, ${{customer.name}}, ${{step.attempt}})\"}}
 "
     )
 }

@@ -9,6 +9,7 @@ mod example;
 mod for_each;
 mod for_each_killed;
 mod for_each_pipelines;
+mod marks;
 mod migration;
 mod place;
 mod positions;

@@ -206,6 +206,22 @@ impl From<SinkError> for StatementsError {
     }
 }
 
+/// What is seen of a mark from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The newest claim that has taken over the marks of its pipeline and sink; 0 if none has.
+    pub epoch: Epoch,
+    /// The mark, if there is one.
+    pub mark: Option<Checkpoint>,
+}
+
+/// Looks at a mark without changing anything and without taking over. Only in `SQLite`: no server is
+/// asked. `None` where there is nothing, or nothing can be told.
+pub fn look(url: &str, base: &Path, key: &CheckpointKey) -> Option<Seen> {
+    let path = base.join(url.strip_prefix("sqlite:")?);
+    sqlite::look(&path, key)
+}
+
 /// The database that a URL names: `sqlite:PATH`, `postgres://…`, `mysql://…` or `mariadb://…`. A
 /// relative path is taken from `base`. `lease` is how long an older owner is waited for, and how
 /// long this one may be silent in a transaction. Touches nothing.

@@ -28,7 +28,7 @@ use rusqlite::{
 };
 
 use super::{
-    StatementsError, Value,
+    Seen, StatementsError, Value,
     limits::{LOOK_UP, Watch},
     protocol::{self, Kept, Way, committed, no_more_time, of_transactions},
     statement::Place,
@@ -98,6 +98,17 @@ impl Database {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads a mark and its epoch without a trace; `None` where there is nothing, or no more to be known.
+pub(super) fn look(path: &Path, key: &CheckpointKey) -> Option<Seen> {
+    if !path.is_file() {
+        return None;
+    }
+    open::look(path, |conn| Ok(tables::standing(conn, key).ok()))
+        .ok()
+        .flatten()
+        .map(|standing| Seen { epoch: standing.epoch(), mark: standing.row })
 }
 
 impl protocol::Database for Database {

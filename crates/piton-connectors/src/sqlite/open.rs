@@ -54,7 +54,7 @@ pub(super) fn to_read(path: &Path) -> Result<Connection> {
 /// A read-only connection to a database with a write-ahead log leaves two files behind if it was
 /// closed properly before. Where there is no log there is nothing to recover, and it can be read
 /// as a plain file; unless somebody opened it meanwhile, then it is read again as usual.
-pub(super) fn look<T>(path: &Path, mut look: impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+pub(crate) fn look<T>(path: &Path, mut look: impl FnMut(&Connection) -> Result<T>) -> Result<T> {
     if is_at_rest(path) {
         let before = stamp(path);
         let seen = as_plain_file(path).and_then(|conn| look(&conn));

@@ -23,8 +23,8 @@ pub(super) struct Parent<'a> {
     pub(super) fields: Vec<(String, Value)>,
     /// Its stable id.
     pub(super) id: String,
-    /// How often the step whose parent it is has begun anew.
-    pub(super) generation: u32,
+    /// Which beginning of the step whose parent it is this is.
+    pub(super) generation: u64,
     /// The path of the step whose parent it is.
     pub(super) at: &'a str,
     /// Which of those that are beside each other it is.

@@ -39,6 +39,11 @@ impl Standing {
         Ok(Self { manifest, row: Some(row) })
     }
 
+    /// The newest claim that has taken over; 0 if none has.
+    pub fn epoch(&self) -> Epoch {
+        self.manifest.as_ref().map_or(Epoch(0), |stored| stored.epoch)
+    }
+
     /// Refuses to go on where the claim of this epoch is not the one that took over last.
     ///
     /// # Errors

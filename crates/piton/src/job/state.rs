@@ -15,7 +15,8 @@ pub(super) const MOST_CRASHES: u32 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// An operator has had it begin anew, and it has not begun yet.
+    /// It has not begun: an operator has had it begin anew, or it is the job itself, whose row only
+    /// says which run this is.
     Rewound,
     /// It runs, or whoever ran it died.
     Running,
@@ -56,9 +57,10 @@ pub struct StepState {
     /// Below a step that runs its steps for each of many: for which of them this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// How often it was made to begin anew.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub generation: u32,
+    /// Which beginning of the step this is: 0 for the first, and a larger number each time that it
+    /// begins anew, which no other beginning has had, also where the store was restored meanwhile.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub generation: u64,
     /// It was over, and goes on because something below it begins anew: nothing of it is broken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reopened: bool,
@@ -86,6 +88,9 @@ pub struct StepState {
     /// over before that has ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub command: bool,
+    /// Of the whole job alone: what tells its run from any other in any store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
@@ -124,6 +129,7 @@ impl StepState {
             ended_at: None,
             why: None,
             command: start.work == Work::Command,
+            run: before.and_then(|before| before.run.clone()),
         }
     }
 
@@ -167,13 +173,32 @@ impl StepState {
         }
     }
 
+    /// The whole job before anything of it has begun, with what tells its run from any other.
+    pub(super) fn named(run: String) -> Self {
+        Self {
+            stage: Stage::Rewound,
+            attempt: 0,
+            parent: None,
+            generation: 0,
+            crashes: 0,
+            reopened: false,
+            body_done: false,
+            progress: 0,
+            started_at: None,
+            ended_at: None,
+            why: None,
+            command: false,
+            run: Some(run),
+        }
+    }
+
     /// A step that begins anew.
     pub fn rewound(before: Option<&Self>, now: Timestamp) -> Self {
         Self {
             stage: Stage::Rewound,
             attempt: 0,
             parent: None,
-            generation: before.map_or(0, |before| before.generation) + 1,
+            generation: next_generation(before.map_or(0, |before| before.generation), now),
             crashes: 0,
             reopened: false,
             body_done: false,
@@ -182,6 +207,7 @@ impl StepState {
             ended_at: Some(now),
             why: None,
             command: false,
+            run: before.and_then(|before| before.run.clone()),
         }
     }
 
@@ -200,8 +226,16 @@ impl StepState {
             ended_at: Some(now),
             why: Some(format!("by {by}")),
             command: false,
+            run: before.and_then(|before| before.run.clone()),
         }
     }
+}
+
+/// The number of a new beginning. A counter would give the same one twice where an older store was
+/// put back in between; the time in microseconds does not.
+pub(super) fn next_generation(before: u64, now: Timestamp) -> u64 {
+    let time = u64::try_from(now.as_microsecond()).unwrap_or(0);
+    time.max(before.saturating_add(1))
 }
 
 impl PartialOrd for StepState {
@@ -251,7 +285,9 @@ mod tests {
         let rewound = StepState::rewound(Some(&skipped), at(6));
         let anew = StepState::begun(Some(&rewound), any, 0, at(7));
         assert!(done < skipped && skipped < rewound && rewound < anew);
-        assert_eq!((anew.attempt, anew.generation), (1, 1));
+        assert_eq!((anew.attempt, anew.generation), (1, 6_000_000));
+        let sooner = StepState::rewound(Some(&anew), at(5));
+        assert_eq!(sooner.generation, 6_000_001, "a clock that goes back does not repeat one");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod anew;
 mod clearing;
+mod identity;
 mod noted;
 
 use std::{
@@ -133,8 +134,8 @@ pub enum Work {
 /// A step that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {
-    /// How often an operator has had it begin anew.
-    pub generation: u32,
+    /// Which beginning this is: 0 for the first, a larger number each time that it begins anew.
+    pub generation: u64,
     /// The first is 1.
     pub attempt: u32,
     /// It had begun before and not finished.
@@ -529,8 +530,11 @@ impl Rows {
     fn end(&mut self, path: &str, stage: Stage, why: Option<String>) {
         let now = Timestamp::now();
         let state = match self.steps.get(path) {
-            Some(row) => row.state.ended(stage, why, now),
-            None => StepState::begun(None, Start::default(), 0, now).ended(stage, why, now),
+            Some(row) if row.state.stage != Stage::Rewound => row.state.ended(stage, why, now),
+            row => {
+                let before = row.map(|row| &row.state);
+                StepState::begun(before, Start::default(), 0, now).ended(stage, why, now)
+            }
         };
         self.put(path, state);
     }

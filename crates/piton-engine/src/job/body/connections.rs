@@ -1,13 +1,9 @@
 //! Connections to the databases in which steps execute statements: each step that is at work has one
 //! of its own, so that steps beside each other do not wait for each other.
 
-use std::{
-    collections::HashMap,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use piton_connectors::sql_statements::{Statements, StatementsError};
-use piton_core::CheckpointKey;
 
 /// A database in which statements are executed.
 pub(super) struct Database {
@@ -15,9 +11,6 @@ pub(super) struct Database {
     freed: Condvar,
     /// `SQLite` has one writer, so that a second connection would only wait in another place.
     is_alone: bool,
-    /// Marks that a stored checkpoint has passed, by their sink: the next transaction that has a
-    /// mark of that sink takes them away.
-    covered: Mutex<HashMap<String, Vec<CheckpointKey>>>,
 }
 
 /// Connections by which nothing is done now, and how many there are in all.
@@ -33,7 +26,6 @@ impl Database {
             connections: Mutex::default(),
             freed: Condvar::new(),
             is_alone: url.starts_with("sqlite:"),
-            covered: Mutex::default(),
         }
     }
 
@@ -59,22 +51,6 @@ impl Database {
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn covered(&self) -> MutexGuard<'_, HashMap<String, Vec<CheckpointKey>>> {
-        self.covered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Marks of a sink that are not needed any more.
-    pub(super) fn take_covered(&self, sink: &str) -> Vec<CheckpointKey> {
-        self.covered().remove(sink).unwrap_or_default()
-    }
-
-    /// They were not taken away.
-    pub(super) fn put_back(&self, sink: &str, mut marks: Vec<CheckpointKey>) {
-        if !marks.is_empty() {
-            self.covered().entry(sink.to_owned()).or_default().append(&mut marks);
-        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! checkpoint (`grouped`).
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     ops::Range,
     sync::{Mutex, PoisonError},
     thread,
@@ -26,9 +26,11 @@ use piton_connectors::{
 use piton_core::{StoredPosition, interval::Interval};
 
 use super::{
+    fields,
     grouped::{self, Grouped},
+    marks::Done,
     passed::{At, Mode, Passed, Unpassed},
-    pipeline,
+    pipeline, progress,
     sql::Marked,
     value_of,
 };
@@ -74,13 +76,18 @@ pub(super) fn run(
     let source = connect::source(&config, goes_on).map_err(of_source)?;
     let within = scope.parent_id();
     let stored = Passed::of(begun, within.as_deref());
-    let (mode, grouped) = way(course, step, scope, begun, for_each, stored.as_ref());
-    let position = standing(course, step, begun, mode, stored.as_ref())?;
+    let run = course.steps.identity().map_err(of_job)?;
+    let done = Done { run, done: begun.generation, attempt: None, passed: None, at: None };
+    let (mode, grouped) = way(course, step, scope, &done, for_each, stored.as_ref());
+    let stand = match mode {
+        Some(mode) => progress::standing_of(course, step, &done, mode, stored.as_ref())?,
+        None => progress::stored(stored.as_ref()),
+    };
     let partition = only_partition(&*source, step).map_err(|error| match error {
         Ok(error) => of_source(error),
         Err(error) => error,
     })?;
-    let start = Start { partition, position };
+    let start = Start { partition, position: stand.at };
     if !accepts {
         let strict = if goes_on { connect::source(&config, false) } else { Ok(source.clone()) };
         refuse_changed(course, &config, &name, &*strict.map_err(of_source)?, &start)?;
@@ -96,22 +103,35 @@ pub(super) fn run(
         within,
         mode,
         grouped,
-        unpassed: stored.map(|stored| stored.begun).unwrap_or_default(),
+        has_columns: config.source.settings.has_fixed_fields(),
+        done,
+        unpassed: stand.begun,
         interval: Interval::new(course.job.checkpoint.clone(), Duration::ZERO, 0),
         saved_at: Instant::now(),
         passed: start.position,
+        count: stand.passed,
+        marked: stand.marked,
         records: 0,
         unsaved: 0,
         marks: Vec::new(),
     };
     // The way is stored before there is any effect of it.
     walk.save()?;
+    if mode == Some(Mode::Each) {
+        walk.marked = progress::begin(course, step, &walk.done())?;
+    }
     let went = walk.read(&mut *reader, &name);
-    let saved = walk.save();
-    let went = went?;
-    saved?;
+    let went = match went {
+        Ok(went) => went,
+        Err(error) => {
+            // Its database may be the reason: there nothing more is tried.
+            let _ = walk.store();
+            return Err(error);
+        }
+    };
+    walk.save()?;
     if went == Went::Done && mode == Some(Mode::Each) {
-        course.databases.clear(course, step)?;
+        progress::end(course, step, &walk.done())?;
     }
     Ok((went, Some(walk.records)))
 }
@@ -122,36 +142,20 @@ fn way<'a>(
     course: &'a Course<'a>,
     step: &'a Step,
     scope: &Scope<'_>,
-    begun: &Begun,
+    done: &Done,
     for_each: &ForEach,
     stored: Option<&Passed>,
 ) -> (Option<Mode>, Option<Grouped<'a>>) {
     if scope.parent().is_some() {
         return (None, None);
     }
-    let is_quickest = || for_each.concurrency.get() == 1 && !grouped::is_timed(&step.steps);
     let grouped = match stored.and_then(|stored| stored.mode) {
         Some(Mode::Each) => None,
-        Some(Mode::Grouped) => Grouped::of(course, step, begun),
-        None => Grouped::of(course, step, begun).filter(|_| is_quickest()),
+        Some(Mode::Grouped) => Grouped::of(course, step, done),
+        None => Grouped::of(course, step, done).filter(|_| grouped::is_quickest(step, for_each)),
     };
     let mode = if grouped.is_some() { Mode::Grouped } else { Mode::Each };
     (Some(mode), grouped)
-}
-
-/// Behind which parent it goes on. A mark is ahead of what is stored, also where the file does not let
-/// parents be grouped any more.
-fn standing(
-    course: &Course<'_>,
-    step: &Step,
-    begun: &Begun,
-    mode: Option<Mode>,
-    stored: Option<&Passed>,
-) -> Result<Option<StoredPosition>, RunError> {
-    let before = stored.and_then(|stored| stored.mode);
-    let is_marked = [mode, before].contains(&Some(Mode::Grouped));
-    let marked = if is_marked { grouped::marked(course, step, begun)? } else { None };
-    Ok(marked.or_else(|| stored?.at.as_ref().map(At::stored)))
 }
 
 /// Refuses parents whose source is not what it was, unless the file says to go on. What the steps
@@ -211,11 +215,19 @@ struct Walk<'a> {
     within: Option<String>,
     mode: Option<Mode>,
     grouped: Option<Grouped<'a>>,
+    /// Whether all records have the same fields.
+    has_columns: bool,
+    /// What every mark of it says.
+    done: Done,
     unpassed: Unpassed,
     interval: Interval,
     saved_at: Instant,
     /// Behind the last parent before which all are done; `None`: before the first.
     passed: Option<StoredPosition>,
+    /// How many these are, of all attempts.
+    count: u64,
+    /// How many of them a mark in each database says.
+    marked: BTreeMap<String, u64>,
     records: u64,
     unsaved: u64,
     /// Marks of parents that are done and not yet passed durably.
@@ -224,7 +236,16 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn read(&mut self, reader: &mut dyn Reader, name: &str) -> Result<Went, RunError> {
-        let mut next = || reader.read(BATCH).map_err(|error| RunError::of_source(name, &error));
+        let mut is_first = self.has_columns;
+        let mut next = || {
+            let read = reader.read(BATCH).map_err(|error| RunError::of_source(name, &error))?;
+            if let Read::Batch(batch) = &read
+                && std::mem::take(&mut is_first)
+            {
+                fields::refuse_unknown(self.step, self.for_each, &batch.schema)?;
+            }
+            Ok(read)
+        };
         let mut ahead = self.ahead(&mut next)?;
         if self.at_work(&ahead)? == Went::Stopped {
             return Ok(Went::Stopped);
@@ -332,7 +353,7 @@ impl<'a> Walk<'a> {
             }
             let next = (row + grouped.size()).min(batch.rows());
             let of = (self.for_each.name.as_str(), self.scope, self.begun);
-            grouped.execute(batch, row..next, &|row| behind(batch, row), of)?;
+            grouped.execute(batch, (row..next, self.count), &|row| behind(batch, row), of)?;
             self.advance(batch, next, (next - row) as u64);
             if self.saved_at.elapsed() >= MIRRORED {
                 self.save()?;
@@ -408,6 +429,7 @@ impl<'a> Walk<'a> {
     fn advance(&mut self, batch: &Batch, upto: usize, records: u64) {
         if records > 0 {
             self.passed = Some(behind(batch, upto));
+            self.count += records;
             self.records += records;
             self.unsaved += records;
         }
@@ -441,11 +463,19 @@ impl<'a> Walk<'a> {
         self.course.level(&self.step.steps, &scope).map_err(|error| named(error, parent))
     }
 
+    /// What a mark says of how far the parents are done.
+    fn done(&self) -> Done {
+        let at = self.passed.as_ref().map(At::of);
+        Done { passed: Some(self.count), at, ..self.done.clone() }
+    }
+
     /// Notes how far the parents are done and which are at work, to be stored with what these do.
     fn note(&mut self) -> Result<(), RunError> {
         let passed = Passed {
             within: self.within.clone(),
             mode: self.mode,
+            passed: self.count,
+            marked: self.marked.clone(),
             begun: self.unpassed.clone(),
             at: self.passed.as_ref().map(At::of),
         };
@@ -454,17 +484,26 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Stores how far the parents are done; the marks below are not needed any more then. Until the
-    /// parent above is passed, it may be begun once more: there it is noted only.
+    /// Stores how far the parents are done. Until the parent above is passed, it may be begun once
+    /// more: there it is noted only.
+    fn store(&mut self) -> Result<(), RunError> {
+        self.note()?;
+        match self.scope.parent() {
+            Some(_) => Ok(()),
+            None => self.course.steps.flush().map_err(of_job),
+        }
+    }
+
+    /// Stores how far the parents are done; the marks below are not needed any more then.
     fn save(&mut self) -> Result<(), RunError> {
         let began = Instant::now();
-        self.note()?;
+        self.store()?;
         if let Some(above) = self.scope.parent() {
             let mut marks = above.marks.lock().unwrap_or_else(PoisonError::into_inner);
             marks.append(&mut self.marks);
         } else {
-            self.course.steps.flush().map_err(of_job)?;
-            self.course.databases.covered(self.marks.drain(..));
+            let marks = std::mem::take(&mut self.marks);
+            self.marked.extend(progress::mark(self.course, self.step, &self.done(), marks)?);
         }
         self.interval.saved(began.elapsed());
         self.saved_at = Instant::now();

@@ -3,7 +3,7 @@
 //! few commits.
 
 use std::{
-    collections::BTreeSet,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -13,16 +13,17 @@ use piton_connectors::{
     sql_statements::{Executed, Statement, StatementsError},
 };
 use piton_core::{CheckpointKey, StoredPosition};
-use serde::{Deserialize, Serialize};
 
 use super::{
     Purpose,
+    marks::Done,
     passed::At,
-    sql::{SINK, bind, execute, of_statements, standing, url_of},
+    progress,
+    sql::{bind, execute, of_statements, url_of},
 };
 use crate::{
     job::{
-        definition::{Body, Step, Value},
+        definition::{Body, ForEach, Step, Value},
         run::Course,
         stepping::{Parent, Scope},
     },
@@ -36,34 +37,23 @@ const MOST: usize = 1000;
 /// How long a transaction may be open, about: others may want to write, too.
 const OPEN: Duration = Duration::from_millis(300);
 
-/// What the mark says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Done {
-    /// The step's generation: how often an operator has had it begin anew.
-    done: u32,
-    #[serde(flatten)]
-    at: At,
-}
-
 /// The statements below a `for_each`, and where they are executed.
 pub(super) struct Grouped<'a> {
     course: &'a Course<'a>,
     step: &'a Step,
     key: CheckpointKey,
     url: String,
-    generation: u32,
+    /// What every mark of it says.
+    done: Done,
     size: usize,
 }
 
 impl<'a> Grouped<'a> {
     /// `None` if there is something else below the step than statements of one database.
-    pub(super) fn of(course: &'a Course<'a>, step: &'a Step, begun: &Begun) -> Option<Self> {
-        let mut url = None;
-        if !step.steps.iter().all(|step| is_plain(step, &mut url)) {
-            return None;
-        }
-        let key = key_of(course, step);
-        Some(Self { course, step, key, url: url?, generation: begun.generation, size: FIRST })
+    pub(super) fn of(course: &'a Course<'a>, step: &'a Step, done: &Done) -> Option<Self> {
+        let url = database(step)?;
+        let (key, done) = (progress::key_of(course, step), done.clone());
+        Some(Self { course, step, key, url, done, size: FIRST })
     }
 
     /// How many parents the next transaction has.
@@ -71,12 +61,13 @@ impl<'a> Grouped<'a> {
         self.size
     }
 
-    /// Executes the statements of these parents, up to a position. A parent that cannot be done is
+    /// Executes the statements of these parents, up to a position. `passed`: how many were done
+    /// before them. A parent that cannot be done is
     /// found by doing each alone.
     pub(super) fn execute(
         &mut self,
         batch: &Batch,
-        rows: std::ops::Range<usize>,
+        (rows, passed): (Range<usize>, u64),
         upto: &dyn Fn(usize) -> StoredPosition,
         (name, scope, begun): (&str, &Scope<'_>, &Begun),
     ) -> Result<(), RunError> {
@@ -89,16 +80,19 @@ impl<'a> Grouped<'a> {
                 statements(step, &scope, begun, &mut bound)?;
             }
         }
-        let done = Done { done: self.generation, at: At::of(&upto(rows.end)) };
-        let json = serde_json::to_string(&done).unwrap_or_default();
-        let position = StoredPosition { kind: "mark".to_owned(), json };
+        let done = Done {
+            passed: Some(passed + rows.len() as u64),
+            at: Some(At::of(&upto(rows.end))),
+            ..self.done.clone()
+        };
         let (course, step) = (self.course, self.step);
-        match execute(course, step, &self.url, (&self.key, &position), &bound)? {
+        match execute(course, step, &self.url, (&self.key, &done, &[]), &bound)? {
             Ok(Executed::Done { .. } | Executed::WasDone { .. }) => {}
             Ok(Executed::Fenced { epoch }) => return Err(course.fenced_by(epoch.0)),
             Err(StatementsError::Failed { .. }) if rows.len() > 1 => {
-                for row in rows {
-                    self.execute(batch, row..row + 1, upto, (name, scope, begun))?;
+                for (nth, row) in (0..).zip(rows) {
+                    let one = (row..row + 1, passed + nth);
+                    self.execute(batch, one, upto, (name, scope, begun))?;
                 }
                 return Ok(());
             }
@@ -117,40 +111,21 @@ impl<'a> Grouped<'a> {
     }
 }
 
-fn key_of(course: &Course<'_>, step: &Step) -> CheckpointKey {
-    CheckpointKey::new(course.steps.job(), step.path.clone(), SINK)
+/// Whether a `for_each` that begins does many parents in one transaction. `SQLite` has one writer, so
+/// that parents beside each other would only wait: there it does so whatever `concurrency` says.
+pub(in crate::job) fn is_quickest(step: &Step, for_each: &ForEach) -> bool {
+    let is_alone = |url: String| for_each.concurrency.get() == 1 || url.starts_with("sqlite:");
+    database(step).is_some_and(is_alone) && !is_timed(&step.steps)
 }
 
-/// Where the mark stands, once whoever was at work before is fenced.
-pub(super) fn marked(
-    course: &Course<'_>,
-    step: &Step,
-    begun: &Begun,
-) -> Result<Option<StoredPosition>, RunError> {
-    let (key, mut urls) = (key_of(course, step), BTreeSet::new());
-    databases(&step.steps, &mut urls);
-    for url in urls {
-        let found = standing(course, step, &url, &key)?;
-        let done = found.and_then(|found| serde_json::from_str::<Done>(&found.json).ok());
-        if let Some(done) = done.filter(|done| done.done == begun.generation) {
-            return Ok(Some(done.at.stored()));
-        }
-    }
-    Ok(None)
-}
-
-/// The databases of the statements of steps and of those below them.
-fn databases(steps: &[Step], urls: &mut BTreeSet<String>) {
-    for step in steps {
-        if let Body::Sql(sql) = &step.body {
-            urls.insert(url_of(&sql.database));
-        }
-        databases(&step.steps, urls);
-    }
+/// The database of the statements below a step, if there is nothing else.
+fn database(step: &Step) -> Option<String> {
+    let mut url = None;
+    if step.steps.iter().all(|step| is_plain(step, &mut url)) { url } else { None }
 }
 
 /// Whether one of the steps may take so long only: it is a transaction of its own then.
-pub(super) fn is_timed(steps: &[Step]) -> bool {
+fn is_timed(steps: &[Step]) -> bool {
     steps.iter().any(|step| step.timeout.is_some() || is_timed(&step.steps))
 }
 

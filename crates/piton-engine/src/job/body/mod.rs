@@ -2,10 +2,13 @@
 
 mod command;
 mod connections;
+mod fields;
 mod for_each;
 mod grouped;
+mod marks;
 mod passed;
 mod pipeline;
+mod progress;
 mod removal;
 mod sql;
 
@@ -14,6 +17,8 @@ use piton_core::StoredPosition;
 
 pub(super) use self::{
     command::command,
+    grouped::is_quickest,
+    marks::foreseen,
     passed::At,
     removal::remove,
     sql::{Databases, Marked, sql},
@@ -126,10 +131,11 @@ pub(super) fn forget(
     let mut below = Vec::new();
     paths(&step.steps, scope, &mut below);
     let (path, parent) = (scope.path(&step.path), scope.parent_id());
-    course.steps.begin_anew(&path, &below, parent.as_deref()).map_err(of_job)?;
+    let anew = course.steps.begin_anew(&path, &below, parent.as_deref());
+    let generation = anew.map_err(of_job)?;
     // After a crash before this, whoever recovers finds its position still.
     pipeline::forget(course, step, scope)?;
-    Ok(Begun { generation: begun.generation + 1, position: None, ..begun.clone() })
+    Ok(Begun { generation, position: None, ..begun.clone() })
 }
 
 /// The paths of steps and of those below them. What is done for each of many records has the

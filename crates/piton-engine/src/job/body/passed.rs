@@ -48,11 +48,23 @@ pub(super) struct Passed {
     pub(super) within: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mode: Option<Mode>,
+    /// How many parents that is, from the first on: by this it is told whether a database is as
+    /// old as the store.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) passed: u64,
+    /// How many of them a mark in each database says at least.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) marked: BTreeMap<String, u64>,
     #[serde(flatten)]
     pub(super) begun: Unpassed,
     /// `None`: before all of them.
     #[serde(flatten)]
     pub(super) at: Option<At>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Passed {
@@ -152,11 +164,13 @@ mod tests {
         let at = At::of(&StoredPosition { kind: "sql".into(), json: r#"{"id":7}"#.into() });
         let mut begun = Unpassed::default();
         begun.begin("customer@8");
-        let passed = Passed { within: None, mode: Some(Mode::Each), begun, at: Some(at) };
+        let marked = BTreeMap::from([("t".to_owned(), 5)]);
+        let mode = Some(Mode::Each);
+        let passed = Passed { within: None, mode, passed: 7, marked, begun, at: Some(at) };
         let json = StoredPosition::of(&passed).unwrap().json;
         assert_eq!(
             json,
-            r#"{"mode":"each","at_work":{"customer@8":0},"kind":"sql","at":{"id":7}}"#
+            r#"{"mode":"each","passed":7,"marked":{"t":5},"at_work":{"customer@8":0},"kind":"sql","at":{"id":7}}"#
         );
         assert_eq!(serde_json::from_str::<Passed>(&json).unwrap(), passed);
         assert_eq!(serde_json::from_str::<Passed>(r#"{"within":"a"}"#).unwrap().at, None);

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use piton::job::{Begun, WHOLE_JOB};
+use piton::job::{Begun, JobError, WHOLE_JOB};
 use piton_connectors::sql_statements::{
     self, Executed, Limits, Mark, Statement as Bound, Statements, StatementsError,
     Value as Parameter,
@@ -15,11 +15,15 @@ use piton_core::{
     Checkpoint, CheckpointKey, Epoch, StoredPosition, checksum::Checksum, claim::WHOLE,
 };
 
-use super::{Purpose, connections::Database};
+use super::{
+    Purpose,
+    connections::Database,
+    marks::{Done, Judged, unknown_claim},
+};
 use crate::{
     job::{
         definition::{Action, Body, Database as Where, Piece, Sql, Statement, Step, Value},
-        run::Course,
+        run::{Course, of_job},
         stepping::Scope,
     },
     run::RunError,
@@ -34,8 +38,8 @@ const TRIES: u32 = 10;
 /// A mark that a step has left in a database for one parent.
 #[derive(Debug, Clone)]
 pub(in crate::job) struct Marked {
-    url: String,
-    key: CheckpointKey,
+    pub(super) url: String,
+    pub(super) key: CheckpointKey,
 }
 
 /// The databases in which statements were executed, each with its connections.
@@ -54,53 +58,34 @@ impl Databases {
         &self,
         course: &Course<'_>,
         url: &str,
-        work: impl FnOnce(&mut dyn Statements, &Database) -> Result<T, StatementsError>,
+        work: impl FnOnce(&mut dyn Statements) -> Result<T, StatementsError>,
     ) -> Result<T, StatementsError> {
-        let database = self.get(url);
         let open = || sql_statements::open(url, &course.job.dir, course.job.claim.lease);
-        database.with(open, |statements| work(statements, &database))
+        self.get(url).with(open, work)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Database>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks that a stored checkpoint has passed: the next transaction of their database takes them
-    /// away.
-    pub(super) fn covered(&self, marks: impl Iterator<Item = Marked>) {
-        for Marked { url, key } in marks {
-            let database = self.get(&url);
-            database.covered().entry(key.sink.clone()).or_default().push(key);
-        }
-    }
-
-    /// Takes all marks away that steps below a `for_each` have left: it is done.
-    pub(super) fn clear(&self, course: &Course<'_>, step: &Step) -> Result<(), RunError> {
-        let mut urls = BTreeSet::new();
-        step.steps.iter().for_each(|step| databases_of(step, &mut urls));
-        urls.iter()
-            .try_for_each(|url| self.take_away(course, url, &step.path, &sink_of(&step.path)))
+    /// A database by where it is, as a word that betrays nothing.
+    pub(super) fn place(&self, course: &Course<'_>, url: &str) -> Result<String, StatementsError> {
+        let at = self.with(course, url, |statements| Ok(statements.location()))?;
+        let Checksum(hash) = Checksum::build().text(&at).finish();
+        Ok(format!("{hash:016x}"))
     }
 
     /// Takes all marks away that steps have left, but for one that says so: the job is done.
     pub(super) fn clear_all(&self, course: &Course<'_>) -> Result<(), RunError> {
         let mut urls = BTreeSet::new();
         course.job.steps.iter().for_each(|step| databases_of(step, &mut urls));
-        urls.iter().try_for_each(|url| self.take_away(course, url, WHOLE_JOB, SINK))
+        urls.iter().try_for_each(|url| self.take_away(course, url))
     }
 
-    /// Takes all marks of a sink away, and leaves one of a step that says so.
-    fn take_away(
-        &self,
-        course: &Course<'_>,
-        url: &str,
-        path: &str,
-        sink: &str,
-    ) -> Result<(), RunError> {
-        let key = CheckpointKey::new(course.steps.job(), path, SINK);
-        let marks = CheckpointKey::new(course.steps.job(), WHOLE, sink);
-        let cleared = self.with(course, url, |statements, database| {
-            drop(database.take_covered(sink));
+    fn take_away(&self, course: &Course<'_>, url: &str) -> Result<(), RunError> {
+        let key = CheckpointKey::new(course.steps.job(), WHOLE_JOB, SINK);
+        let marks = CheckpointKey::new(course.steps.job(), WHOLE, SINK);
+        let cleared = self.with(course, url, |statements| {
             unless_own(course, || {
                 let (epoch, found) = fence(course, statements, &key)?;
                 let json = serde_json::json!({ "passed": epoch.0 }).to_string();
@@ -114,7 +99,7 @@ impl Databases {
                 statements.execute(&mark, &[], &Limits::default())
             })
         });
-        let cleared = cleared.map_err(|error| of_statements(path, Purpose::Body, &error))?;
+        let cleared = cleared.map_err(|error| of_statements(WHOLE_JOB, Purpose::Body, &error))?;
         match cleared {
             Executed::Fenced { epoch } => Err(course.fenced_by(epoch.0)),
             _ => Ok(()),
@@ -133,9 +118,28 @@ fn fence(
         match statements.fence(key, epoch) {
             // The job was claimed anew meanwhile, and a step beside this one was quicker.
             Err(StatementsError::Fenced { epoch, .. }) if is_own(course, epoch) => {}
+            Err(StatementsError::Fenced { epoch, at }) => go_above(course, key, epoch, at)?,
             found => return Ok((epoch, found?)),
         }
     }
+}
+
+/// Where a newer epoch was found and the job is nobody else's in its store, that was another store,
+/// or this one at a later time. Its marks are adopted under an epoch above it, or refused.
+fn go_above(
+    course: &Course<'_>,
+    key: &CheckpointKey,
+    epoch: Epoch,
+    at: String,
+) -> Result<(), StatementsError> {
+    if course.steps.renew().is_err() {
+        return Err(StatementsError::Fenced { epoch, at });
+    }
+    if !course.options.adopt {
+        return Err(StatementsError::Refused { what: unknown_claim(key, epoch.0, &at) });
+    }
+    let failed = |error: JobError| StatementsError::Failed { what: error.to_string() };
+    course.steps.claim_above(epoch).map_err(failed)
 }
 
 /// Executes, and once more if what has fenced it was this process, which had claimed the job anew.
@@ -157,7 +161,7 @@ fn is_own(course: &Course<'_>, epoch: Epoch) -> bool {
 }
 
 /// The databases in which a step and those below it execute statements.
-fn databases_of(step: &Step, urls: &mut BTreeSet<String>) {
+pub(super) fn databases_of(step: &Step, urls: &mut BTreeSet<String>) {
     let acts = [&step.on_recover, &step.on_failure, &step.on_complete];
     for action in acts.into_iter().flatten() {
         if let Action::Sql(sql) = action {
@@ -171,7 +175,7 @@ fn databases_of(step: &Step, urls: &mut BTreeSet<String>) {
 }
 
 /// The sink of the marks that are left for each parent of a `for_each`.
-fn sink_of(for_each: &str) -> String {
+pub(super) fn sink_of(for_each: &str) -> String {
     format!("{SINK} of {for_each}")
 }
 
@@ -213,31 +217,30 @@ pub(in crate::job) fn sql(
         let marked = Marked { url: url.clone(), key: key.clone() };
         parent.marks.lock().unwrap_or_else(PoisonError::into_inner).push(marked);
     }
-    execute(course, step, &url, (&key, &mark_of(begun, purpose)), &bound)?.map_err(at)
+    let done = mark_of(course, begun, purpose)?;
+    execute(course, step, &url, (&key, &done, &[]), &bound)?.map_err(at)
 }
 
-/// Executes statements with their mark, and finds out what is not known.
+/// Executes statements with their mark, and finds out what is not known. With them marks are taken
+/// away that are not needed any more.
 pub(super) fn execute(
     course: &Course<'_>,
     step: &Step,
     url: &str,
-    (key, position): (&CheckpointKey, &StoredPosition),
+    of: (&CheckpointKey, &Done, &[CheckpointKey]),
     bound: &[Bound],
 ) -> Result<Result<Executed, StatementsError>, RunError> {
     let mut tries = 0;
     course.with_signal(step, |signal| {
         loop {
             let stops = Arc::clone(signal);
-            let stop = Arc::new(move || stops.is_stopping());
-            let limits = Limits { timeout: step.timeout, stop };
-            let executed = course.databases.with(course, url, |statements, database| {
-                let covered = database.take_covered(&key.sink);
-                let of = (key, position, &covered[..]);
-                let executed = unless_own(course, || once(course, statements, of, bound, &limits));
-                if !matches!(executed, Ok(Executed::Done { .. })) {
-                    database.put_back(&key.sink, covered);
-                }
-                executed
+            let limits = match bound {
+                // That nothing but marks are written is not worth being stopped.
+                [] => Limits::default(),
+                _ => Limits { timeout: step.timeout, stop: Arc::new(move || stops.is_stopping()) },
+            };
+            let executed = course.databases.with(course, url, |statements| {
+                unless_own(course, || once(course, statements, of, bound, &limits))
             });
             let error = match executed {
                 Ok(executed) => return Ok(executed),
@@ -258,22 +261,28 @@ pub(super) fn execute(
 fn once(
     course: &Course<'_>,
     statements: &mut dyn Statements,
-    (key, position, covered): (&CheckpointKey, &StoredPosition, &[CheckpointKey]),
+    (key, done, clears): (&CheckpointKey, &Done, &[CheckpointKey]),
     bound: &[Bound],
     limits: &Limits,
 ) -> Result<Executed, StatementsError> {
     let (epoch, found) = fence(course, statements, key)?;
-    if let Some(mark) = found.clone().filter(|found| found.position.as_ref() == Some(position)) {
-        return Ok(Executed::WasDone { mark });
+    let judged = done.judge(found.as_ref(), course.options.adopt, &statements.location())?;
+    if let (Judged::Own(own), Some(mark)) = (&judged, &found)
+        && own == done
+        && clears.is_empty()
+    {
+        return Ok(Executed::WasDone { mark: mark.clone() });
     }
     let mark = Mark {
         key: key.clone(),
         epoch,
         expected: found.map(|found| found.version),
-        position: position.clone(),
-        clears: covered.to_vec(),
+        position: done.stored(),
+        clears: clears.to_vec(),
     };
-    statements.execute(&mark, bound, limits)
+    // How far parents are done was compared before.
+    let is_adopted = matches!(judged, Judged::Adopted(_)) && done.passed.is_none();
+    statements.execute(&mark, if is_adopted { &[] } else { bound }, limits)
 }
 
 /// Whether the mark of a step says that it was done.
@@ -285,21 +294,23 @@ pub(super) fn is_marked(
     begun: &Begun,
 ) -> Result<bool, RunError> {
     let key = key_of(course.steps.job(), &step.path, scope, Purpose::Body);
-    let mark = standing(course, step, &url_of(&sql.database), &key)?;
-    Ok(mark.as_ref() == Some(&mark_of(begun, Purpose::Body)))
+    let done = mark_of(course, begun, Purpose::Body)?;
+    Ok(standing(course, step, &url_of(&sql.database), &key, &done)? != Judged::Nothing)
 }
 
-/// What a mark of a step says, once everything older is fenced.
+/// What the mark of a step means, once everything older is fenced.
 pub(super) fn standing(
     course: &Course<'_>,
     step: &Step,
     url: &str,
     key: &CheckpointKey,
-) -> Result<Option<StoredPosition>, RunError> {
-    let found =
-        course.databases.with(course, url, |statements, _| Ok(fence(course, statements, key)?.1));
-    let found = found.map_err(|error| of_statements(&step.path, Purpose::Body, &error))?;
-    Ok(found.and_then(|found| found.position))
+    done: &Done,
+) -> Result<Judged, RunError> {
+    let judged = course.databases.with(course, url, |statements| {
+        let (_, found) = fence(course, statements, key)?;
+        done.judge(found.as_ref(), course.options.adopt, &statements.location())
+    });
+    judged.map_err(|error| of_statements(&step.path, Purpose::Body, &error))
 }
 
 fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> CheckpointKey {
@@ -316,13 +327,11 @@ fn key_of(job: &str, path: &str, scope: &Scope<'_>, purpose: Purpose) -> Checkpo
 
 /// What says that it was done: for a step and its completion once in its generation, for its
 /// recovery and failure once in each attempt.
-fn mark_of(begun: &Begun, purpose: Purpose) -> StoredPosition {
-    let generation = begun.generation;
-    let json = match purpose {
-        Purpose::Body | Purpose::Complete => serde_json::json!({ "done": generation }),
-        _ => serde_json::json!({ "done": generation, "attempt": begun.attempt }),
-    };
-    StoredPosition { kind: "mark".to_owned(), json: json.to_string() }
+fn mark_of(course: &Course<'_>, begun: &Begun, purpose: Purpose) -> Result<Done, RunError> {
+    let is_once = matches!(purpose, Purpose::Body | Purpose::Complete);
+    let attempt = Some(begun.attempt).filter(|_| !is_once);
+    let run = course.steps.identity().map_err(of_job)?;
+    Ok(Done { run, done: begun.generation, attempt, passed: None, at: None })
 }
 
 pub(super) fn bind(

@@ -1,16 +1,22 @@
 //! What is said of the body of a step: what it works on, where it resumes, and what is promised.
 
+use futures_executor::block_on;
+use piton::job::WHOLE_JOB;
 use piton_connectors::{
     sink::Guarantee,
     sql_statements::{
         self, Piece as Bound, Statement as BoundStatement, StatementsError, Value as Parameter,
     },
 };
+use piton_core::Epoch;
 
 use super::{Next, Planner, Promise, Refusal, StepPlan, refusal};
 use crate::{
     connect,
-    job::definition::{Body, Database, Piece, Reference, Sql, Step, Template, Value},
+    job::{
+        body::{foreseen, is_quickest},
+        definition::{Body, Database, Piece, Reference, Sql, Step, Template, Value},
+    },
     plan as pipeline, rehearsal,
     run::RunError,
 };
@@ -27,13 +33,18 @@ impl Planner<'_> {
                     Ok(promise) => planned.guarantees.push(promise),
                     Err(refusal) => planned.refusal = planned.refusal.take().or(Some(refusal)),
                 }
+                self.foresee(step, sql, planned);
             }
             Body::Run(command) => {
                 planned.what = Some(command.named.clone());
                 planned.guarantees.push(of_a_command());
             }
             Body::ForEach(each) => match self.source(step, &each.source) {
-                Ok(source) => planned.what = Some(format!("each {} of {source}", each.name)),
+                Ok(source) => {
+                    let is_grouped = planned.next == Next::Begun && is_quickest(step, each);
+                    let way = if is_grouped { ", many in one transaction" } else { "" };
+                    planned.what = Some(format!("each {} of {source}{way}", each.name));
+                }
                 Err(error) => planned.refusal = planned.refusal.take().or(Some(refusal(&error))),
             },
         }
@@ -97,6 +108,27 @@ impl Planner<'_> {
         let source = connect::source(&config, false);
         let source = source.map_err(|error| RunError::of_source(&name, &error))?;
         Ok(pipeline::brief_source(&source.identity()))
+    }
+
+    /// A mark that the store knows nothing of.
+    fn foresee(&self, step: &Step, sql: &Sql, planned: &mut StepPlan) {
+        if !matches!(planned.next, Next::Begun | Next::Resumed) || self.is_held {
+            return;
+        }
+        let generation = self.states.get(&step.path).map_or(0, |state| state.generation);
+        let known = (self.states.get(WHOLE_JOB), generation);
+        let newest = self.newest_epoch();
+        let found = foreseen((self.job, &self.run), (step, sql), known, newest);
+        let found = found.map(|what| refusal(&RunError::Refused(what)));
+        planned.refusal = planned.refusal.take().or(found);
+    }
+
+    /// The newest claim that the store has given for the run, as far as what is stored says.
+    fn newest_epoch(&self) -> Epoch {
+        let runs = block_on(self.store.runs(&self.run, 1)).unwrap_or_default();
+        let steps = block_on(self.store.load(&self.run)).unwrap_or_default();
+        let epochs = runs.into_iter().map(|run| run.epoch);
+        epochs.chain(steps.into_iter().map(|step| step.epoch)).max().unwrap_or(Epoch(0))
     }
 
     /// Where statements are executed, and what is promised of them.

@@ -35,10 +35,20 @@ impl Steps {
             return Ok(());
         }
         match (renewed, &mut rows) {
-            (_, Some(rows)) => self.claim_anew(rows),
+            (_, Some(rows)) => self.claim_anew(rows, Epoch(0)),
             (Ok(Saved::Fenced { epoch }), _) => Err(self.fenced(epoch)),
             (renewed, _) => Ok(renewed.map(|_| ())?),
         }
+    }
+
+    /// Claims anew what this process holds, with an epoch that is above one that was found
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// As [`renew`](Self::renew).
+    pub fn claim_above(&self, epoch: Epoch) -> Result<(), JobError> {
+        let mut rows = self.rows();
+        if self.held().epoch > epoch { Ok(()) } else { self.claim_anew(&mut rows, epoch) }
     }
 
     /// The claim: a command that a step starts inherits its lock.
@@ -51,7 +61,7 @@ impl Steps {
     pub(super) fn save(&self, rows: &mut Rows) -> Result<(), JobError> {
         while !rows.is_stored() {
             match self.save_once(rows) {
-                Err(error) if is_in_doubt(&error) => self.claim_anew(rows)?,
+                Err(error) if is_in_doubt(&error) => self.claim_anew(rows, Epoch(0))?,
                 saved => return saved,
             }
         }
@@ -62,9 +72,9 @@ impl Steps {
     ///
     /// # Errors
     /// [`JobError::Fenced`] when somebody else has had it meanwhile; what the store fails with.
-    fn claim_anew(&self, rows: &mut Rows) -> Result<(), JobError> {
+    fn claim_anew(&self, rows: &mut Rows, above: Epoch) -> Result<(), JobError> {
         let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = self.replace(&held)?;
+        let new = self.replace(&held, above)?;
         match self.look(&held) {
             Ok(stored) => {
                 // Commands that are at work hold the new one, too.
@@ -81,13 +91,13 @@ impl Steps {
     }
 
     /// Replaces the claim of this process by a newer one, without giving it up in between.
-    fn replace(&self, held: &Claim) -> Result<Claim, JobError> {
+    fn replace(&self, held: &Claim, above: Epoch) -> Result<Claim, JobError> {
         let mut request = ClaimRequest {
             pipeline: self.job().to_owned(),
             partition: WHOLE.to_owned(),
             owner: piton_stores::this_process(),
             lease: held.lease,
-            at_least: Epoch(0),
+            at_least: Epoch(above.0.saturating_add(1)),
             silent: None,
             now: Timestamp::now(),
         };

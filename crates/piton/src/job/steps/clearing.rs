@@ -5,10 +5,12 @@ use piton_core::{Event, Order, OrderKind};
 use pollster::block_on;
 
 use super::{JobError, POSITION, StepState, Steps, WHOLE_JOB};
+use crate::job::state::next_generation;
 
 impl Steps {
     /// Has a step that was begun begin anew, with steps below it: their positions are cleared, and
-    /// nothing that was noted of them elsewhere counts any more. That is noted for people.
+    /// nothing that was noted of them elsewhere counts any more. That is noted for people. The
+    /// step's new [`generation`](StepState::generation).
     ///
     /// # Errors
     /// As [`done`](Self::done).
@@ -17,7 +19,7 @@ impl Steps {
         path: &str,
         below: &[String],
         parent: Option<&str>,
-    ) -> Result<(), JobError> {
+    ) -> Result<u64, JobError> {
         let is_meant = |step: &str| step == path || below.iter().any(|other| other == step);
         let (mut rows, now) = (self.rows(), Timestamp::now());
         for step in below {
@@ -25,15 +27,18 @@ impl Steps {
             let rewound = StepState { parent: parent.map(ToOwned::to_owned), ..rewound };
             rows.put(step, rewound);
         }
+        let mut generation = 0;
         if let Some(mut state) = rows.steps.get(path).map(|row| row.state.clone()) {
-            state.generation += 1;
+            generation = next_generation(state.generation, now);
+            state.generation = generation;
             state.body_done = false;
             rows.put(path, state);
         }
         self.write(&mut rows)?;
         drop(rows);
         // Last: after a crash before it, whoever recovers is told the same position.
-        self.forget_positions(path, is_meant)
+        self.forget_positions(path, is_meant)?;
+        Ok(generation)
     }
 
     /// Clears the position of a step.
