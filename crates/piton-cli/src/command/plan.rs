@@ -199,6 +199,7 @@ fn next(step: &StepPlan) -> String {
             (None, Some(position)) => format!("resumes it at {position}"),
             (None, None) => "resumes it".to_owned(),
         },
+        Next::Opened => "goes on below it".to_owned(),
         Next::BegunAnew => "begins it anew".to_owned(),
         Next::Begun => "begins it".to_owned(),
         Next::Refused => "ends here: restart: manual".to_owned(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
 #![cfg(unix)]
 
+mod changed_files;
 mod commands;
 mod example;
 mod for_each;

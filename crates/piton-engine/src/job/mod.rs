@@ -2,6 +2,7 @@
 
 mod age;
 mod body;
+mod changed;
 pub mod definition;
 mod instances;
 pub mod kept;

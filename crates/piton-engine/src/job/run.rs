@@ -15,12 +15,13 @@ use std::{
 };
 
 use futures_executor::block_on;
-use piton::job::{self, Heartbeat, JobError, STEP, Steps, WHOLE_JOB};
+use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
     body,
-    definition::{Instance, Job, OnJobComplete, Step, difference},
+    changed::{self, Change},
+    definition::{Instance, Job, OnJobComplete, Step},
     walk::{OnDrop, Permits, Went},
 };
 use crate::{
@@ -150,17 +151,23 @@ pub fn run(
     watch: &Watch<'_>,
 ) -> Result<JobSummary, RunError> {
     let began = Instant::now();
-    compare(job, instance, store, options)?;
+    if let Some(change) = changed::compare(job, instance, &**store, options)?
+        && !change.new.is_empty()
+    {
+        reopen(job, instance, store, options, signal, &change)?;
+    }
+    let now = &*job.definition.json;
     let deletes = job.on_complete == OnJobComplete::Delete;
     let begins_anew = options.again && !deletes;
-    let (mut steps, mut was_finished) = open(job, instance, store, (options, begins_anew), signal)?;
+    let (mut steps, mut was_finished) =
+        open(job, instance, store, (options, begins_anew), now, signal)?;
     if was_finished && deletes {
         // Whoever finished it may have been killed before all was removed.
         let course = Course::new(job, instance, store, options, signal, (watch, steps));
         let removed = body::remove(&course);
         course.give_up(RunEnd::Finished)?;
         removed?;
-        (steps, was_finished) = open(job, instance, store, (options, true), signal)?;
+        (steps, was_finished) = open(job, instance, store, (options, true), now, signal)?;
     }
     let name = steps.job().to_owned();
     if was_finished {
@@ -187,54 +194,21 @@ fn summary(
     JobSummary { instance, is_finished, was_finished, done, were_done, took }
 }
 
-/// A definition that has changed since the run began is refused, unless that is accepted.
-fn compare(
+/// Claims the newest run as it is, under the definition that it began with, and has what is done above
+/// new steps go on with them. If this is not stored, the next run finds the same difference.
+fn reopen(
     job: &Job,
     instance: &Instance,
     store: &Arc<dyn Store>,
     options: &RunOptions,
+    signal: &Signal,
+    change: &Change,
 ) -> Result<(), RunError> {
-    let Some((run, what)) = changes(job, instance, &**store)? else { return Ok(()) };
-    let begins_anew = options.again || job.on_complete == OnJobComplete::Delete;
-    if begins_anew && is_finished(&**store, &run)? {
-        return Ok(());
-    }
-    let what = what.join("; ");
-    if options.accept_changes {
-        (options.on_notice)(&format!("'{run}' goes on with a changed definition: {what}"));
-        return Ok(());
-    }
-    Err(changed(&run, &what))
-}
-
-/// The name of the newest run, and how its definition differs from the job's; `None` if it does not.
-pub(super) fn changes(
-    job: &Job,
-    instance: &Instance,
-    store: &dyn Store,
-) -> Result<Option<(String, Vec<String>)>, RunError> {
-    let Some(run) = job::newest(store, &instance.name)? else { return Ok(None) };
-    let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
-    // Without a definition it was begun by a program or a script.
-    let differs = |transforms: &str| transforms != "[]" && transforms != job.definition.json;
-    let known = known.filter(|known| differs(&known.transforms));
-    Ok(known.map(|known| (run, difference(&known.transforms, &job.definition.json))))
-}
-
-fn is_finished(store: &dyn Store, run: &str) -> Result<bool, RunError> {
-    let checkpoints = block_on(store.load(run))?;
-    let whole =
-        checkpoints.into_iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
-    let state = whole.as_ref().and_then(super::view::state_of);
-    Ok(state.is_some_and(|state| state.stage.is_over()))
-}
-
-pub(super) fn changed(run: &str, what: &str) -> RunError {
-    RunError::Refused(format!(
-        "the definition of '{run}' has changed since it began: {what}. Run with --accept-changes to \
-         go on with the new one from where it stands, or with --again, once it has finished, for a \
-         new run"
-    ))
+    let (steps, _) = open(job, instance, store, (options, false), &change.before, signal)?;
+    let states = changed::reopened(job, &change.new, &|path| steps.state(path));
+    let changed =
+        if states.is_empty() { Ok(()) } else { steps.change(states, change.event(options)) };
+    steps.end(RunEnd::Stopped).and(changed).map_err(of_job)
 }
 
 fn open(
@@ -242,6 +216,7 @@ fn open(
     instance: &Instance,
     store: &Arc<dyn Store>,
     (options, again): (&RunOptions, bool),
+    definition: &str,
     signal: &Signal,
 ) -> Result<(Steps, bool), RunError> {
     let when_held = match job.claim.when_held {
@@ -264,7 +239,7 @@ fn open(
             checkpoint: job.checkpoint.clone(),
             ..Default::default()
         },
-        definition: Some(job.definition.json.clone()),
+        definition: Some(definition.to_owned()),
         file: Some(job.file.display().to_string()),
         ..Default::default()
     };
