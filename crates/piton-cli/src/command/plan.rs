@@ -257,7 +257,8 @@ fn reasons(plan: &JobPlan) -> String {
             (guarantee, why) == (&known.guarantee, &known.why)
         };
         match reasons.iter_mut().find(is_same) {
-            Some((_, known)) if known.contains(&of) => {}
+            // Those of one step come one after the other.
+            Some((_, known)) if known.last() == Some(&of) => {}
             Some((_, known)) => known.push(of),
             None => reasons.push((promise, vec![of])),
         }

@@ -7,6 +7,7 @@
 mod changed_files;
 mod commands;
 mod example;
+mod failures;
 mod for_each;
 mod for_each_killed;
 mod for_each_pipelines;

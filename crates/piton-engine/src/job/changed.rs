@@ -1,7 +1,7 @@
 //! What a changed file means for a run that has begun: it is refused with the difference, until that is
 //! accepted. Then what is new is done, and what is done stays so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
@@ -11,7 +11,6 @@ use serde_json::Value as Json;
 
 use super::{
     definition::{Body, Instance, Job, OnJobComplete, Step, difference, new_steps},
-    instances::{instance_of, params_of},
     view::state_of,
 };
 use crate::run::{RunError, RunOptions};
@@ -190,8 +189,7 @@ fn declared_otherwise(job: &Job, record: &PipelineRecord) -> Vec<String> {
 
 /// Whether a run has all the values that were given now, and not left to their defaults.
 fn has_what_was_given(job: &Job, instance: &Instance, run: &str) -> bool {
-    let of_params = instance_of(&job.name, run);
-    let params = of_params.and_then(|of| params_of(&job.name, of)).unwrap_or_default();
+    let params = run.strip_prefix(&*job.name).and_then(in_name).unwrap_or_default();
     instance.given.iter().all(|name| {
         let now = instance.params.get(name).and_then(|value| value.to_text());
         params.get(name).map(String::as_str) == now.as_deref()
@@ -217,4 +215,39 @@ pub(super) fn leaves_behind(run: &str, new: &str, what: &[String]) -> RunError {
          `piton cancel` or `piton reset` and its name",
         what.join("; ")
     ))
+}
+
+/// The parameters in what stands behind a job's name: `(a=1, b="x, y")#2`, each as text.
+fn in_name(behind: &str) -> Option<BTreeMap<String, String>> {
+    let mut rest = behind.strip_prefix('(')?;
+    rest = &rest[..rest.rfind(')')?];
+    let mut params = BTreeMap::new();
+    while !rest.is_empty() {
+        let (name, value) = rest.split_once('=')?;
+        let (text, end) = if value.starts_with('"') {
+            let mut texts = serde_json::Deserializer::from_str(value).into_iter::<String>();
+            let text = texts.next()?.ok()?;
+            (text, texts.byte_offset())
+        } else {
+            let end = value.find(',').unwrap_or(value.len());
+            (value[..end].to_owned(), end)
+        };
+        params.insert(name.to_owned(), text);
+        let after = &value[end..];
+        rest = after.strip_prefix(", ").unwrap_or(after);
+    }
+    Some(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_with_which_parameters_a_run_was_begun() {
+        let params = in_name(r#"(a="x), \"b\u002f", date=2026-11-20, n=7)#2"#).unwrap();
+        let wanted = [("a", "x), \"b/"), ("date", "2026-11-20"), ("n", "7")];
+        assert_eq!(params, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
+        assert_eq!(in_name("#2"), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! The runs of a job that takes parameters, by the job's name alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use futures_executor::block_on;
 use piton_core::{Store, StoreError};
@@ -20,34 +20,13 @@ pub fn instances(store: &dyn Store, job: &str) -> Result<Vec<String>, StoreError
 }
 
 /// The name of a run without its number, if it is one of that job with parameters.
-pub(super) fn instance_of<'a>(job: &str, run: &'a str) -> Option<&'a str> {
+fn instance_of<'a>(job: &str, run: &'a str) -> Option<&'a str> {
     let params = run.strip_prefix(job)?;
     let is_number = |text: &str| text.strip_prefix('#').is_some_and(|n| n.parse::<u64>().is_ok());
     // A parameter's value may hold a parenthesis, but the last one ends them all.
     let end = params.rfind(')')? + 1;
     let is_whole = end == params.len() || is_number(&params[end..]);
     (params.starts_with('(') && is_whole).then(|| &run[..job.len() + end])
-}
-
-/// The parameters in the name of a run without its number, each as text.
-pub(super) fn params_of(job: &str, instance: &str) -> Option<BTreeMap<String, String>> {
-    let mut rest = instance.strip_prefix(job)?.strip_prefix('(')?.strip_suffix(')')?;
-    let mut params = BTreeMap::new();
-    while !rest.is_empty() {
-        let (name, value) = rest.split_once('=')?;
-        let (text, end) = if value.starts_with('"') {
-            let mut texts = serde_json::Deserializer::from_str(value).into_iter::<String>();
-            let text = texts.next()?.ok()?;
-            (text, texts.byte_offset())
-        } else {
-            let end = value.find(',').unwrap_or(value.len());
-            (value[..end].to_owned(), end)
-        };
-        params.insert(name.to_owned(), text);
-        let after = &value[end..];
-        rest = after.strip_prefix(", ").unwrap_or(after);
-    }
-    Some(params)
 }
 
 #[cfg(test)]
@@ -63,13 +42,5 @@ mod tests {
         for other in ["crm", "crm#2", "crm2(a=1)", "crm(a=1)/step", "crm(a=1", "acrm(a=1)"] {
             assert_eq!(of(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn a_name_says_with_which_parameters_a_run_was_begun() {
-        let params = params_of("crm", r#"crm(a="x), \"b\u002f", date=2026-11-20, n=7)"#).unwrap();
-        let wanted = [("a", "x), \"b/"), ("date", "2026-11-20"), ("n", "7")];
-        assert_eq!(params, wanted.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
-        assert_eq!(params_of("crm", "crm"), None);
     }
 }

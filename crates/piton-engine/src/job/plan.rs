@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{
     changed::{self, Change},
     definition::{Action, Body, Instance, Job, Reference, Restart, Step, StepFact, Value},
-    run,
+    foreseen, orphan, run,
     walk::Order,
 };
 pub use crate::plan::Refusal;
@@ -141,6 +141,7 @@ pub struct Recovers {
 /// # Errors
 /// What looking may fail with; a refusal of the run is part of the plan.
 pub fn plan(job: &Job, instance: &Instance, store: &dyn Store) -> Result<JobPlan, RunError> {
+    foreseen::check(job, instance)?;
     let newest = job::newest(store, &instance.name)?;
     let run = newest.unwrap_or_else(|| instance.name.clone());
     let mut planner = Planner {
@@ -241,7 +242,9 @@ impl Planner<'_> {
                 let waits = format!("it runs now: a run would wait for {holder} to end");
                 return Ok((Some(waits), None));
             }
-            let error = RunError::Held { pipeline: name.clone(), holder };
+            let left = orphan::left_by(self.store, name, &holder)?;
+            let held = RunError::Held { pipeline: name.clone(), holder };
+            let error = left.map_or(held, RunError::Locked);
             return Ok((None, Some(refusal(&error))));
         }
         Ok(match block_on(self.store.control(name))? {

@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_executor::block_on;
+use jiff::Timestamp;
 use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
@@ -22,11 +23,13 @@ use super::{
     body,
     changed::{self, Change},
     definition::{Instance, Job, OnJobComplete, Step},
+    foreseen, orphan,
     walk::{OnDrop, Permits, Went},
 };
 use crate::{
     config::WhenHeld,
     run::{RunError, RunOptions, Signal},
+    wording::span,
 };
 
 /// How often an operator's wish and the end of the time are looked at.
@@ -35,8 +38,15 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How late it is stored, at most, that a short step is done.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// How long a job whose command is at work may be held before that is told: a server takes a moment
+/// to notice that a process, and with it its session, has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why a step has failed whose time is over.
-const TOO_LONG: &str = "it took longer than its timeout";
+fn too_long(most: Duration) -> RunError {
+    let most = span(most.as_secs_f64());
+    RunError::Failed(format!("it took longer than its timeout of {most}"))
+}
 
 /// What happens to a step, for whoever watches.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,8 +123,12 @@ pub(super) struct Course<'a> {
     /// It took longer than the job may.
     is_late: AtomicBool,
     counts: Mutex<(u64, u64)>,
-    /// Paths of steps that have failed for good.
-    failures: Mutex<Vec<String>>,
+    /// Steps that have failed for good, in that order.
+    failures: Mutex<Vec<Failure>>,
+    /// After a failure no further step is begun.
+    has_failed: AtomicBool,
+    /// When this run began.
+    pub(super) began: Timestamp,
 }
 
 /// What is at work, and until when it may be.
@@ -122,6 +136,13 @@ struct AtWork {
     path: String,
     signal: Arc<Signal>,
     until: Option<Instant>,
+}
+
+/// A step that has failed for good.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) path: String,
+    pub(super) why: String,
 }
 
 /// Until when a step and all below it may be at work.
@@ -151,6 +172,7 @@ pub fn run(
     watch: &Watch<'_>,
 ) -> Result<JobSummary, RunError> {
     let began = Instant::now();
+    foreseen::check(job, instance)?;
     if let Some(change) = changed::compare(job, instance, &**store, options)?
         && !change.new.is_empty()
     {
@@ -223,13 +245,28 @@ fn open(
         WhenHeld::Wait => piton::WhenHeld::Wait,
         WhenHeld::Exit => piton::WhenHeld::ReplaceSilent,
     };
+    let (asked, run) = (Instant::now(), job::newest(&**store, &instance.name)?);
+    // While a command is at work, its owner is not replaced, and there is nothing to wait for.
+    let is_at_work = || {
+        let at_work = run.as_ref().map(|run| orphan::has_command(&**store, run));
+        at_work.is_some_and(|at_work| at_work.unwrap_or(false))
+    };
+    let exits = job.claim.when_held == WhenHeld::Exit;
     let told = Cell::new(None);
     let on_wait = |holder: &Holder| {
-        if told.replace(Some(holder.epoch)) != Some(holder.epoch) {
-            (options.on_wait)(holder);
+        if told.replace(Some(holder.epoch)) == Some(holder.epoch) {
+            return;
+        }
+        let left = run.as_ref().map(|run| orphan::left_by(&**store, run, holder));
+        match left.and_then(|left| left.ok().flatten()) {
+            None => (options.on_wait)(holder),
+            Some(left) if !exits => (options.on_notice)(&format!("{left}: waiting for that")),
+            // It is said at the end.
+            Some(_) => {}
         }
     };
-    let goes_on = || !signal.is_stopping();
+    let is_in_vain = || exits && asked.elapsed() >= PATIENCE && is_at_work();
+    let goes_on = || !signal.is_stopping() && !is_in_vain();
     let waiting = job::Waiting { on_wait: &on_wait, goes_on: &goes_on };
     let options = job::JobOptions {
         again,
@@ -247,6 +284,10 @@ fn open(
         match Steps::open(store, &instance.name, &options, waiting).map_err(of_job) {
             // What became of it is read by the next claim.
             Err(RunError::InDoubt(_)) if !signal.is_stopping() => {}
+            Err(RunError::Held { pipeline, holder }) => {
+                let left = orphan::left_by(&**store, &pipeline, &holder)?;
+                return Err(left.map_or(RunError::Held { pipeline, holder }, RunError::Locked));
+            }
             opened => return opened,
         }
     }
@@ -263,7 +304,7 @@ fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Resu
     let event = piton_core::Event {
         id: 0,
         pipeline: name.to_owned(),
-        at: jiff::Timestamp::now(),
+        at: Timestamp::now(),
         who: options.owner.to_string(),
         what: "again".to_owned(),
         detail: "runs again after it was cancelled".to_owned(),
@@ -322,6 +363,8 @@ impl<'a> Course<'a> {
             is_late: AtomicBool::new(false),
             counts: Mutex::default(),
             failures: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            began: Timestamp::now(),
         }
     }
 
@@ -401,10 +444,10 @@ impl Course<'_> {
         self.at_work().push(AtWork { path, signal: Arc::clone(&signal), until });
         let done = work(&signal);
         self.at_work().retain(|other| !Arc::ptr_eq(&other.signal, &signal));
-        if signal.is_stopping() && until.is_some_and(|until| Instant::now() >= until) {
-            return Err(RunError::Failed(TOO_LONG.to_owned()));
+        match step.timeout.filter(|_| until.is_some_and(|until| Instant::now() >= until)) {
+            Some(most) if signal.is_stopping() => Err(too_long(most)),
+            _ => Ok(done),
         }
-        Ok(done)
     }
 
     fn deadlines(&self) -> MutexGuard<'_, Vec<Deadline>> {
@@ -446,9 +489,7 @@ impl Course<'_> {
         let is_over = Instant::now() >= until && !self.signal.is_stopping();
         match went {
             // What was stopped may say so by an error.
-            Ok((Went::Stopped, _)) | Err(RunError::Failed(_)) if is_over => {
-                Err(RunError::Failed(TOO_LONG.to_owned()))
-            }
+            Ok((Went::Stopped, _)) | Err(RunError::Failed(_)) if is_over => Err(too_long(most)),
             went => went,
         }
     }
@@ -470,7 +511,16 @@ impl Course<'_> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+    /// Has no further step begin.
+    pub(super) fn begin_no_more(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn begins_no_more(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<Failure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -482,10 +532,12 @@ impl Course<'_> {
     fn end(self, went: Result<Went, RunError>) -> Result<bool, RunError> {
         let went = match went {
             Ok(Went::Stopped) if self.is_late.load(Ordering::Relaxed) => {
+                let most = self.job.timeout.unwrap_or_default();
                 Err(RunError::Failed(format!(
-                    "'{}' took longer than its timeout: it goes on where it stands when it is run \
-                     again",
-                    self.steps.job()
+                    "'{}' took longer than its timeout of {}: it goes on where it stands when it \
+                     is run again",
+                    self.steps.job(),
+                    span(most.as_secs_f64())
                 )))
             }
             went => went,
