@@ -285,3 +285,26 @@ fn a_refusal_neither_counts_nor_hides_why_a_step_failed() {
         assert!(step["why"].as_str().unwrap().contains("disk full"), "{step}");
     }
 }
+
+/// The same of a refusal by what a step reads.
+#[test]
+fn a_changed_source_does_not_hide_why_a_step_failed() {
+    let place = Place::with(
+        "job: j
+checkpoint: {records: 1}
+steps:
+  - step: a
+    source: {csv: {path: in.csv}}
+    sinks: {out: {jsonl: {path: out.jsonl}}}
+    transform: [{filter: 'n != \"x\" && int(n) < 9'}]
+",
+    );
+    std::fs::write(place.path("in.csv"), "n\n1\n2\nbad\n").unwrap();
+    place.run(1);
+    std::fs::write(place.path("in.csv"), "n\n5\n6\n7\n8\n").unwrap();
+    place.run(3);
+    let status = place.ends_with(0, &["status", "j", "--json"]).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let why = status["steps"][0]["why"].as_str().unwrap();
+    assert!(why.contains("bad"), "{why}");
+}

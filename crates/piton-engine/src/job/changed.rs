@@ -10,7 +10,7 @@ use piton_core::{Control, Event, PipelineRecord, Store};
 use serde_json::Value as Json;
 
 use super::{
-    definition::{Body, Instance, Job, OnJobComplete, Step, difference, new_steps},
+    definition::{Body, Instance, Job, OnJobComplete, Step, Value, difference, new_steps},
     view::state_of,
 };
 use crate::run::{RunError, RunOptions};
@@ -161,15 +161,15 @@ pub(super) fn left_behind(
     if job::newest(store, &instance.name)?.is_some() {
         return Ok(None);
     }
-    let known = block_on(store.pipelines())?;
-    let mut runs = super::instances(store, &job.name)?;
-    runs.extend(job::newest(store, &job.name)?);
-    for run in runs {
-        let Some(record) = known.iter().find(|known| known.pipeline == run) else { continue };
+    for record in block_on(store.pipelines())?.iter().filter(|known| super::is_job(known)) {
+        let run = &record.pipeline;
+        // What is dear is asked last: there may be a run for each day of years.
+        if record.transforms == job.definition.json || !has_what_was_given(job, instance, run) {
+            continue;
+        }
         let what = declared_otherwise(job, record);
-        if !what.is_empty() && has_what_was_given(job, instance, &run) && is_half_done(store, &run)?
-        {
-            return Ok(Some((run, what)));
+        if !what.is_empty() && is_half_done(store, run)? {
+            return Ok(Some((run.clone(), what)));
         }
     }
     Ok(None)
@@ -187,11 +187,17 @@ fn declared_otherwise(job: &Job, record: &PipelineRecord) -> Vec<String> {
     }
 }
 
-/// Whether a run has all the values that were given now, and not left to their defaults.
+/// Whether it is a run of the job with all the values that were given now, and not left to their
+/// defaults.
 fn has_what_was_given(job: &Job, instance: &Instance, run: &str) -> bool {
-    let params = run.strip_prefix(&*job.name).and_then(in_name).unwrap_or_default();
+    let Some(behind) = run.strip_prefix(&*job.name) else { return false };
+    let params = match behind.bytes().next() {
+        None | Some(b'#') => BTreeMap::new(),
+        Some(b'(') => in_name(behind).unwrap_or_default(),
+        Some(_) => return false,
+    };
     instance.given.iter().all(|name| {
-        let now = instance.params.get(name).and_then(|value| value.to_text());
+        let now = instance.params.get(name).and_then(Value::to_text);
         params.get(name).map(String::as_str) == now.as_deref()
     })
 }

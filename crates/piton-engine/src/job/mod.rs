@@ -12,6 +12,7 @@ pub(crate) mod orphan;
 mod outline;
 pub mod plan;
 pub mod run;
+mod said;
 pub mod script;
 pub mod steer;
 mod stepping;

@@ -12,6 +12,7 @@ use super::{
         Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
     },
     run::{Course, Failure, Happened, all_of, of_job},
+    said::{in_action, in_step, why, with_what},
     walk::Went,
 };
 use crate::run::RunError;
@@ -157,7 +158,8 @@ fn fact_of(begun: &Begun, fact: StepFact) -> Value {
 /// What came of beginning a step and doing it.
 enum Attempt {
     Went(Went),
-    Failed(Box<Begun>, RunError),
+    /// Also why the attempt before had failed.
+    Failed(Box<Begun>, RunError, Option<String>),
 }
 
 impl Course<'_> {
@@ -182,13 +184,15 @@ impl Course<'_> {
             if is_late || self.stops(&step.path) {
                 return Ok(Went::Stopped);
             }
-            let (begun, error) = match self.attempt(step, scope)? {
+            let (begun, error, before) = match self.attempt(step, scope)? {
                 Attempt::Went(went) => return Ok(went),
-                Attempt::Failed(begun, error) => (begun, error),
+                Attempt::Failed(begun, error, before) => (begun, error, before),
             };
             failures += 1;
             let pause = step.retry.pause_after(failures).filter(|_| self.is_retried(step, &error));
-            let Some(pause) = pause else { return Err(self.failed(step, scope, &begun, error)) };
+            let Some(pause) = pause else {
+                return Err(self.failed(step, scope, &begun, error, before));
+            };
             let why = why(step, &error.to_string());
             self.steps.failed(&scope.path(&step.path), &why).map_err(of_job)?;
             let why = scope.of_record(&why);
@@ -222,6 +226,7 @@ impl Course<'_> {
         self.refuse_manual(step, scope)?;
         let progress = if parent.is_none() { body::progress(self, step)? } else { 0 };
         let start = Start { work: work_of(step), progress, parent: parent.as_deref() };
+        let before = self.steps.state(&path).filter(|before| before.parent == parent);
         let begun = match self.steps.begin(&path, start).map_err(of_job)? {
             Beginning::Over(stage) => {
                 let is_skipped = stage == Stage::Skipped;
@@ -250,7 +255,10 @@ impl Course<'_> {
                 self.steps.stopped(&path).map_err(of_job)?;
                 Ok(Attempt::Went(Went::Stopped))
             }
-            Err(error) => Ok(Attempt::Failed(Box::new(begun), error)),
+            Err(error) => {
+                let why = before.and_then(|before| before.why);
+                Ok(Attempt::Failed(Box::new(begun), error, why))
+            }
         }
     }
 
@@ -428,8 +436,16 @@ impl Course<'_> {
         RunError::Fenced { pipeline: self.steps.job().to_owned(), what: format!("epoch {epoch}") }
     }
 
-    /// Notes that a step has failed for good, and does what is to be done then.
-    fn failed(&self, step: &Step, scope: &Scope<'_>, begun: &Begun, error: RunError) -> RunError {
+    /// Notes that a step has failed for good, and does what is to be done then. A refusal does not hide
+    /// why it had failed before.
+    fn failed(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+        error: RunError,
+        before: Option<String>,
+    ) -> RunError {
         if matches!(error, RunError::Fenced { .. }) {
             return error;
         }
@@ -446,6 +462,8 @@ impl Course<'_> {
                 scope.of_record(&other.to_string())
             ));
         }
+        let before = before.filter(|_| matches!(error, RunError::Refused(_)));
+        let why = before.unwrap_or(why);
         match self.steps.failed(&scope.path(&step.path), &why) {
             Ok(()) => in_step(step, error),
             Err(other) => of_job(other),
@@ -480,61 +498,6 @@ impl Course<'_> {
         let noted = failed.map_or(Ok(()), |why| self.steps.failed(WHOLE_JOB, &why));
         acted.and(noted.map_err(of_job))
     }
-}
-
-/// The same error, otherwise said.
-fn with_what(error: RunError, say: impl FnOnce(String) -> String) -> RunError {
-    match error {
-        RunError::Failed(what) => RunError::Failed(say(what)),
-        RunError::Settings(what) => RunError::Settings(say(what)),
-        RunError::Refused(what) => RunError::Refused(say(what)),
-        error => error,
-    }
-}
-
-/// Names the step in front of what it failed with, once.
-fn in_step(step: &Step, error: RunError) -> RunError {
-    with_what(error, |what| match why(step, &what) {
-        what if what.starts_with("step '") => what,
-        what => format!("step '{}': {what}", step.path),
-    })
-}
-
-/// What a step failed with, without its name. Many records in one transaction fail by the name of the
-/// `for_each`: where there is one step of statements below it, it is that one.
-fn why(step: &Step, what: &str) -> String {
-    let what = bare(&step.path, what);
-    let mut below = Vec::new();
-    statements_below(step, &mut below);
-    let named = match &below[..] {
-        [only] if matches!(step.body, Body::ForEach(_)) => format!("step '{only}': "),
-        _ => String::new(),
-    };
-    what.replacen(&format!("step '{}': ", step.path), &named, 1)
-}
-
-fn statements_below<'a>(step: &'a Step, found: &mut Vec<&'a str>) {
-    for step in &step.steps {
-        if matches!(step.body, Body::Sql(_)) {
-            found.push(&step.path);
-        }
-        statements_below(step, found);
-    }
-}
-
-/// Says what was done beside a step when it failed, once.
-fn in_action(path: &str, purpose: Purpose, error: RunError) -> RunError {
-    let key = purpose.key();
-    with_what(error, |what| match bare(path, &what) {
-        bare if bare.starts_with(key) => bare.to_owned(),
-        bare => format!("{key}: {bare}"),
-    })
-}
-
-/// What a step failed with, without its name in front.
-fn bare<'a>(path: &str, what: &'a str) -> &'a str {
-    let rest = what.strip_prefix("step '").and_then(|rest| rest.strip_prefix(path));
-    rest.and_then(|rest| rest.strip_prefix("': ")).unwrap_or(what)
 }
 
 /// The job as a step, for what is done beside it.
