@@ -10,6 +10,7 @@ mod args;
 mod command;
 mod exit;
 mod opening;
+mod outlet;
 mod output;
 
 use std::{

@@ -2,27 +2,28 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
 };
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 pub(crate) use piton_engine::wording::{count, many, records, span};
 use serde::Serialize;
 
+use crate::outlet;
+
 /// Tells a person something on standard error. Work goes on when nobody listens any more, which
 /// `eprintln!` would panic at.
 macro_rules! note {
     ($($arg:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($arg)*);
+        let line = format!($($arg)*) + "\n";
+        let _ = crate::outlet::write_all(std::io::stderr(), line.as_bytes());
     }};
 }
 pub(crate) use note;
 
 /// Prints to standard output. A reader that has gone, as `head` does, has seen enough.
 pub(crate) fn show(text: impl AsRef<[u8]>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+    match outlet::write_all(io::stdout(), text.as_ref()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }

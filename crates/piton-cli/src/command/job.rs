@@ -141,7 +141,7 @@ impl Teller {
             return;
         }
         match happened {
-            Happened::Began { attempt: 1, .. } | Happened::WasDone => {}
+            Happened::Began { recovering: false, .. } | Happened::WasDone => {}
             Happened::Began { attempt, .. } => {
                 note!("step '{step}': had begun and not finished: attempt {attempt}");
             }

@@ -199,6 +199,7 @@ fn next(step: &StepPlan) -> String {
             (None, Some(position)) => format!("resumes it at {position}"),
             (None, None) => "resumes it".to_owned(),
         },
+        Next::Opened => "goes on below it".to_owned(),
         Next::BegunAnew => "begins it anew".to_owned(),
         Next::Begun => "begins it".to_owned(),
         Next::Refused => "ends here: restart: manual".to_owned(),
@@ -256,7 +257,8 @@ fn reasons(plan: &JobPlan) -> String {
             (guarantee, why) == (&known.guarantee, &known.why)
         };
         match reasons.iter_mut().find(is_same) {
-            Some((_, known)) if known.contains(&of) => {}
+            // Those of one step come one after the other.
+            Some((_, known)) if known.last() == Some(&of) => {}
             Some((_, known)) => known.push(of),
             None => reasons.push((promise, vec![of])),
         }

@@ -24,7 +24,7 @@ use piton_stores::{MemoryStore, Mode};
 use crate::{
     args::Run,
     exit::{FAILED, FINISHED, Failure, USAGE},
-    opening,
+    opening, outlet,
     output::{count, note, print_json_line, records, span},
 };
 
@@ -124,11 +124,14 @@ pub(crate) fn tell(json: bool, event: &str, what: &str) {
 
 /// The first signal drains; the second ends the process at once: whatever was saved stays.
 pub(crate) fn listen(signal: &Arc<Signal>) -> Result<(), Failure> {
+    // A reader that is stuck does not keep the program from ending.
+    piton_engine::job::pass_on_by(|bytes| drop(outlet::write_all(io::stderr(), bytes)));
     let signal = Arc::clone(signal);
     let mut first: Option<Instant> = None;
     let heard = move || match first {
         None => {
             first = Some(Instant::now());
+            outlet::stop_soon();
             signal.stop();
         }
         Some(first) if first.elapsed() < ECHO => {}

@@ -94,6 +94,10 @@ fn all(store: &str, views: &[PipelineView]) -> String {
 fn head(view: &PipelineView) -> String {
     let name = &view.pipeline;
     let mut text = format!("{name}: {}\n", view.state.as_str());
+    if let Some(orphan) = &view.orphan {
+        let _ = writeln!(text, "{orphan}");
+        return text;
+    }
     let _ = match (&view.holder, view.state) {
         (Some(holder), _) => writeln!(text, "held by {holder}"),
         (None, State::Paused) => {

@@ -67,3 +67,70 @@ fn asked_to_stop_it_ends_its_command_and_goes_on_another_time() {
     place.run(0);
     assert_eq!(place.lines("log"), ["one", "two 0", "two 1"]);
 }
+
+/// Whoever asks is told why nothing goes on, and not to wait for a process that is gone.
+#[test]
+fn a_run_does_not_wait_for_the_command_of_a_killed_owner_and_says_what_is_at_work() {
+    let place = Place::with(&format!("job: j\nsteps:\n  - step: long\n    {LONG}\n"));
+    let mut first = place.program.start(RUN).unwrap();
+    first.until("its command", PATIENCE, |_| !place.lines("log").is_empty()).unwrap();
+    first.kill().unwrap();
+    let asked = Instant::now();
+    let told = [
+        place.run(4).stderr,
+        place.ends_with(4, &["plan", "job.yaml"]).stdout,
+        place.ends_with(0, &["status", "j"]).stdout,
+    ];
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    for told in &told {
+        for word in ["has died", "step 'long' runs 'sh -c echo begin"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        assert!(!told.contains("already running") && !told.contains("held by"), "{told}");
+    }
+    std::fs::write(place.path("go"), "").unwrap();
+    let status = || place.ends_with(0, &["status", "j"]).stdout;
+    let until = Instant::now() + PATIENCE;
+    while status().contains("has died, and") && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    place.run(0);
+    assert_eq!(place.lines("log"), ["begin", "end", "begin", "end"]);
+}
+
+/// Whoever is asked to end does so, and gives the job up, although nobody reads what is still to be
+/// told.
+#[cfg(target_os = "linux")]
+#[test]
+fn asked_to_stop_it_ends_although_nobody_reads_what_is_printed() {
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+    let place = Place::with(
+        "job: j\nsteps: [{step: loud, run: [sh, -c, '[ -e ok ] || yes 0123456789']}]\n",
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_piton"));
+    command.args(RUN).current_dir(place.path("."));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let unread = || rustix::io::ioctl_fionread(child.stderr.as_ref().unwrap()).unwrap();
+    let began = Instant::now();
+    while unread() < 40_000 {
+        assert!(began.elapsed() < PATIENCE, "it prints");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let asked = Instant::now();
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        if asked.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it hangs");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(1));
+    std::fs::write(place.path("ok"), "").unwrap();
+    place.run(0);
+}

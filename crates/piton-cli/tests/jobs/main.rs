@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says no by panicking")]
 #![cfg(unix)]
 
+mod changed_files;
 mod commands;
 mod example;
+mod failures;
 mod for_each;
 mod for_each_killed;
 mod for_each_pipelines;

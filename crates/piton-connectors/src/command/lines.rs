@@ -191,7 +191,14 @@ impl Tail {
             lines.pop_front().unwrap_or_default()
         };
         kept.clear();
-        kept.extend(line.chars().take(LAST_CHARS));
+        for char in line.chars().take(LAST_CHARS) {
+            match char {
+                '\t' => kept.push(' '),
+                // Nothing in an error speaks to a terminal.
+                char if char.is_control() => kept.extend(char.escape_default()),
+                char => kept.push(char),
+            }
+        }
         lines.push_back(kept);
     }
 }
@@ -260,6 +267,13 @@ mod tests {
             assert_eq!(told(&long, 2000, at_once), ["long true", "next"], "{at_once} at once");
         }
         assert_eq!(told(&long[..CHUNK], 2000, 999), ["long true"], "without an end");
+    }
+
+    #[test]
+    fn nothing_in_the_last_lines_speaks_to_a_terminal() {
+        let tail = Tail::default();
+        tail.keep("\u{1b}[2Jred\u{7}\tend\r");
+        assert_eq!(tail.shown(), "\\u{1b}[2Jred\\u{7} end");
     }
 
     #[test]

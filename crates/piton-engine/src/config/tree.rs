@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::{Location, Spanned, budget::BudgetBreach};
 
 use super::error::{Condition, Place, Problem};
 
@@ -146,6 +146,13 @@ pub(super) fn excerpt(text: &str) -> String {
     if cut.len() < text.len() { format!("{cut}…") } else { cut }
 }
 
+/// How deep steps may stand below each other.
+const LEVELS: usize = 60;
+
+/// The lists and maps that may be inside one another: two for each level, and what a step itself has. What
+/// is stored of a job is read with no more.
+const DEEPEST: usize = 2 * LEVELS + 6;
+
 /// A job may have ten thousand steps, and a configuration no more: what is larger or refers to itself over and over is refused.
 fn options() -> serde_saphyr::Options {
     let bounds = serde_saphyr::budget! {
@@ -153,7 +160,7 @@ fn options() -> serde_saphyr::Options {
         max_nodes: 250_000,
         max_aliases: 1_000,
         max_anchors: 1_000,
-        max_depth: 32,
+        max_depth: DEEPEST,
         max_documents: 2,
         max_merge_keys: 100,
         max_total_scalar_bytes: 4 << 20,
@@ -177,6 +184,12 @@ fn problem(error: &serde_saphyr::Error) -> Problem {
         serde_saphyr::Error::MultipleDocuments { .. } => Condition::Yaml(
             "a second document begins here: one file describes one pipeline or job".to_owned(),
         ),
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            Condition::Yaml(format!(
+                "more than {DEEPEST} lists and maps inside one another: steps stand at most {LEVELS} \
+                 levels deep"
+            ))
+        }
         serde_saphyr::Error::Budget { .. }
         | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
         | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. } => Condition::Yaml(

@@ -23,6 +23,7 @@ use piton_core::interval::Policy;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::difference::new_steps;
 pub use self::{
     difference::{Definition, difference},
     params::{Instance, Param, ParamProblem, ParamType, ParamsError},

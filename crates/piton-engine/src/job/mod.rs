@@ -2,13 +2,17 @@
 
 mod age;
 mod body;
+mod changed;
 pub mod definition;
+mod foreseen;
 mod instances;
 pub mod kept;
 mod lock;
+pub(crate) mod orphan;
 mod outline;
 pub mod plan;
 pub mod run;
+mod said;
 pub mod script;
 pub mod steer;
 mod stepping;

@@ -14,8 +14,9 @@ use piton_core::{Control, Store, StoredPosition};
 use serde::Serialize;
 
 use super::{
+    changed::{self, Change},
     definition::{Action, Body, Instance, Job, Reference, Restart, Step, StepFact, Value},
-    run,
+    foreseen, orphan, run,
     walk::Order,
 };
 pub use crate::plan::Refusal;
@@ -94,6 +95,8 @@ pub enum Next {
     PassedOver,
     /// It goes on where it stands.
     Resumed,
+    /// What it does itself is done, and it goes on with what is below it.
+    Opened,
     /// It had begun, and starts over, with all below it.
     BegunAnew,
     /// It begins.
@@ -138,6 +141,7 @@ pub struct Recovers {
 /// # Errors
 /// What looking may fail with; a refusal of the run is part of the plan.
 pub fn plan(job: &Job, instance: &Instance, store: &dyn Store) -> Result<JobPlan, RunError> {
+    foreseen::check(job, instance)?;
     let newest = job::newest(store, &instance.name)?;
     let run = newest.unwrap_or_else(|| instance.name.clone());
     let mut planner = Planner {
@@ -152,11 +156,18 @@ pub fn plan(job: &Job, instance: &Instance, store: &dyn Store) -> Result<JobPlan
         steps: Vec::new(),
     };
     planner.read()?;
+    let changes = changed::changes(job, instance, store)?;
+    if let Some(change) = &changes {
+        let states = changed::reopened(job, &change.new, &|path| planner.states.get(path).cloned());
+        planner.states.extend(states);
+    }
     let is_finished = planner.states.get(WHOLE_JOB).is_some_and(|whole| whole.stage.is_over());
     let above = if is_finished { Above::Over(Next::Skipped) } else { Above::Goes };
     planner.level("", &job.steps, above)?;
-    let changes = run::changes(job, instance, store)?;
-    let changed = changes.as_ref().map(|(run, what)| refusal(&run::changed(run, &what.join("; "))));
+    let left = changed::left_behind(job, instance, store)?;
+    let left = left.map(|(run, what)| changed::leaves_behind(&run, &instance.name, &what));
+    let refused = |change: &Change| changed::changed(&change.run, &change.what.join("; "));
+    let changed = left.or_else(|| changes.as_ref().map(refused)).map(|error| refusal(&error));
     let (waits, held) = planner.held_back()?;
     let aged = super::age::refuse_old(job, &planner.run, store).err();
     let aged = aged.filter(|_| !is_finished).map(|error| refusal(&error));
@@ -168,7 +179,7 @@ pub fn plan(job: &Job, instance: &Instance, store: &dyn Store) -> Result<JobPlan
         store: Some(store.location()),
         parallel: job.parallel.get(),
         is_finished,
-        changes: changes.map_or_else(Vec::new, |(_, what)| what),
+        changes: changes.map_or_else(Vec::new, |change| change.what),
         waits,
         refusal,
         steps: steps.into_iter().map(|(_, step)| step).collect(),
@@ -231,7 +242,9 @@ impl Planner<'_> {
                 let waits = format!("it runs now: a run would wait for {holder} to end");
                 return Ok((Some(waits), None));
             }
-            let error = RunError::Held { pipeline: name.clone(), holder };
+            let left = orphan::left_by(self.store, name, &holder)?;
+            let held = RunError::Held { pipeline: name.clone(), holder };
+            let error = left.map_or(held, RunError::Locked);
             return Ok((None, Some(refusal(&error))));
         }
         Ok(match block_on(self.store.control(name))? {
@@ -321,7 +334,7 @@ impl Planner<'_> {
         planned.order = Some(self.begun);
         let state = self.states.get(&step.path).filter(|_| next != Next::ForEach);
         planned.attempt = match next {
-            Next::Begun | Next::ForEach => None,
+            Next::Begun | Next::ForEach | Next::Opened => None,
             _ => state.map(|state| state.attempt + 1),
         };
         if next == Next::Resumed {
@@ -337,7 +350,9 @@ impl Planner<'_> {
             let (job, step) = (self.run.clone(), step.path.clone());
             planned.refusal = Some(refusal(&run::of_job(JobError::Parked { job, step, crashes })));
         }
-        self.body(step, &mut planned);
+        if next != Next::Opened {
+            self.body(step, &mut planned);
+        }
         Ok(planned)
     }
 
@@ -362,6 +377,13 @@ impl Planner<'_> {
             return Ok((Next::ForEach, None));
         }
         let state = self.states.get(&step.path).filter(|_| above == Above::Goes);
+        let is_open = |state: &StepState| {
+            let goes_on = state.body_done && step.restart != Restart::FromBeginning;
+            state.stage == Stage::Running && (state.reopened || goes_on)
+        };
+        if state.is_some_and(is_open) && !step.steps.is_empty() {
+            return Ok((Next::Opened, None));
+        }
         Ok(match state.map(|state| (state.stage, &state.why)) {
             None | Some((Stage::Rewound, _)) => (Next::Begun, None),
             Some((Stage::Done, _)) => (Next::Skipped, None),

@@ -15,17 +15,21 @@ use std::{
 };
 
 use futures_executor::block_on;
-use piton::job::{self, Heartbeat, JobError, STEP, Steps, WHOLE_JOB};
+use jiff::Timestamp;
+use piton::job::{self, Heartbeat, JobError, Steps, WHOLE_JOB};
 use piton_core::{Control, Holder, RunEnd, Store};
 
 use super::{
     body,
-    definition::{Instance, Job, OnJobComplete, Step, difference},
+    changed::{self, Change},
+    definition::{Instance, Job, OnJobComplete, Step},
+    foreseen, orphan,
     walk::{OnDrop, Permits, Went},
 };
 use crate::{
     config::WhenHeld,
     run::{RunError, RunOptions, Signal},
+    wording::span,
 };
 
 /// How often an operator's wish and the end of the time are looked at.
@@ -34,8 +38,15 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How late it is stored, at most, that a short step is done.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// How long a job whose command is at work may be held before that is told: a server takes a moment
+/// to notice that a process, and with it its session, has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why a step has failed whose time is over.
-const TOO_LONG: &str = "it took longer than its timeout";
+fn too_long(most: Duration) -> RunError {
+    let most = span(most.as_secs_f64());
+    RunError::Failed(format!("it took longer than its timeout of {most}"))
+}
 
 /// What happens to a step, for whoever watches.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,8 +123,12 @@ pub(super) struct Course<'a> {
     /// It took longer than the job may.
     is_late: AtomicBool,
     counts: Mutex<(u64, u64)>,
-    /// Paths of steps that have failed for good.
-    failures: Mutex<Vec<String>>,
+    /// Steps that have failed for good, in that order.
+    failures: Mutex<Vec<Failure>>,
+    /// After a failure no further step is begun.
+    has_failed: AtomicBool,
+    /// When this run began.
+    pub(super) began: Timestamp,
 }
 
 /// What is at work, and until when it may be.
@@ -121,6 +136,13 @@ struct AtWork {
     path: String,
     signal: Arc<Signal>,
     until: Option<Instant>,
+}
+
+/// A step that has failed for good.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) path: String,
+    pub(super) why: String,
 }
 
 /// Until when a step and all below it may be at work.
@@ -150,17 +172,24 @@ pub fn run(
     watch: &Watch<'_>,
 ) -> Result<JobSummary, RunError> {
     let began = Instant::now();
-    compare(job, instance, store, options)?;
+    foreseen::check(job, instance)?;
+    if let Some(change) = changed::compare(job, instance, &**store, options)?
+        && !change.new.is_empty()
+    {
+        reopen(job, instance, store, options, signal, &change)?;
+    }
+    let now = &*job.definition.json;
     let deletes = job.on_complete == OnJobComplete::Delete;
     let begins_anew = options.again && !deletes;
-    let (mut steps, mut was_finished) = open(job, instance, store, (options, begins_anew), signal)?;
+    let (mut steps, mut was_finished) =
+        open(job, instance, store, (options, begins_anew), now, signal)?;
     if was_finished && deletes {
         // Whoever finished it may have been killed before all was removed.
         let course = Course::new(job, instance, store, options, signal, (watch, steps));
         let removed = body::remove(&course);
         course.give_up(RunEnd::Finished)?;
         removed?;
-        (steps, was_finished) = open(job, instance, store, (options, true), signal)?;
+        (steps, was_finished) = open(job, instance, store, (options, true), now, signal)?;
     }
     let name = steps.job().to_owned();
     if was_finished {
@@ -187,54 +216,21 @@ fn summary(
     JobSummary { instance, is_finished, was_finished, done, were_done, took }
 }
 
-/// A definition that has changed since the run began is refused, unless that is accepted.
-fn compare(
+/// Claims the newest run as it is, under the definition that it began with, and has what is done above
+/// new steps go on with them. If this is not stored, the next run finds the same difference.
+fn reopen(
     job: &Job,
     instance: &Instance,
     store: &Arc<dyn Store>,
     options: &RunOptions,
+    signal: &Signal,
+    change: &Change,
 ) -> Result<(), RunError> {
-    let Some((run, what)) = changes(job, instance, &**store)? else { return Ok(()) };
-    let begins_anew = options.again || job.on_complete == OnJobComplete::Delete;
-    if begins_anew && is_finished(&**store, &run)? {
-        return Ok(());
-    }
-    let what = what.join("; ");
-    if options.accept_changes {
-        (options.on_notice)(&format!("'{run}' goes on with a changed definition: {what}"));
-        return Ok(());
-    }
-    Err(changed(&run, &what))
-}
-
-/// The name of the newest run, and how its definition differs from the job's; `None` if it does not.
-pub(super) fn changes(
-    job: &Job,
-    instance: &Instance,
-    store: &dyn Store,
-) -> Result<Option<(String, Vec<String>)>, RunError> {
-    let Some(run) = job::newest(store, &instance.name)? else { return Ok(None) };
-    let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
-    // Without a definition it was begun by a program or a script.
-    let differs = |transforms: &str| transforms != "[]" && transforms != job.definition.json;
-    let known = known.filter(|known| differs(&known.transforms));
-    Ok(known.map(|known| (run, difference(&known.transforms, &job.definition.json))))
-}
-
-fn is_finished(store: &dyn Store, run: &str) -> Result<bool, RunError> {
-    let checkpoints = block_on(store.load(run))?;
-    let whole =
-        checkpoints.into_iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
-    let state = whole.as_ref().and_then(super::view::state_of);
-    Ok(state.is_some_and(|state| state.stage.is_over()))
-}
-
-pub(super) fn changed(run: &str, what: &str) -> RunError {
-    RunError::Refused(format!(
-        "the definition of '{run}' has changed since it began: {what}. Run with --accept-changes to \
-         go on with the new one from where it stands, or with --again, once it has finished, for a \
-         new run"
-    ))
+    let (steps, _) = open(job, instance, store, (options, false), &change.before, signal)?;
+    let states = changed::reopened(job, &change.new, &|path| steps.state(path));
+    let changed =
+        if states.is_empty() { Ok(()) } else { steps.change(states, change.event(options)) };
+    steps.end(RunEnd::Stopped).and(changed).map_err(of_job)
 }
 
 fn open(
@@ -242,19 +238,35 @@ fn open(
     instance: &Instance,
     store: &Arc<dyn Store>,
     (options, again): (&RunOptions, bool),
+    definition: &str,
     signal: &Signal,
 ) -> Result<(Steps, bool), RunError> {
     let when_held = match job.claim.when_held {
         WhenHeld::Wait => piton::WhenHeld::Wait,
         WhenHeld::Exit => piton::WhenHeld::ReplaceSilent,
     };
+    let (asked, run) = (Instant::now(), job::newest(&**store, &instance.name)?);
+    // While a command is at work, its owner is not replaced, and there is nothing to wait for.
+    let is_at_work = || {
+        let at_work = run.as_ref().map(|run| orphan::has_command(&**store, run));
+        at_work.is_some_and(|at_work| at_work.unwrap_or(false))
+    };
+    let exits = job.claim.when_held == WhenHeld::Exit;
     let told = Cell::new(None);
     let on_wait = |holder: &Holder| {
-        if told.replace(Some(holder.epoch)) != Some(holder.epoch) {
-            (options.on_wait)(holder);
+        if told.replace(Some(holder.epoch)) == Some(holder.epoch) {
+            return;
+        }
+        let left = run.as_ref().map(|run| orphan::left_by(&**store, run, holder));
+        match left.and_then(|left| left.ok().flatten()) {
+            None => (options.on_wait)(holder),
+            Some(left) if !exits => (options.on_notice)(&format!("{left}: waiting for that")),
+            // It is said at the end.
+            Some(_) => {}
         }
     };
-    let goes_on = || !signal.is_stopping();
+    let is_in_vain = || exits && asked.elapsed() >= PATIENCE && is_at_work();
+    let goes_on = || !signal.is_stopping() && !is_in_vain();
     let waiting = job::Waiting { on_wait: &on_wait, goes_on: &goes_on };
     let options = job::JobOptions {
         again,
@@ -264,7 +276,7 @@ fn open(
             checkpoint: job.checkpoint.clone(),
             ..Default::default()
         },
-        definition: Some(job.definition.json.clone()),
+        definition: Some(definition.to_owned()),
         file: Some(job.file.display().to_string()),
         ..Default::default()
     };
@@ -272,6 +284,10 @@ fn open(
         match Steps::open(store, &instance.name, &options, waiting).map_err(of_job) {
             // What became of it is read by the next claim.
             Err(RunError::InDoubt(_)) if !signal.is_stopping() => {}
+            Err(RunError::Held { pipeline, holder }) => {
+                let left = orphan::left_by(&**store, &pipeline, &holder)?;
+                return Err(left.map_or(RunError::Held { pipeline, holder }, RunError::Locked));
+            }
             opened => return opened,
         }
     }
@@ -288,7 +304,7 @@ fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Resu
     let event = piton_core::Event {
         id: 0,
         pipeline: name.to_owned(),
-        at: jiff::Timestamp::now(),
+        at: Timestamp::now(),
         who: options.owner.to_string(),
         what: "again".to_owned(),
         detail: "runs again after it was cancelled".to_owned(),
@@ -347,6 +363,8 @@ impl<'a> Course<'a> {
             is_late: AtomicBool::new(false),
             counts: Mutex::default(),
             failures: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            began: Timestamp::now(),
         }
     }
 
@@ -426,10 +444,10 @@ impl Course<'_> {
         self.at_work().push(AtWork { path, signal: Arc::clone(&signal), until });
         let done = work(&signal);
         self.at_work().retain(|other| !Arc::ptr_eq(&other.signal, &signal));
-        if signal.is_stopping() && until.is_some_and(|until| Instant::now() >= until) {
-            return Err(RunError::Failed(TOO_LONG.to_owned()));
+        match step.timeout.filter(|_| until.is_some_and(|until| Instant::now() >= until)) {
+            Some(most) if signal.is_stopping() => Err(too_long(most)),
+            _ => Ok(done),
         }
-        Ok(done)
     }
 
     fn deadlines(&self) -> MutexGuard<'_, Vec<Deadline>> {
@@ -471,9 +489,7 @@ impl Course<'_> {
         let is_over = Instant::now() >= until && !self.signal.is_stopping();
         match went {
             // What was stopped may say so by an error.
-            Ok((Went::Stopped, _)) | Err(RunError::Failed(_)) if is_over => {
-                Err(RunError::Failed(TOO_LONG.to_owned()))
-            }
+            Ok((Went::Stopped, _)) | Err(RunError::Failed(_)) if is_over => Err(too_long(most)),
             went => went,
         }
     }
@@ -495,7 +511,16 @@ impl Course<'_> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+    /// Has no further step begin.
+    pub(super) fn begin_no_more(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn begins_no_more(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<Failure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -507,10 +532,12 @@ impl Course<'_> {
     fn end(self, went: Result<Went, RunError>) -> Result<bool, RunError> {
         let went = match went {
             Ok(Went::Stopped) if self.is_late.load(Ordering::Relaxed) => {
+                let most = self.job.timeout.unwrap_or_default();
                 Err(RunError::Failed(format!(
-                    "'{}' took longer than its timeout: it goes on where it stands when it is run \
-                     again",
-                    self.steps.job()
+                    "'{}' took longer than its timeout of {}: it goes on where it stands when it \
+                     is run again",
+                    self.steps.job(),
+                    span(most.as_secs_f64())
                 )))
             }
             went => went,

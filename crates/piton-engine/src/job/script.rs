@@ -36,7 +36,7 @@ pub(super) const STEP: &str = "PITON_STEP";
 const ATTEMPT: &str = "PITON_ATTEMPT";
 const RECOVERING: &str = "PITON_RECOVERING";
 const POSITION: &str = "PITON_POSITION";
-const STARTED_AT: &str = "PITON_STARTED_AT";
+pub(super) const STARTED_AT: &str = "PITON_STARTED_AT";
 /// Whose step it is, for the `piton` commands that a command calls: JSON that only they read.
 pub const CLAIM: &str = "PITON_CLAIM";
 /// The store, for the `piton` commands that a command calls.

@@ -11,10 +11,14 @@ use super::{
     definition::{
         Action, Body, Instance, Job, OnJobComplete, Reference, Restart, Step, StepFact, Value,
     },
-    run::{Course, Happened, all_of, of_job},
+    run::{Course, Failure, Happened, all_of, of_job},
+    said::{in_action, in_step, why, with_what},
     walk::Went,
 };
 use crate::run::RunError;
+
+/// The longest variable of an environment that Linux takes, with its name, in bytes.
+const LONGEST_VARIABLE: usize = 128 * 1024;
 
 /// A record of a `for_each`, by the name under which steps know it.
 #[derive(Debug)]
@@ -101,7 +105,10 @@ impl<'a> Scope<'a> {
             for (field, value) in &parent.fields {
                 if let Some(text) = value.to_text().filter(|text| !text.contains('\0')) {
                     let name = format!("PITON_{}_{}", word(parent.name), word(field));
-                    found.push((name, text.into_owned()));
+                    // A longer one would keep the command from being started at all.
+                    if name.len() + text.len() + 2 <= LONGEST_VARIABLE {
+                        found.push((name, text.into_owned()));
+                    }
                 }
             }
         }
@@ -114,6 +121,14 @@ impl<'a> Scope<'a> {
             Reference::Param(_) => self.instance.value(reference),
             Reference::Step(fact) => Some(fact_of(begun, *fact)),
             Reference::Record { name, field } => self.field(name, field),
+        }
+    }
+
+    /// What is said of a step, with the record that it is done for.
+    fn of_record(&self, what: &str) -> String {
+        match self.parent {
+            Some(parent) => format!("{} {}: {what}", parent.name, parent.id),
+            None => what.to_owned(),
         }
     }
 
@@ -143,7 +158,8 @@ fn fact_of(begun: &Begun, fact: StepFact) -> Value {
 /// What came of beginning a step and doing it.
 enum Attempt {
     Went(Went),
-    Failed(Box<Begun>, RunError),
+    /// Also why the attempt before had failed.
+    Failed(Box<Begun>, RunError, Option<String>),
 }
 
 impl Course<'_> {
@@ -163,18 +179,23 @@ impl Course<'_> {
         let mut failures = 0;
         loop {
             self.heed()?;
-            if self.stops(&step.path) {
+            // What is at work comes to its end: a step with its tries, a record with its steps.
+            let is_late = failures == 0 && scope.parent.is_none() && self.begins_no_more();
+            if is_late || self.stops(&step.path) {
                 return Ok(Went::Stopped);
             }
-            let (begun, error) = match self.attempt(step, scope)? {
+            let (begun, error, before) = match self.attempt(step, scope)? {
                 Attempt::Went(went) => return Ok(went),
-                Attempt::Failed(begun, error) => (begun, error),
+                Attempt::Failed(begun, error, before) => (begun, error, before),
             };
             failures += 1;
             let pause = step.retry.pause_after(failures).filter(|_| self.is_retried(step, &error));
-            let Some(pause) = pause else { return Err(self.failed(step, scope, &begun, error)) };
-            let why = error.to_string();
+            let Some(pause) = pause else {
+                return Err(self.failed(step, scope, &begun, error, before));
+            };
+            let why = why(step, &error.to_string());
             self.steps.failed(&scope.path(&step.path), &why).map_err(of_job)?;
+            let why = scope.of_record(&why);
             self.tell(&step.path, &Happened::Retries { why, pause });
             if !self.sleep(&step.path, pause) {
                 return Ok(Went::Stopped);
@@ -185,8 +206,9 @@ impl Course<'_> {
     /// Whether a step is tried again by itself after it has failed with this. What has failed below
     /// it was tried again there.
     fn is_retried(&self, step: &Step, error: &RunError) -> bool {
-        let is_below =
-            |path: &String| path.strip_prefix(&step.path).is_some_and(|rest| rest.starts_with('/'));
+        let is_below = |failed: &Failure| {
+            failed.path.strip_prefix(&step.path).is_some_and(|rest| rest.starts_with('/'))
+        };
         matches!(error, RunError::Failed(_) | RunError::BadRecord { .. })
             && step.restart != Restart::Manual
             && !self.failures().iter().any(is_below)
@@ -201,8 +223,10 @@ impl Course<'_> {
         let began = Instant::now();
         let path = scope.path(&step.path);
         let parent = scope.parent_id();
+        self.refuse_manual(step, scope)?;
         let progress = if parent.is_none() { body::progress(self, step)? } else { 0 };
         let start = Start { work: work_of(step), progress, parent: parent.as_deref() };
+        let before = self.steps.state(&path).filter(|before| before.parent == parent);
         let begun = match self.steps.begin(&path, start).map_err(of_job)? {
             Beginning::Over(stage) => {
                 let is_skipped = stage == Stage::Skipped;
@@ -231,8 +255,33 @@ impl Course<'_> {
                 self.steps.stopped(&path).map_err(of_job)?;
                 Ok(Attempt::Went(Went::Stopped))
             }
-            Err(error) => Ok(Attempt::Failed(Box::new(begun), error)),
+            Err(error) => {
+                let why = before.and_then(|before| before.why);
+                Ok(Attempt::Failed(Box::new(begun), error, why))
+            }
         }
+    }
+
+    /// A step that had begun and is left to an operator is not begun: that is no attempt, and why it
+    /// has failed stays there to be read.
+    fn refuse_manual(&self, step: &Step, scope: &Scope<'_>) -> Result<(), RunError> {
+        let state = self.steps.state(&scope.path(&step.path));
+        let state = state.filter(|state| state.parent == scope.parent_id());
+        let Some(state) = state.filter(|_| step.restart == Restart::Manual) else { return Ok(()) };
+        let is_broken = matches!(state.stage, Stage::Running | Stage::Failed) && !state.reopened;
+        let begun = Begun { generation: state.generation, ..nothing() };
+        if !is_broken
+            || (has_more(step) && state.body_done)
+            || body::is_marked(self, step, scope, &begun)?
+        {
+            return Ok(());
+        }
+        let (job, path) = (self.steps.job(), &step.path);
+        Err(RunError::Refused(format!(
+            "step '{path}' of '{job}' had begun and not finished, and is declared `restart: \
+             manual`: see what it has left, then `piton rewind {job} --to {path}` to \
+             begin it anew, or `piton mark-done {job} {path}`"
+        )))
     }
 
     /// Of steps that are done for each of many parents only their failures are told.
@@ -302,14 +351,6 @@ impl Course<'_> {
         {
             return Ok(begun);
         }
-        if step.restart == Restart::Manual {
-            let (job, path) = (self.steps.job(), &step.path);
-            return Err(RunError::Refused(format!(
-                "step '{path}' of '{job}' had begun and not finished, and is declared `restart: \
-                 manual`: see what it has left, then `piton rewind {job} --to {path}` to \
-                 begin it anew, or `piton mark-done {job} {path}`"
-            )));
-        }
         if let Some(action) = &step.on_recover {
             let position = match &begun.position {
                 Some(position) => Some(position.clone()),
@@ -360,6 +401,18 @@ impl Course<'_> {
         purpose: Purpose,
         action: &Action,
     ) -> Result<(), RunError> {
+        self.do_beside(step, scope, begun, purpose, action)
+            .map_err(|error| in_action(&step.path, purpose, error))
+    }
+
+    fn do_beside(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+        purpose: Purpose,
+        action: &Action,
+    ) -> Result<(), RunError> {
         match action {
             Action::Sql(sql) => {
                 let executed = body::sql(self, step, sql, scope, begun, purpose)?;
@@ -383,24 +436,36 @@ impl Course<'_> {
         RunError::Fenced { pipeline: self.steps.job().to_owned(), what: format!("epoch {epoch}") }
     }
 
-    /// Notes that a step has failed for good, and does what is to be done then.
-    fn failed(&self, step: &Step, scope: &Scope<'_>, begun: &Begun, error: RunError) -> RunError {
+    /// Notes that a step has failed for good, and does what is to be done then. A refusal does not hide
+    /// why it had failed before.
+    fn failed(
+        &self,
+        step: &Step,
+        scope: &Scope<'_>,
+        begun: &Begun,
+        error: RunError,
+        before: Option<String>,
+    ) -> RunError {
         if matches!(error, RunError::Fenced { .. }) {
             return error;
         }
-        let why = error.to_string();
-        self.failures().push(step.path.clone());
-        self.tell(&step.path, &Happened::Failed { why: why.clone() });
+        let why = why(step, &error.to_string());
+        self.begin_no_more();
+        self.failures().push(Failure { path: step.path.clone(), why: why.clone() });
+        self.tell(&step.path, &Happened::Failed { why: scope.of_record(&why) });
         if let Some(action) = &step.on_failure
             && let Err(other) = self.act(step, scope, begun, Purpose::Failure, action)
         {
             (self.options.on_notice)(&format!(
-                "step '{}': what is to be done when it fails has failed, too: {other}",
-                step.path
+                "step '{}': what is to be done when it fails has failed, too: {}",
+                step.path,
+                scope.of_record(&other.to_string())
             ));
         }
+        let before = before.filter(|_| matches!(error, RunError::Refused(_)));
+        let why = before.unwrap_or(why);
         match self.steps.failed(&scope.path(&step.path), &why) {
-            Ok(()) => in_step(&step.path, error),
+            Ok(()) => in_step(step, error),
             Err(other) => of_job(other),
         }
     }
@@ -422,22 +487,16 @@ impl Course<'_> {
             Beginning::Begun(begun) => begun,
         };
         let acted = self.act(&step, &Scope::of(self.instance), &begun, purpose, action);
+        let acted = acted
+            .map_err(|error| with_what(error, |what| format!("'{}': {what}", self.steps.job())));
+        if let (Purpose::Failure, Err(other)) = (purpose, &acted) {
+            (self.options.on_notice)(&format!(
+                "what is to be done when the job fails has failed, too: {other}"
+            ));
+        }
         let failed = went.as_ref().err().or(acted.as_ref().err()).map(ToString::to_string);
         let noted = failed.map_or(Ok(()), |why| self.steps.failed(WHOLE_JOB, &why));
         acted.and(noted.map_err(of_job))
-    }
-}
-
-/// Names the step in front of what it failed with, once.
-fn in_step(path: &str, error: RunError) -> RunError {
-    let named = |what: String| {
-        if what.starts_with("step '") { what } else { format!("step '{path}': {what}") }
-    };
-    match error {
-        RunError::Failed(what) => RunError::Failed(named(what)),
-        RunError::Settings(what) => RunError::Settings(named(what)),
-        RunError::Refused(what) => RunError::Refused(named(what)),
-        error => error,
     }
 }
 

@@ -107,7 +107,10 @@ impl Course<'_> {
                 match result {
                     Ok(Went::Done) => order.done(name),
                     Ok(Went::Stopped) => went = Went::Stopped,
-                    Err(error) => drop(first_error.get_or_insert(error)),
+                    Err(error) => {
+                        self.begin_no_more();
+                        first_error.get_or_insert(error);
+                    }
                 }
             }
             first_error.map_or(Ok(went), Err)

@@ -366,14 +366,18 @@ impl Claimed<'_> {
         let names = self.figures.sinks.iter().map(|sink| &sink.name);
         let resumed: Vec<_> = totals.into_iter().zip(names).collect();
         let first = resumed.first().map_or(0, |(total, _)| *total);
+        // The pipeline of a job's step is named by the run and the step's path.
+        let step = self.pipeline.name.split_once('/');
+        let step = step.map(|(_, path)| format!("step '{path}': ")).unwrap_or_default();
         if resumed.iter().any(|(total, _)| *total != first) {
             let each = resumed.iter().map(|(total, name)| match total {
                 0 => format!("'{name}' at the beginning"),
                 _ => format!("'{name}' after {}", records(*total)),
             });
-            (self.options.on_notice)(&format!("resuming {}", each.collect::<Vec<_>>().join(", ")));
+            let each = each.collect::<Vec<_>>().join(", ");
+            (self.options.on_notice)(&format!("{step}resuming {each}"));
         } else if first > 0 {
-            (self.options.on_notice)(&format!("resuming after {}", records(first)));
+            (self.options.on_notice)(&format!("{step}resuming after {}", records(first)));
         }
     }
 

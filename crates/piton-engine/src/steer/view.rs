@@ -25,6 +25,9 @@ pub struct PipelineView {
     pub state: State,
     /// Who runs it.
     pub holder: Option<HolderView>,
+    /// Of a job whose holder has died: what it has left at work, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orphan: Option<String>,
     /// Where its configuration was read from.
     pub file: Option<String>,
     /// Records covered by the checkpoint of its furthest sink.
@@ -187,7 +190,12 @@ fn view(
     let holder = block_on(store.holders(name))?.into_iter().next();
     let last = block_on(store.runs(name, 1))?.into_iter().next();
     let checkpoints = block_on(store.load(name))?;
-    let state = state(&record, holder.as_ref(), last.as_ref());
+    let orphan = match holder.as_ref().filter(|_| job::is_job(&record)) {
+        Some(holder) => job::orphan::left_by(store, name, holder)?,
+        None => None,
+    };
+    let living = holder.as_ref().filter(|_| orphan.is_none());
+    let state = state(&record, living, last.as_ref());
     let steps = job::is_job(&record).then(|| job::view::count(&record, &checkpoints));
     let newest_below = match steps {
         Some(_) => newest_below(store, name, all, now)?,
@@ -195,6 +203,7 @@ fn view(
     };
     Ok(PipelineView {
         state,
+        orphan,
         steps,
         newest_below,
         holder: holder.as_ref().map(HolderView::from),

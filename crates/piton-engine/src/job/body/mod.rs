@@ -46,7 +46,7 @@ pub(super) enum Purpose {
 
 impl Purpose {
     /// The key in the file.
-    fn key(self) -> &'static str {
+    pub(super) fn key(self) -> &'static str {
         match self {
             Self::Body => "sql",
             Self::Recover => "on_recover",

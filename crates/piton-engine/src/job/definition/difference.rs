@@ -34,13 +34,29 @@ impl Definition {
 /// What differs between two definitions, each in one sentence; nothing if they are the same.
 /// `before` may be anything that was stored.
 pub fn difference(before: &str, now: &str) -> Vec<String> {
+    found(before, now).said
+}
+
+/// The paths of the topmost steps that are there only now.
+pub(in crate::job) fn new_steps(before: &str, now: &str) -> Vec<String> {
+    found(before, now).new
+}
+
+#[derive(Default)]
+struct Found {
+    said: Vec<String>,
+    /// Paths of steps.
+    new: Vec<String>,
+}
+
+fn found(before: &str, now: &str) -> Found {
     let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
     let (before, now) = (parse(before), parse(now));
-    let mut found = Vec::new();
+    let mut found = Found::default();
     let empty = Map::new();
     let map = |value: &'_ Value| value.as_object().cloned();
     let (was, is) = (map(&before).unwrap_or_else(|| empty.clone()), map(&now).unwrap_or(empty));
-    keys("", &without_steps(&was), &without_steps(&is), &mut found);
+    keys("", &without_steps(&was), &without_steps(&is), &mut found.said);
     steps("", was.get("steps"), is.get("steps"), &mut found);
     found
 }
@@ -57,7 +73,7 @@ fn by_name(steps: Option<&Value>) -> Vec<(&str, &Map<String, Value>)> {
     maps.filter_map(|step| Some((step.get("step")?.as_str()?, step))).collect()
 }
 
-fn steps(under: &str, before: Option<&Value>, now: Option<&Value>, found: &mut Vec<String>) {
+fn steps(under: &str, before: Option<&Value>, now: Option<&Value>, found: &mut Found) {
     let (before, now) = (by_name(before), by_name(now));
     let path =
         |name: &str| if under.is_empty() { name.to_owned() } else { format!("{under}/{name}") };
@@ -65,16 +81,17 @@ fn steps(under: &str, before: Option<&Value>, now: Option<&Value>, found: &mut V
         list.iter().find(|(name, _)| *name == wanted).map(|(_, step)| (*step).clone())
     };
     for (name, _) in before.iter().filter(|(name, _)| find(&now, name).is_none()) {
-        found.push(format!("step {} is gone", path(name)));
+        found.said.push(format!("step {} is gone", path(name)));
     }
     for (name, step) in &now {
         let path = path(name);
         let Some(was) = find(&before, name) else {
-            found.push(format!("step {path} is new"));
+            found.said.push(format!("step {path} is new"));
+            found.new.push(path);
             continue;
         };
         let at = format!("step {path}: ");
-        keys(&at, &without_steps(&was), &without_steps(step), found);
+        keys(&at, &without_steps(&was), &without_steps(step), &mut found.said);
         steps(&path, was.get("steps"), step.get("steps"), found);
     }
     let order = |list: &[(&str, _)], other: &[(&str, _)]| -> Vec<String> {
@@ -84,7 +101,7 @@ fn steps(under: &str, before: Option<&Value>, now: Option<&Value>, found: &mut V
     let (was, is) = (order(&before, &now), order(&now, &before));
     if was != is {
         let under = if under.is_empty() { String::new() } else { format!(" under {under}") };
-        found.push(format!(
+        found.said.push(format!(
             "the order of the steps{under} was {}, and is now {}",
             was.join(", "),
             is.join(", ")

@@ -3,7 +3,10 @@
 //! A run is known by the job's name and all its parameters in one canonical form, so that
 //! `--param n=7` and `--param n=07`, or a value and the same value as default, are the same run.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use jiff::civil::Date;
 use schemars::JsonSchema;
@@ -117,6 +120,8 @@ pub struct Instance {
     pub name: String,
     /// The value of each declared parameter.
     pub params: BTreeMap<String, Value>,
+    /// The names of those that were given, and not left to their defaults.
+    pub given: BTreeSet<String>,
 }
 
 impl Instance {
@@ -227,7 +232,7 @@ impl Job {
         if problems.is_empty() {
             let name = named(&self.name, &params);
             self.fits(&name).map_err(|problem| ParamsError { problems: vec![problem] })?;
-            Ok(Instance { name, params })
+            Ok(Instance { name, params, given: given.keys().cloned().collect() })
         } else {
             Err(ParamsError { problems })
         }
