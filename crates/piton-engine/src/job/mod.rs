@@ -19,7 +19,7 @@ pub(crate) mod within;
 pub use piton_connectors::command::pass_on_by;
 use piton_core::PipelineRecord;
 
-pub use self::instances::instances;
+pub use self::instances::{instances, with_params};
 
 /// Whether what the store knows under a name is a job: of a file, a script, or a program.
 pub fn is_job(record: &PipelineRecord) -> bool {

@@ -213,6 +213,7 @@ pub(super) fn changes(
     instance: &Instance,
     store: &dyn Store,
 ) -> Result<Option<(String, Vec<String>)>, RunError> {
+    super::instances::refuse_of_script(store, &job.name, &instance.name).map_err(of_job)?;
     let Some(run) = job::newest(store, &instance.name)? else { return Ok(None) };
     let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
     // Without a definition it was begun by a program or a script.
