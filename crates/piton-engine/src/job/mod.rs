@@ -5,6 +5,7 @@ mod body;
 pub mod definition;
 mod instances;
 pub mod kept;
+pub mod letters;
 mod lock;
 mod outline;
 pub mod plan;
