@@ -121,6 +121,9 @@ pub fn set_position(
 ) -> Result<(), KeptError> {
     match place(asked)? {
         Place::Within(at) => {
+            if let Some(record) = of_file(&**store, &at.run)?.filter(|_| asked.step.is_some()) {
+                need(&record, &at.step, true)?;
+            }
             let claim = Claim {
                 pipeline: at.run,
                 partition: WHOLE.to_owned(),
@@ -222,14 +225,21 @@ fn of_file(store: &dyn Store, job: &str) -> Result<Option<PipelineRecord>, KeptE
 
 /// A position is kept for a step that there is, and that may still go on from it.
 fn check(steps: &Steps, record: &PipelineRecord, path: &str) -> Result<(), KeptError> {
-    let (job, step) = (record.pipeline.clone(), path.to_owned());
-    let known = outline::of(&record.transforms);
-    if !known.iter().any(|entry| entry.path == path) {
-        let known: Vec<String> = known.into_iter().map(|entry| entry.path).collect();
-        return Err(KeptError::NoStep { job, step, known: known.join(", ") });
-    }
+    need(record, path, false)?;
     if steps.is_over(WHOLE_JOB) {
+        let (job, step) = (record.pipeline.clone(), path.to_owned());
         return Err(KeptError::Finished { job, step });
     }
     Ok(())
+}
+
+/// A step of a file's job; `or_each`: or one that is done for each of many.
+fn need(record: &PipelineRecord, path: &str, or_each: bool) -> Result<(), KeptError> {
+    let known = outline::of(&record.transforms);
+    if known.iter().any(|entry| entry.path == path || or_each && entry.has_each(path)) {
+        return Ok(());
+    }
+    let known: Vec<String> = known.into_iter().map(|entry| entry.path).collect();
+    let (job, step) = (record.pipeline.clone(), path.to_owned());
+    Err(KeptError::NoStep { job, step, known: known.join(", ") })
 }

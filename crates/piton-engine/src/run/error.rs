@@ -17,8 +17,8 @@ pub enum RunError {
     Refused(String),
     /// Another owner holds the claim. Exit code 4.
     #[error(
-        "'{pipeline}' is already running: held by {holder}. Wait for it, `piton cancel {pipeline}`, \
-         or set `claim: {{when_held: wait}}`"
+        "'{pipeline}' is already running: held by {holder}. Wait for it, `piton cancel {}`, \
+         or set `claim: {{when_held: wait}}`", whole(.pipeline)
     )]
     Held {
         /// The pipeline.
@@ -102,6 +102,11 @@ impl From<StoreError> for RunError {
 /// A connector does not know for which pipeline it works: commands that a person may type need it.
 fn with_name(error: &impl ToString, pipeline: &str) -> String {
     error.to_string().replace("`piton reset`", &format!("`piton reset {pipeline}`"))
+}
+
+/// What is cancelled: of a step its job.
+fn whole(pipeline: &str) -> std::borrow::Cow<'_, str> {
+    piton::job::in_shell(pipeline.split('/').next().unwrap_or_default())
 }
 
 /// Has commands that reset a pipeline by its name say what begins a step of a job anew: its job does.
