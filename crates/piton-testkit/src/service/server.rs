@@ -22,6 +22,9 @@ use super::{
 /// How long making a database may take, starting and stopping: seconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// How long a server that was killed may be in the way of its successor.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// What is different from one database system to the next.
 pub(super) trait System: fmt::Debug + Sync {
     /// What it is called in messages and in the names of folders.
@@ -281,6 +284,12 @@ impl Server {
         let began = Instant::now();
         while !self.system().is_ready(&self.place, child.id()) {
             let ended = child.try_wait().map_err(ServiceError::doing(starting))?;
+            // What a killed server has left, such as shared memory, goes a moment later.
+            if ended.is_some() && began.elapsed() < SETTLING {
+                thread::sleep(LOOK);
+                child = command.spawn().map_err(ServiceError::doing(starting))?;
+                continue;
+            }
             if let Some(status) = ended {
                 self.place.watched.forget();
                 return Err(self.place.failed(starting, &process::in_words(status)));
