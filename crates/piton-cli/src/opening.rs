@@ -188,9 +188,9 @@ fn runs(
         let given: Vec<(String, String)> =
             params.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let found = piton_engine::job::with_params(store, name, &given)?;
-        return match found.is_empty() {
-            false => Ok(found),
-            true => {
+        return match &found[..] {
+            [_, ..] => Ok(found),
+            [] => {
                 Err(Failure::usage(no_such_run(name, &piton_engine::job::instances(store, name)?)))
             }
         };

@@ -92,7 +92,8 @@ fn described(letter: &DeadLetter) -> String {
 
 fn unknown(name: &str, id: &str) -> Failure {
     Failure::usage(format!(
-        "'{name}' has no dead letter '{id}': see `piton dead-letters list {name}`"
+        "'{name}' has no dead letter '{id}': see `piton dead-letters list {}`",
+        piton::job::in_shell(name)
     ))
 }
 

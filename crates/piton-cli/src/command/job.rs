@@ -5,12 +5,13 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
 
+use futures_executor::block_on;
 use jiff::Timestamp;
 use piton::job::in_shell;
 use piton_engine::{
@@ -56,7 +57,8 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
         piton_engine::job::pass_on_by(move |bytes| live.above(bytes));
     }
     let (job_name, of_teller) = (instance.name.clone(), Arc::clone(&store));
-    let teller = Teller { json: args.json, job: job_name, store: of_teller, live };
+    let teller =
+        Teller { json: args.json, job: job_name, store: of_teller, run: OnceLock::new(), live };
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());
     listen(&signal)?;
@@ -121,17 +123,25 @@ struct Teller {
     json: bool,
     job: String,
     store: Arc<dyn piton_core::Store>,
+    /// Found out when a step is done.
+    run: OnceLock<String>,
     /// On a terminal.
     live: Option<Arc<Live>>,
 }
 
 impl Teller {
-    /// How many records a step, or without one all of them, have set aside.
-    fn set_aside(&self, step: Option<&str>) -> u64 {
-        let Ok(Some(run)) = piton::job::newest(&*self.store, &self.job) else { return 0 };
-        let name = step.map_or_else(|| run.clone(), |step| format!("{run}/{step}"));
-        // It is not known before it has begun.
-        letters(&*self.store, &name).map_or(0, |letters| letters.len() as u64)
+    /// The name under which the store has the run; without its number before it has one.
+    fn run(&self) -> &str {
+        self.run.get_or_init(|| {
+            let newest = piton::job::newest(&*self.store, &self.job);
+            newest.ok().flatten().unwrap_or_else(|| self.job.clone())
+        })
+    }
+
+    /// How many records a step has set aside, as far as the store says it.
+    fn set_aside(&self, step: &str) -> u64 {
+        let letters = block_on(self.store.dead_letters(&format!("{}/{step}", self.run())));
+        letters.map_or(0, |letters| letters.len() as u64)
     }
 
     fn started(&self, store: &str) {
@@ -158,7 +168,7 @@ impl Teller {
                 note!("step '{step}': had begun and not finished: attempt {attempt}");
             }
             Happened::Done { took, records: moved } => {
-                let aside = moved.map_or(0, |_| self.set_aside(Some(step)));
+                let aside = moved.map_or(0, |_| self.set_aside(step));
                 let aside =
                     if aside > 0 { format!("{} set aside, ", count(aside)) } else { String::new() };
                 let moved = moved.map(|moved| format!("{}, ", records(moved))).unwrap_or_default();
@@ -181,7 +191,7 @@ impl Teller {
             }
             Happened::Done { took, records } => serde_json::json!({
                 "state": "done", "seconds": took.as_secs_f64(), "records": records,
-                "set_aside": records.map(|_| self.set_aside(Some(step))),
+                "set_aside": records.map(|_| self.set_aside(step)),
             }),
             Happened::WasDone => serde_json::json!({ "state": "was_done" }),
             Happened::PassedOver => serde_json::json!({ "state": "passed_over" }),
@@ -227,7 +237,10 @@ impl Teller {
 
     /// Where to look for what was set aside.
     fn remark(&self) {
-        let number = if self.json { 0 } else { self.set_aside(None) };
+        if self.json {
+            return;
+        }
+        let number = letters(&*self.store, self.run()).map_or(0, |letters| letters.len() as u64);
         if number > 0 {
             let name = in_shell(&self.job);
             note!("set aside: {}; see `piton dead-letters list {name}`", records(number));
@@ -326,6 +339,9 @@ pub(crate) fn mark_done(args: &MarkDone) -> Result<u8, Failure> {
     Ok(FINISHED)
 }
 
+/// Of how many outputs it is said what becomes of them: a `for_each` may have thousands.
+const TOLD: usize = 50;
+
 /// `piton reset JOB`, and with a step `piton rewind JOB --to STEP`
 pub(crate) fn begin_anew(
     args: &Reset,
@@ -343,8 +359,11 @@ pub(crate) fn begin_anew(
     let anew = Anew { step, output: output(&args.output), who: &who };
     let consequences = steer::consequences(store, name, anew).map_err(of_steering)?;
     if !json {
-        for line in &consequences {
+        for line in consequences.iter().take(TOLD) {
             note!("{line}");
+        }
+        if let Some(more @ 1..) = consequences.len().checked_sub(TOLD) {
+            note!("… and {more} more like these");
         }
     }
     if !args.yes {

@@ -442,9 +442,10 @@ pub fn control(
     }
     let is_without_file = crate::job::is_without_file(&record);
     of_job::refuse_control(store, &record, control)?;
-    let remedy = match is_without_file {
-        true => format!("`piton resume {}` has it go on", in_shell(name)),
-        false => "`piton run FILE --again` goes on from its checkpoint".to_owned(),
+    let remedy = if is_without_file {
+        format!("`piton resume {}` has it go on", in_shell(name))
+    } else {
+        "`piton run FILE --again` goes on from its checkpoint".to_owned()
     };
     match (control, record.control) {
         (Control::Run, Control::Cancel) if !is_without_file => {
