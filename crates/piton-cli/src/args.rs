@@ -81,9 +81,12 @@ pub(crate) struct StoreArgs {
 /// A pipeline by name or by its configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Named {
-    /// The pipeline's name, or its configuration file
+    /// The pipeline's or job's name, or its configuration file
     #[arg(value_name = "NAME|FILE")]
     pub(crate) name: String,
+    /// A parameter of the job's run that is meant; may be given again
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) param: Vec<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// Print JSON
@@ -188,6 +191,9 @@ pub(crate) struct Status {
     /// A pipeline's name or configuration file [default: all]
     #[arg(value_name = "NAME|FILE")]
     pub(crate) name: Option<String>,
+    /// A parameter of the job's run that is meant; may be given again
+    #[arg(long, value_name = "NAME=VALUE", requires = "name")]
+    pub(crate) param: Vec<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// Print JSON

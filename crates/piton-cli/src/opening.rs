@@ -16,15 +16,10 @@ use piton_engine::{
 use piton_stores::Mode;
 
 use crate::{
-    args::StoreArgs,
+    args::{Named, StoreArgs},
+    command::job,
     exit::{Failure, USAGE},
 };
-
-/// Loads a configuration.
-pub(crate) fn config(file: &Path) -> Result<Config, Failure> {
-    config::load(file, &|name| env::var(name).ok())
-        .map_err(|error| Failure::new(USAGE, format!("{error}{}", meant(file))))
-}
 
 /// Only jobs have parameters.
 pub(crate) fn no_params(given: &[String]) -> Result<(), Failure> {
@@ -130,11 +125,12 @@ fn here() -> Result<PathBuf, Failure> {
 
 /// A pipeline or the newest run of a job by its name, in the store of the arguments, or by its
 /// configuration file. A job of which the store has runs with one choice of parameters needs none.
-pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, String), Failure> {
-    let (store, mut names) = all_named(name, args)?;
+pub(crate) fn named(args: &Named) -> Result<(Arc<dyn Store>, String), Failure> {
+    let name = &args.name;
+    let (store, mut names) = all_named(name, &args.param, &args.store)?;
     if names.len() > 1 {
         return Err(Failure::usage(format!(
-            "'{name}' has run with several choices of parameters: name one of '{}'",
+            "'{name}' has run with several choices of parameters: name one of '{}', or say --param",
             names.join("', '")
         )));
     }
@@ -142,14 +138,16 @@ pub(crate) fn named(name: &str, args: &StoreArgs) -> Result<(Arc<dyn Store>, Str
     Ok((store, name))
 }
 
-/// As [`named`]: the newest run for each choice of parameters.
+/// As [`named`]: the newest run for each choice of parameters, of those that have the given ones.
 pub(crate) fn all_named(
     name: &str,
+    params: &[String],
     args: &StoreArgs,
 ) -> Result<(Arc<dyn Store>, Vec<String>), Failure> {
+    let given = job::params(params)?;
     if !is_file(name) {
         let store = existing(args)?;
-        let names = runs(&*store, name)?;
+        let names = runs(&*store, name, &given)?;
         return Ok((store, names));
     }
     let loaded = loaded(Path::new(name))?;
@@ -159,26 +157,58 @@ pub(crate) fn all_named(
         (None, Loaded::Job(job)) => store_of_job(job, Mode::Existing)?,
     };
     let names = match loaded {
-        Loaded::Pipeline(config) => vec![config.pipeline.clone()],
-        Loaded::Job(job) => match job.with(&BTreeMap::new()) {
+        Loaded::Pipeline(config) => {
+            no_params(params)?;
+            vec![config.pipeline.clone()]
+        }
+        Loaded::Job(job) => match job.with(&given) {
             Ok(instance) => {
                 vec![piton::job::newest(&*store, &instance.name)?.unwrap_or(instance.name)]
             }
-            // It cannot run without parameters.
-            Err(_) => runs(&*store, &job.name)?,
+            // It cannot run with these alone.
+            Err(_) => runs(&*store, &job.name, &given)?,
         },
     };
     Ok((store, names))
 }
 
 /// The newest run of exactly that name, or else those of the job with parameters; the name itself
-/// if there is none.
-fn runs(store: &dyn Store, name: &str) -> Result<Vec<String>, Failure> {
+/// if there is none. Of a step of a job the same, with its path behind the job's name.
+fn runs(
+    store: &dyn Store,
+    name: &str,
+    params: &BTreeMap<String, String>,
+) -> Result<Vec<String>, Failure> {
+    // In a run's name there is no `/`.
+    if let Some((job, step)) = name.split_once('/') {
+        let jobs = runs(store, job, params)?.into_iter();
+        return Ok(jobs.map(|run| format!("{run}/{step}")).collect());
+    }
+    if !params.is_empty() {
+        let given: Vec<(String, String)> =
+            params.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let found = piton_engine::job::with_params(store, name, &given)?;
+        return match &found[..] {
+            [_, ..] => Ok(found),
+            [] => {
+                Err(Failure::usage(no_such_run(name, &piton_engine::job::instances(store, name)?)))
+            }
+        };
+    }
     if let Some(newest) = piton::job::newest(store, name)? {
         return Ok(vec![newest]);
     }
     let instances = piton_engine::job::instances(store, name)?;
     Ok(if instances.is_empty() { vec![name.to_owned()] } else { instances })
+}
+
+fn no_such_run(name: &str, known: &[String]) -> String {
+    match known {
+        [] => format!("the store has no run of '{name}' with parameters"),
+        known => {
+            format!("'{name}' has not run with these parameters; it has '{}'", known.join("', '"))
+        }
+    }
 }
 
 fn is_file(name: &str) -> bool {

@@ -238,3 +238,109 @@ fn a_script_that_is_killed_anywhere_goes_on() {
     }
     assert!(kills > 2, "only {kills} kills");
 }
+
+/// What a script has done is no step of a file, whatever it is called, and the other way round.
+#[test]
+fn a_run_belongs_to_a_script_or_to_a_file() {
+    let place = Place::new();
+    let code = |code: i32, args: &[&str]| {
+        place.program.run_to(code, args).unwrap_or_else(|error| panic!("{error}")).stderr
+    };
+    for (job, name) in [("d#2", "a"), ("p(x=1)", "a"), ("a\nb", "a"), ("d", "a b"), ("d", "a#1")] {
+        let refused = code(122, &["step", "--job", job, "--name", name, "--", "true"]);
+        assert!(refused.contains("letters, digits"), "{refused}");
+        code(2, &["position", "set", "--job", job, "--name", name, "1"]);
+    }
+    code(122, &["step", "--job", "d#2", "--finish"]);
+    let log = "steps: [{step: a, run: [sh, -c, 'echo file >> log']}]";
+    let plain = format!("job: crm\n{log}");
+    fs::write(place.path("crm.yaml"), &plain).unwrap();
+    fs::write(place.path("with.yaml"), format!("job: crm\nparams: {{x: {{default: '1'}}}}\n{log}"))
+        .unwrap();
+    code(0, &["step", "--job", "crm", "--name", "a", "--", "true"]);
+    for finish in [false, true] {
+        if finish {
+            code(0, &["step", "--job", "crm", "--finish"]);
+        }
+        for file in ["crm.yaml", "with.yaml"] {
+            let refused = code(3, &["run", file]);
+            assert!(refused.contains("another name") && refused.contains("piton reset crm"));
+        }
+        assert!(code(3, &["plan", "crm.yaml"]).contains("piton reset crm"));
+    }
+    assert!(place.lines("log").is_empty(), "nothing was begun");
+    code(0, &["reset", "crm", "--yes"]);
+    code(0, &["run", "crm.yaml"]);
+    assert_eq!(place.lines("log"), ["file"], "nothing of the script counts");
+    fs::write(place.path("other.yaml"), plain.replace("crm", "other")).unwrap();
+    fs::write(
+        place.path("params.yaml"),
+        "job: params\nparams: {x: {default: '1'}}\nsteps: [{step: a, run: ['true']}]",
+    )
+    .unwrap();
+    code(0, &["run", "other.yaml"]);
+    code(0, &["run", "params.yaml"]);
+    for job in ["crm", "other", "params"] {
+        let refused = code(123, &["step", "--job", job, "--name", "b", "--", "true"]);
+        assert!(refused.contains("job of a file"), "{refused}");
+        code(123, &["step", "--job", job, "--finish"]);
+    }
+}
+
+/// To keep a position is no run, and those who do so at once wait for each other.
+#[test]
+fn a_position_that_is_kept_changes_no_run() {
+    let place = Place::new();
+    let set = ["position", "set", "--job", "nightly", "--name", "load", "there"];
+    let state = || {
+        let shown = place.program.run_to(0, &["status", "nightly", "--json"]).unwrap().stdout;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown["pipelines"][0]["state"].as_str().unwrap().to_owned()
+    };
+    let runs = || {
+        let shown = place.program.run_to(0, &["history", "nightly", "--json"]).unwrap().stdout;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown["runs"].as_array().unwrap().len()
+    };
+    place.program.run_to(0, &set).unwrap();
+    assert_eq!((state().as_str(), runs()), ("new", 0));
+    place.step(1, "load", "[ $PITON_POSITION = elsewhere ]");
+    assert_eq!((state().as_str(), runs()), ("failed", 1));
+    let at_once = |outside: bool, n: usize| {
+        let n = n.to_string();
+        let mut args = vec!["position", "set"];
+        if outside {
+            args.extend(["--job", "nightly", "--name", "load"]);
+        }
+        args.push(&n);
+        place.program.start(&args).unwrap()
+    };
+    let all: Vec<_> = (0..20).map(|n| at_once(true, n)).collect();
+    for one in all {
+        let ended = one.wait(PATIENCE).unwrap();
+        assert_eq!(ended.code, Some(0), "{ended}");
+    }
+    assert_eq!((state().as_str(), runs()), ("failed", 1));
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let script = format!(
+        "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+          {{ {piton} position set $n; echo $? >> codes; }} &
+        done; wait"
+    );
+    place.step(0, "load", &script);
+    assert_eq!(place.lines("codes"), ["0"; 20]);
+    place.program.run_to(0, &["step", "--job", "nightly", "--finish"]).unwrap();
+    place.program.run_to(0, &set).unwrap();
+    place.step(0, "load", "[ $PITON_POSITION = there ] && [ $PITON_ATTEMPT = 1 ]");
+}
+
+/// A step that is called within another one of its job says so, and does not wait for itself.
+#[test]
+fn a_step_within_a_step_of_the_same_job() {
+    let place = Place::new();
+    let piton = env!("CARGO_BIN_EXE_piton");
+    let inner = format!("{piton} step --job nightly --name inner -- true");
+    let nested = place.step(124, "outer", &inner).stderr;
+    assert!(nested.contains("within step 'outer' of 'nightly'"), "{nested}");
+    place.step(0, "outer", &inner.replace("nightly", "other"));
+}

@@ -88,6 +88,7 @@ pub fn plan(pipeline: &Pipeline, store: Option<&dyn Store>) -> Result<Plan, RunE
         Some(store) => match whether_it_begins(pipeline, store)? {
             Ok((changes, waits)) => (changes, waits, None),
             Err(error) => {
+                let error = error.advising(&pipeline.name);
                 let refusal = Refusal { exit_code: error.exit_code(), what: error.to_string() };
                 (Vec::new(), None, Some(refusal))
             }

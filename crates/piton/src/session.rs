@@ -192,6 +192,24 @@ impl Session {
         Ok(past)
     }
 
+    /// Whether its last run has come to its end; also where none is known any more.
+    pub(crate) async fn has_finished(&self) -> Result<bool, StoreError> {
+        let last = self.store.runs(self.job(), 1).await?;
+        Ok(last.first().is_none_or(|run| run.end == Some(RunEnd::Finished)))
+    }
+
+    /// When the run began; `None` if none has.
+    pub(crate) fn began(&self) -> Option<Timestamp> {
+        self.run.as_ref().map(|run| run.started_at)
+    }
+
+    /// Notes why the run fails, which is stored when it ends.
+    pub(crate) fn note_error(&mut self, why: String) {
+        if let Some(run) = &mut self.run {
+            run.error = Some(why);
+        }
+    }
+
     /// Shows that this owner lives. The epoch of a newer one, if there is one.
     pub(crate) async fn renew(&self) -> Result<Option<Epoch>, CursorError> {
         match self.store.renew(&self.claim).await? {

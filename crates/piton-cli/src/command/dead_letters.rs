@@ -1,10 +1,12 @@
 //! `piton dead-letters …`
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use futures_executor::block_on;
 use piton_core::{DeadLetter, Store};
-use piton_engine::{connect, replay};
+use piton_engine::{
+    RunError, config::Loaded, connect, job::letters::pipeline_of as replay_step, replay,
+};
 
 use super::steer::confirm;
 use crate::{
@@ -29,9 +31,8 @@ pub(crate) fn dead_letters(args: &DeadLetters) -> Result<u8, Failure> {
 type Found = (Arc<dyn Store>, String, Vec<DeadLetter>);
 
 fn letters(named: &Named) -> Result<Found, Failure> {
-    let (store, name) = opening::named(&named.name, &named.store)?;
-    piton_engine::steer::find(&*store, &name)?;
-    let letters = block_on(store.dead_letters(&name))?;
+    let (store, name) = opening::named(named)?;
+    let letters = piton_engine::steer::letters(&*store, &name)?;
     Ok((store, name, letters))
 }
 
@@ -45,10 +46,16 @@ fn list(named: &Named) -> Result<u8, Failure> {
         show(format!("'{name}' has no records set aside\n"))?;
         return Ok(FINISHED);
     }
+    // Those of a job are of several steps.
+    let of_steps = letters.iter().any(|letter| letter.pipeline != name);
     let rows = letters.into_iter().map(|letter| {
-        vec![letter.id, letter.sink, letter.place, letter.reason, format!("{:.0}", letter.at)]
+        let step = letter.pipeline.get(name.len() + 1..).unwrap_or_default().to_owned();
+        let cells = [letter.id, letter.sink, letter.place, letter.reason];
+        let cells = cells.into_iter().chain([format!("{:.0}", letter.at)]);
+        of_steps.then_some(step).into_iter().chain(cells).collect()
     });
-    show(table(&["id", "sink", "place", "reason", "at"], &[], rows.collect()))?;
+    let head = ["step", "id", "sink", "place", "reason", "at"];
+    show(table(&head[usize::from(!of_steps)..], &[], rows.collect()))?;
     Ok(FINISHED)
 }
 
@@ -85,7 +92,8 @@ fn described(letter: &DeadLetter) -> String {
 
 fn unknown(name: &str, id: &str) -> Failure {
     Failure::usage(format!(
-        "'{name}' has no dead letter '{id}': see `piton dead-letters list {name}`"
+        "'{name}' has no dead letter '{id}': see `piton dead-letters list {}`",
+        piton::job::in_shell(name)
     ))
 }
 
@@ -104,14 +112,26 @@ fn chosen(args: &Chosen) -> Result<Found, Failure> {
     Ok((store, name, chosen))
 }
 
+/// The letters of each pipeline of a job.
+fn by_pipeline(letters: Vec<DeadLetter>) -> BTreeMap<String, Vec<DeadLetter>> {
+    let mut of_each: BTreeMap<String, Vec<DeadLetter>> = BTreeMap::new();
+    for letter in letters {
+        of_each.entry(letter.pipeline.clone()).or_default().push(letter);
+    }
+    of_each
+}
+
 fn drop_letters(args: &Drop) -> Result<u8, Failure> {
     let (store, name, chosen) = chosen(&args.chosen)?;
     if !args.yes && !chosen.is_empty() {
         let records = many(chosen.len() as u64, "record");
         confirm(&format!("drop {records} of '{name}' for good?"))?;
     }
-    let ids = chosen.into_iter().map(|letter| (letter.sink, letter.id)).collect();
-    let dropped = block_on(store.drop_letters(&name, ids))?;
+    let mut dropped = 0;
+    for (pipeline, letters) in by_pipeline(chosen) {
+        let ids = letters.into_iter().map(|letter| (letter.sink, letter.id)).collect();
+        dropped += block_on(store.drop_letters(&pipeline, ids))?;
+    }
     if args.chosen.named.json {
         print_json(&serde_json::json!({ "pipeline": name, "dropped": dropped }))?;
     } else {
@@ -124,13 +144,32 @@ fn replay(args: &Chosen) -> Result<u8, Failure> {
     let file = Path::new(&args.named.name);
     if !file.is_file() {
         return Err(Failure::usage(format!(
-            "to deliver again, piton needs the sinks: name the configuration file instead of '{}'",
+            "to deliver again, piton needs the sinks: name the configuration file of the pipeline or \
+             the job instead of '{}'",
             args.named.name
         )));
     }
     let (store, name, chosen) = chosen(args)?;
-    let pipeline = connect::pipeline(&opening::config(file)?, false)?;
-    let results = replay::replay(&pipeline, &*store, &chosen, opening::owner())?;
+    let results = match opening::loaded(file)? {
+        Loaded::Pipeline(config) => {
+            let pipeline = connect::pipeline(&config, false)?;
+            replay::replay(&pipeline, &*store, &chosen, opening::owner())?
+        }
+        Loaded::Job(job) => {
+            let instance = job.with(&super::job::params(&args.named.param)?);
+            let instance = instance.map_err(|error| Failure::usage(error.to_string()))?;
+            let mut results = Vec::new();
+            // What cannot be delivered is said before anything is.
+            let of_each = by_pipeline(chosen).into_iter();
+            let steps = of_each.map(|(pipeline, letters)| {
+                Ok((replay_step(&job, &instance, &name, &pipeline)?, letters))
+            });
+            for (step, letters) in steps.collect::<Result<Vec<_>, RunError>>()? {
+                results.extend(replay::replay(&step, &*store, &letters, opening::owner())?);
+            }
+            results
+        }
+    };
     let failed = results.iter().filter(|result| result.error.is_some()).count();
     if args.named.json {
         print_json(&results)?;

@@ -16,7 +16,7 @@ use crate::{
 
 /// Shows a pipeline's checkpoints, runs and events over time.
 pub(crate) fn history(args: &History) -> Result<u8, Failure> {
-    let (store, name) = opening::named(&args.named.name, &args.named.store)?;
+    let (store, name) = opening::named(&args.named)?;
     let now = Timestamp::now();
     let history = steer::history(&*store, &name, args.limit, now)?;
     let present = steer::look_at(&*store, &name, now)?;

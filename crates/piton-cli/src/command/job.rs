@@ -5,34 +5,36 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
 
+use futures_executor::block_on;
 use jiff::Timestamp;
+use piton::job::in_shell;
 use piton_engine::{
     RunOptions,
     job::{
         definition::Job,
         run::{self, Happened, JobSummary},
-        steer::{self, JobSteerError},
+        steer::{self, Anew, JobSteerError},
         view::{self, StepView},
     },
     run::Signal,
-    steer::SteerError,
+    steer::{SteerError, letters},
 };
 use piton_stores::Mode;
 
 use super::{
     live::Live,
     run::{listen, tell},
-    steer::confirm,
+    steer::{confirm, output},
     step::of_job,
 };
 use crate::{
-    args::{MarkDone, Reset, Rewind, Run},
+    args::{MarkDone, Reset, Run},
     exit::{FAILED, FINISHED, Failure, USAGE},
     opening,
     output::{count, many, note, print_json, print_json_line, records, span, table},
@@ -54,7 +56,9 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
     if let Some(live) = live.clone() {
         piton_engine::job::pass_on_by(move |bytes| live.above(bytes));
     }
-    let teller = Teller { json: args.json, job: instance.name.clone(), live };
+    let (job_name, of_teller) = (instance.name.clone(), Arc::clone(&store));
+    let teller =
+        Teller { json: args.json, job: job_name, store: of_teller, run: OnceLock::new(), live };
     teller.started(&store.location());
     let signal = Arc::new(Signal::default());
     listen(&signal)?;
@@ -73,6 +77,7 @@ pub(crate) fn run(args: &Run, job: &Job) -> Result<u8, Failure> {
         Ok(summary) => Ok(teller.ended(&summary, signal.is_cancelled(), args)),
         Err(error) => {
             teller.result("failed", error.exit_code(), Some(&error.to_string()));
+            teller.remark();
             Err(error.into())
         }
     }
@@ -100,7 +105,7 @@ fn options(args: &Run, live: Option<Arc<Live>>) -> RunOptions {
 }
 
 /// `--param NAME=VALUE`
-pub(super) fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut params = BTreeMap::new();
     for text in given {
         let Some((name, value)) = text.split_once('=') else {
@@ -117,11 +122,28 @@ pub(super) fn params(given: &[String]) -> Result<BTreeMap<String, String>, Failu
 struct Teller {
     json: bool,
     job: String,
+    store: Arc<dyn piton_core::Store>,
+    /// Found out when a step is done.
+    run: OnceLock<String>,
     /// On a terminal.
     live: Option<Arc<Live>>,
 }
 
 impl Teller {
+    /// The name under which the store has the run; without its number before it has one.
+    fn run(&self) -> &str {
+        self.run.get_or_init(|| {
+            let newest = piton::job::newest(&*self.store, &self.job);
+            newest.ok().flatten().unwrap_or_else(|| self.job.clone())
+        })
+    }
+
+    /// How many records a step has set aside, as far as the store says it.
+    fn set_aside(&self, step: &str) -> u64 {
+        let letters = block_on(self.store.dead_letters(&format!("{}/{step}", self.run())));
+        letters.map_or(0, |letters| letters.len() as u64)
+    }
+
     fn started(&self, store: &str) {
         if self.json {
             let line = serde_json::json!({ "event": "started", "job": self.job, "store": store });
@@ -146,8 +168,11 @@ impl Teller {
                 note!("step '{step}': had begun and not finished: attempt {attempt}");
             }
             Happened::Done { took, records: moved } => {
+                let aside = moved.map_or(0, |_| self.set_aside(step));
+                let aside =
+                    if aside > 0 { format!("{} set aside, ", count(aside)) } else { String::new() };
                 let moved = moved.map(|moved| format!("{}, ", records(moved))).unwrap_or_default();
-                note!("step '{step}': done, {moved}{}", span(took.as_secs_f64()));
+                note!("step '{step}': done, {moved}{aside}{}", span(took.as_secs_f64()));
             }
             Happened::PassedOver => note!("step '{step}': passed over"),
             Happened::Retries { why, pause } => {
@@ -166,6 +191,7 @@ impl Teller {
             }
             Happened::Done { took, records } => serde_json::json!({
                 "state": "done", "seconds": took.as_secs_f64(), "records": records,
+                "set_aside": records.map(|_| self.set_aside(step)),
             }),
             Happened::WasDone => serde_json::json!({ "state": "was_done" }),
             Happened::PassedOver => serde_json::json!({ "state": "passed_over" }),
@@ -205,7 +231,20 @@ impl Teller {
             let again = if was_cancelled { " --again" } else { "" };
             note!("to resume, run: piton run {}{again}", args.file.display());
         }
+        self.remark();
         code
+    }
+
+    /// Where to look for what was set aside.
+    fn remark(&self) {
+        if self.json {
+            return;
+        }
+        let number = letters(&*self.store, self.run()).map_or(0, |letters| letters.len() as u64);
+        if number > 0 {
+            let name = in_shell(&self.job);
+            note!("set aside: {}; see `piton dead-letters list {name}`", records(number));
+        }
     }
 
     fn result(&self, word: &str, code: u8, error: Option<&str>) {
@@ -221,10 +260,14 @@ impl Teller {
 /// The column of what is left, if there is one.
 const LEFT: usize = 5;
 
+/// The column of records that were set aside, if there are any.
+const SET_ASIDE: usize = 6;
+
 /// The tree of a job for people.
 pub(crate) fn tree(steps: &[StepView], now: Timestamp) -> String {
     // Only while something runs of which that is known.
     let has_left = steps.iter().any(|step| step.left_seconds.is_some());
+    let has_set_aside = steps.iter().any(|step| step.dead_letters > 0);
     let row = |step: &StepView| {
         let name = step.step.rsplit('/').next().unwrap_or(&step.step);
         let since = step.ended_at.or(step.started_at);
@@ -240,16 +283,25 @@ pub(crate) fn tree(steps: &[StepView], now: Timestamp) -> String {
                 .unwrap_or_default(),
             step.why.clone().or_else(|| step.position.clone()).unwrap_or_default(),
         ];
+        if has_set_aside {
+            let set_aside = Some(step.dead_letters).filter(|number| *number > 0);
+            cells.insert(SET_ASIDE, set_aside.map(count).unwrap_or_default());
+        }
         if has_left {
             cells.insert(LEFT, left(step.share, step.left_seconds).unwrap_or_default());
         }
         cells
     };
     let mut head = vec!["step", "state", "attempt", "records", "rate", "checkpoint", ""];
+    if has_set_aside {
+        head.insert(SET_ASIDE, "set aside");
+    }
     if has_left {
         head.insert(LEFT, "left");
     }
-    let mut text = table(&head, &[2, 3, 4], steps.iter().map(row).collect());
+    let set_aside = has_set_aside.then_some(SET_ASIDE + usize::from(has_left));
+    let numbers: Vec<usize> = [2, 3, 4].into_iter().chain(set_aside).collect();
+    let mut text = table(&head, &numbers, steps.iter().map(row).collect());
     let over = steps.iter().filter(|step| ["done", "skipped"].contains(&step.state)).count();
     let _ = writeln!(text, "{over} of {} done", many(steps.len() as u64, "step"));
     text
@@ -275,7 +327,7 @@ pub(crate) fn steps(
 
 /// `piton mark-done JOB STEP`
 pub(crate) fn mark_done(args: &MarkDone) -> Result<u8, Failure> {
-    let (store, name) = opening::named(&args.named.name, &args.named.store)?;
+    let (store, name) = opening::named(&args.named)?;
     let (step, who) = (&args.step, opening::who());
     let why = args.why.as_deref();
     let run = steer::mark_done(&store, &name, step, &who, why).map_err(of_steering)?;
@@ -287,41 +339,49 @@ pub(crate) fn mark_done(args: &MarkDone) -> Result<u8, Failure> {
     Ok(FINISHED)
 }
 
-/// `piton reset JOB`
-pub(crate) fn reset(
-    args: &Reset,
-    store: &Arc<dyn piton_core::Store>,
-    name: &str,
-) -> Result<u8, Failure> {
-    if !args.yes {
-        confirm(&format!("have '{name}' begin anew, with all of its steps?"))?;
-    }
-    let run = steer::reset(store, name, &opening::who()).map_err(of_steering)?;
-    if args.named.json {
-        print_json(&serde_json::json!({ "job": run, "done": "reset" }))?;
-    } else {
-        note!("'{run}' begins anew, with all of its steps");
-    }
-    Ok(FINISHED)
-}
+/// Of how many outputs it is said what becomes of them: a `for_each` may have thousands.
+const TOLD: usize = 50;
 
-/// `piton rewind JOB --to STEP`
-pub(crate) fn rewind(
-    args: &Rewind,
+/// `piton reset JOB`, and with a step `piton rewind JOB --to STEP`
+pub(crate) fn begin_anew(
+    args: &Reset,
+    step: Option<&str>,
     store: &Arc<dyn piton_core::Store>,
     name: &str,
 ) -> Result<u8, Failure> {
-    let step = &args.to;
-    if !args.reset.yes {
-        confirm(&format!(
-            "have '{name}' begin anew at step '{step}', and all that comes after it?"
-        ))?;
+    if let Some(sink) = &args.sink {
+        return Err(Failure::usage(format!(
+            "--sink {sink}: '{name}' is a job, whose steps begin anew with all of their sinks: leave \
+             it out. Nothing was changed"
+        )));
     }
-    let (run, steps) = steer::rewind(store, name, step, &opening::who()).map_err(of_steering)?;
-    if args.reset.named.json {
-        print_json(&serde_json::json!({ "job": run, "done": "rewind", "steps": steps }))?;
-    } else {
-        note!("'{run}': these steps begin anew: {}", steps.join(", "));
+    let (json, who) = (args.named.json, opening::who());
+    let anew = Anew { step, output: output(&args.output), who: &who };
+    let consequences = steer::consequences(store, name, anew).map_err(of_steering)?;
+    if !json {
+        for line in consequences.iter().take(TOLD) {
+            note!("{line}");
+        }
+        if let Some(more @ 1..) = consequences.len().checked_sub(TOLD) {
+            note!("… and {more} more like these");
+        }
+    }
+    if !args.yes {
+        confirm(&match step {
+            None => format!("have '{name}' begin anew, with all of its steps?"),
+            Some(step) => {
+                format!("have '{name}' begin anew at step '{step}', and all that comes after it?")
+            }
+        })?;
+    }
+    let (run, steps) = steer::begin_anew(store, name, anew).map_err(of_steering)?;
+    match (json, step) {
+        (true, _) => print_json(&serde_json::json!({
+            "job": run, "done": if step.is_some() { "rewind" } else { "reset" }, "steps": steps,
+            "consequences": consequences,
+        }))?,
+        (false, None) => note!("'{run}' begins anew, with all of its steps"),
+        (false, Some(_)) => note!("'{run}': these steps begin anew: {}", steps.join(", ")),
     }
     Ok(FINISHED)
 }

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
+use piton::job::in_shell;
 use piton_engine::{
     run::{SinkReport, SinkState},
     steer::{self, Health, PipelineView, State},
@@ -23,7 +24,7 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
     let mut steps = Vec::new();
     let (store, views) = match &args.name {
         Some(name) => {
-            let (store, names) = opening::all_named(name, &args.store)?;
+            let (store, names) = opening::all_named(name, &args.param, &args.store)?;
             let view = |name: &String| steer::look_at(&*store, name, now);
             let views = names.iter().map(view).collect::<Result<Vec<_>, _>>()?;
             if let [name] = &names[..] {
@@ -44,7 +45,7 @@ pub(crate) fn status(args: &Status) -> Result<u8, Failure> {
         }
         print_json(&shown)?;
     } else if let ([view], false) = (&views[..], steps.is_empty()) {
-        show(head(view) + &job::tree(&steps, now))?;
+        show(head(view) + &job::tree(&steps, now) + &set_aside(view))?;
     } else if args.name.is_some() && views.len() == 1 {
         show(views.iter().map(one).collect::<String>())?;
     } else {
@@ -101,13 +102,16 @@ fn head(view: &PipelineView) -> String {
     let _ = match (&view.holder, view.state) {
         (Some(holder), _) => writeln!(text, "held by {holder}"),
         (None, State::Paused) => {
-            writeln!(text, "it does not run; a new run waits for `piton resume {name}`")
+            writeln!(text, "it does not run; a new run waits for `piton resume {}`", in_shell(name))
         }
         // Of a script or a program.
         (None, State::Cancelled) if view.steps.is_some() && view.file.is_none() => {
-            writeln!(text, "`piton resume {name}` has it go on")
+            writeln!(text, "`piton resume {}` has it go on", in_shell(name))
         }
         (None, State::Cancelled) => writeln!(text, "a new run needs --again"),
+        (None, State::Rewound) => {
+            writeln!(text, "it had finished; the next run does what is to begin anew")
+        }
         _ => Ok(()),
     };
     if let Some(error) = &view.error {
@@ -131,16 +135,23 @@ fn one(view: &PipelineView) -> String {
     for sink in view.run.iter().flat_map(|run| &run.sinks) {
         text += &doing(sink, view.holder.is_some());
     }
-    if view.dead_letters > 0 {
-        let number = records(view.dead_letters);
-        let _ =
-            writeln!(text, "set aside: {number}; see `piton dead-letters list {}`", view.pipeline);
-    }
+    text += &set_aside(view);
     if view.pending_orders > 0 {
         let orders = many(view.pending_orders, "order");
         let _ = writeln!(text, "{orders} to reset or rewind: the next run begins with that");
     }
     text
+}
+
+fn set_aside(view: &PipelineView) -> String {
+    let number = records(view.dead_letters);
+    match view.dead_letters {
+        0 => String::new(),
+        _ => format!(
+            "set aside: {number}; see `piton dead-letters list {}`\n",
+            in_shell(&view.pipeline)
+        ),
+    }
 }
 
 fn checkpoints(view: &PipelineView) -> String {

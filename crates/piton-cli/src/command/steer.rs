@@ -18,9 +18,10 @@ use crate::{
 
 /// `piton reset NAME`
 pub(crate) fn reset(args: &Reset) -> Result<u8, Failure> {
-    let (store, name) = opening::named(&args.named.name, &args.named.store)?;
+    let (store, name) = opening::named(&args.named)?;
+    steer::refuse_step(&*store, &name)?;
     if piton_engine::job::is_job(&steer::find(&*store, &name)?) {
-        return super::job::reset(args, &store, &name);
+        return super::job::begin_anew(args, None, &store, &name);
     }
     let who = opening::who();
     check_sink(&*store, &name, args)?;
@@ -32,9 +33,10 @@ pub(crate) fn reset(args: &Reset) -> Result<u8, Failure> {
 /// `piton rewind NAME --to WHERE`
 pub(crate) fn rewind(args: &Rewind) -> Result<u8, Failure> {
     let reset = &args.reset;
-    let (store, name) = opening::named(&reset.named.name, &reset.named.store)?;
+    let (store, name) = opening::named(&reset.named)?;
+    steer::refuse_step(&*store, &name)?;
     if piton_engine::job::is_job(&steer::find(&*store, &name)?) {
-        return super::job::rewind(args, &store, &name);
+        return super::job::begin_anew(reset, Some(&args.to), &store, &name);
     }
     let to: Target = args.to.parse().map_err(Failure::usage)?;
     let who = opening::who();
@@ -61,7 +63,7 @@ fn check_sink(store: &dyn Store, name: &str, args: &Reset) -> Result<(), Failure
     Err(Failure::usage(format!("'{name}' has no sink '{wanted}'; it has {}", known.join(", "))))
 }
 
-fn output(args: &OutputArgs) -> Option<Output> {
+pub(super) fn output(args: &OutputArgs) -> Option<Output> {
     match (args.truncate, args.keep) {
         (true, _) => Some(Output::Truncate),
         (_, true) => Some(Output::Keep),
@@ -125,7 +127,7 @@ pub(crate) fn confirm(question: &str) -> Result<(), Failure> {
 
 /// `piton pause|resume|cancel NAME`
 pub(crate) fn control(args: &Named, control: Control) -> Result<u8, Failure> {
-    let (store, name) = opening::named(&args.name, &args.store)?;
+    let (store, name) = opening::named(args)?;
     steer::control(&*store, &name, control, &opening::who())?;
     let runs = !block_on(store.holders(&name))?.is_empty();
     let is_without_file = piton_engine::job::is_without_file(&steer::find(&*store, &name)?);

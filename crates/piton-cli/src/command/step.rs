@@ -19,7 +19,7 @@ use piton_engine::job::{
 };
 
 use crate::{
-    args::{Position, PositionCommand, Step},
+    args::{Position, PositionCommand, Step, StoreArgs},
     exit::{FINISHED, Failure, HELD, REFUSED, USAGE},
     opening,
     output::{note, show},
@@ -63,7 +63,10 @@ fn run_or_finish(args: &Step) -> Result<u8, Failure> {
     let url = opening::url_of(&args.store)?;
     let command = &args.command;
     let on_wait = |what: &str| note!("{what}");
-    let step = ScriptStep { job, name, command, store_url: &url, stop: &stop, on_wait: &on_wait };
+    let within = env::var(script::CLAIM).ok().filter(|_| is_own(&args.store));
+    let within = within.as_deref();
+    let on_wait = &on_wait;
+    let step = ScriptStep { job, name, command, within, store_url: &url, stop: &stop, on_wait };
     match script::step(&store, &step).map_err(of_script)? {
         Stepped::Before(stage) => {
             let what =
@@ -84,13 +87,19 @@ fn code_of(status: ExitStatus) -> u8 {
     status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
+/// Whether a command speaks of the store of the step that has called it: its claim counts there alone.
+fn is_own(args: &StoreArgs) -> bool {
+    args.store.as_ref().is_none_or(|url| env::var(script::STORE).as_ref() == Ok(url))
+}
+
 fn of_script(error: ScriptError) -> Failure {
     match error {
         ScriptError::Job(error) => of_job(error),
-        ScriptError::OfFile { .. } | ScriptError::Undone { .. } => {
-            Failure::new(REFUSED, error.to_string())
+        ScriptError::Undone { .. } => Failure::new(REFUSED, error.to_string()),
+        ScriptError::Nested { .. } => Failure::new(HELD, error.to_string()),
+        ScriptError::Name { .. } | ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => {
+            Failure::usage(error.to_string())
         }
-        ScriptError::NoJob(_) | ScriptError::NotStarted { .. } => Failure::usage(error.to_string()),
         error => Failure::failed(error.to_string()),
     }
 }
@@ -113,9 +122,7 @@ pub(crate) fn position(args: &Position) -> Result<u8, Failure> {
         PositionCommand::Get(of) => of,
         PositionCommand::Set(set) => &set.of,
     };
-    // The claim of a command counts in its own store alone.
-    let is_own =
-        of.store.store.as_ref().is_none_or(|url| env::var(script::STORE).as_ref() == Ok(url));
+    let is_own = is_own(&of.store);
     let variable = |name: &str| env::var(name).ok().filter(|_| is_own || name != script::CLAIM);
     let asked = Asked { job: of.job.as_deref(), step: of.name.as_deref(), variable: &variable };
     match &args.command {

@@ -94,7 +94,7 @@ fn a_job_with_parameters_is_found_by_its_name_while_there_is_one_choice_of_them(
     assert_eq!(plan["job"], "crm(day=2026-11-20)");
     run("2026-11-20");
     for name in ["crm", "job.yaml"] {
-        for command in ["pause", "resume", "cancel", "history"] {
+        for command in ["pause", "resume", "history"] {
             let told = folder.json(&[command, name, "--json"]);
             assert_eq!(told["pipeline"], "crm(day=2026-11-20)");
         }

@@ -200,3 +200,33 @@ fn a_store_that_goes_away_stops_it() {
         stops_and_resumes(&place, sink, &ended, &["piton.db", "removed"], || swap(&away, &there));
     });
 }
+
+/// A store that nobody can write is read by those who only look.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_store_on_a_read_only_disk_is_looked_at() {
+    let place = Place::new(10);
+    place.configure("store: \"sqlite:disk/piton.db\"\nsinks: {out: {jsonl: {path: out.jsonl}}}");
+    place.write(
+        "look",
+        r#"mkdir disk
+        mount -t tmpfs disk disk || exit 99
+        "$0" run p.yaml || exit 98
+        mount -o remount,ro disk || exit 99
+        export PITON_STORE=sqlite:disk/piton.db
+        "$0" status >status && "$0" history p >>status && "$0" status p >>status || exit 1
+        "$0" pause p 2>said; [ $? = 1 ]
+        "#,
+    );
+    let namespace = Program::new("unshare", place.folder());
+    let ended =
+        namespace.run(&["-rm", "sh", "-c", ". ./look", env!("CARGO_BIN_EXE_piton")]).unwrap();
+    if ended.stderr.contains("unshare") || ended.code == Some(99) {
+        eprintln!("skipped: this system does not let a test mount a file system: {ended}");
+        return;
+    }
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let read = |name: &str| fs::read_to_string(place.path(name)).unwrap();
+    assert!(read("status").contains("finished"), "{}", read("status"));
+    assert!(read("said").contains("cannot be written"), "{}", read("said"));
+}

@@ -30,6 +30,7 @@ fn a_command_keeps_a_position_of_its_own_step() {
             $PITON position set $((at + 1)) || exit 9
             [ $($PITON position get) = $((at + 1)) ] || exit 8
             [ $($PITON position get --job j --name a/b) = $((at + 1)) ] || exit 7
+            $PITON position set --name nothing 1 2>/dev/null && exit 6
             [ $at = 2 ]",
         )],
     );

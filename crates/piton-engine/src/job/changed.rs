@@ -11,7 +11,8 @@ use serde_json::Value as Json;
 
 use super::{
     definition::{Body, Instance, Job, OnJobComplete, Step, Value, difference, new_steps},
-    view::state_of,
+    run::of_job,
+    view,
 };
 use crate::run::{RunError, RunOptions};
 
@@ -83,6 +84,7 @@ pub(super) fn changes(
     instance: &Instance,
     store: &dyn Store,
 ) -> Result<Option<Change>, RunError> {
+    super::instances::refuse_of_script(store, &job.name, &instance.name).map_err(of_job)?;
     let Some(run) = job::newest(store, &instance.name)? else { return Ok(None) };
     let known = block_on(store.pipelines())?.into_iter().find(|known| known.pipeline == run);
     // Without a definition it was begun by a program or a script.
@@ -97,11 +99,7 @@ pub(super) fn changes(
 }
 
 fn is_finished(store: &dyn Store, run: &str) -> Result<bool, RunError> {
-    let checkpoints = block_on(store.load(run))?;
-    let whole =
-        checkpoints.into_iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
-    let state = whole.as_ref().and_then(state_of);
-    Ok(state.is_some_and(|state| state.stage.is_over()))
+    Ok(view::is_finished(&block_on(store.load(run))?))
 }
 
 pub(super) fn changed(run: &str, what: &str) -> RunError {
@@ -206,7 +204,7 @@ fn has_what_was_given(job: &Job, instance: &Instance, run: &str) -> bool {
 fn is_half_done(store: &dyn Store, run: &str) -> Result<bool, RunError> {
     let checkpoints = block_on(store.load(run))?;
     let steps = checkpoints.iter().filter(|c| c.key.sink == STEP);
-    let steps = steps.filter_map(|c| Some((&*c.key.partition, state_of(c)?.stage)));
+    let steps = steps.filter_map(|c| Some((&*c.key.partition, view::state_of(c)?.stage)));
     let (whole, steps): (Vec<_>, Vec<_>) = steps.partition(|(path, _)| *path == WHOLE_JOB);
     let has_begun = steps.iter().any(|(_, stage)| *stage != Stage::Rewound);
     let is_over = whole.iter().any(|(_, stage)| stage.is_over());

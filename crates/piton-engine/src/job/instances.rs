@@ -1,9 +1,70 @@
-//! The runs of a job that takes parameters, by the job's name alone.
+//! The runs of a job that takes parameters, by the job's name alone or with some of them; and whose a
+//! job's runs are.
 
 use std::collections::BTreeSet;
 
 use futures_executor::block_on;
+use piton::job::{self, JobError};
 use piton_core::{Store, StoreError};
+
+/// Refuses a name under which a file has runs: they are not a script's.
+pub(super) fn refuse_of_file(store: &dyn Store, job: &str) -> Result<(), JobError> {
+    let newest = job::newest(store, job)?;
+    let mut runs = newest.into_iter().chain(instances(store, job)?);
+    runs.try_for_each(|run| job::refuse_of_other(store, &run, false))
+}
+
+/// Refuses the job of a file under a name under which a script or a program has a run. `run`: its name with
+/// parameters.
+pub(super) fn refuse_of_script(store: &dyn Store, job: &str, run: &str) -> Result<(), JobError> {
+    let newest = [job::newest(store, run)?, job::newest(store, job)?];
+    newest.iter().flatten().try_for_each(|run| job::refuse_of_other(store, run, true))
+}
+
+/// Those runs of a job that have the given parameters, and maybe others: of each the newest. `params` are
+/// names and values.
+///
+/// # Errors
+/// What the store fails with.
+pub fn with_params(
+    store: &dyn Store,
+    job: &str,
+    params: &[(String, String)],
+) -> Result<Vec<String>, StoreError> {
+    let mut runs = instances(store, job)?;
+    runs.retain(|run| {
+        let known = run.strip_prefix(job).map(params_of).unwrap_or_default();
+        params.iter().all(|(name, value)| {
+            let quoted = serde_json::Value::from(&**value).to_string().replace('/', "\\u002f");
+            known.iter().any(|known| {
+                let found = known.strip_prefix(&**name).and_then(|rest| rest.strip_prefix('='));
+                found.is_some_and(|found| found == *value || found == quoted)
+            })
+        })
+    });
+    Ok(runs)
+}
+
+/// The parameters in what stands behind a job's name: `(a=1, b="x, y")#2`.
+fn params_of(text: &str) -> Vec<&str> {
+    let Some(end) = text.rfind(')') else { return Vec::new() };
+    let text = &text[..end];
+    let (mut params, mut begin, mut is_quoted, mut is_escaped) = (Vec::new(), 1, false, false);
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => {
+                params.push(text[begin..at].trim());
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    params.extend(text.get(begin..).map(str::trim));
+    params
+}
 
 /// The newest run for each choice of parameters with which the store knows the job, in the order of
 /// their names: `nightly(date=2026-11-20)`, `nightly(date=2026-11-21)#2`.
@@ -32,6 +93,13 @@ fn instance_of<'a>(job: &str, run: &'a str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_told_apart() {
+        assert_eq!(params_of("(a=1)#2"), ["a=1"]);
+        assert_eq!(params_of(r#"(a="x, \"y)", b=2026-11-20)"#), [r#"a="x, \"y)""#, "b=2026-11-20"]);
+        assert_eq!(params_of(""), [] as [&str; 0]);
+    }
 
     #[test]
     fn a_run_belongs_to_a_job_and_a_choice_of_parameters() {

@@ -4,16 +4,25 @@
 //! claim under which the step was begun fences whoever outlived it. Elsewhere it is said by name, and
 //! kept under a claim of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures_executor::block_on;
-use piton::job::{self, JobError, JobOptions, Steps, WHOLE_JOB, Waiting};
+use piton::job::{self, JobError, Steps, WHOLE_JOB, in_shell};
 use piton_core::{Claim, Epoch, PipelineRecord, RunEnd, Store, claim::WHOLE};
 
 use super::{
-    outline,
+    instances, outline,
     script::{CLAIM, JOB, STEP, Within},
 };
+
+/// How long one who holds the job is waited for, and how often it is looked again: others keep positions,
+/// too, and are done at once.
+const MOMENT: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(15);
 
 /// Whose position is meant. What is not given is what the environment of a command says.
 #[derive(Clone, Copy)]
@@ -46,6 +55,11 @@ pub enum KeptError {
         /// The names of its runs.
         runs: Vec<String>,
     },
+    /// A name that no step of a script, or no such job, can have.
+    #[error(
+        "'{0}' is no name of a job or a step: it is made of 1 to 100 letters, digits, '.', '_' and '-'"
+    )]
+    Name(String),
     /// The job of a file has no such step.
     #[error("'{job}' has no step '{step}'. Its steps: {known}")]
     NoStep {
@@ -58,8 +72,8 @@ pub enum KeptError {
     },
     /// The job of a file has finished.
     #[error(
-        "'{job}' has finished, and none of its steps goes on from a position: `piton rewind {job} \
-         --to {step}` has it begin anew"
+        "'{job}' has finished, and none of its steps goes on from a position: `piton rewind {} --to \
+         {step}` has it begin anew", in_shell(.job)
     )]
     Finished {
         /// The job.
@@ -95,7 +109,7 @@ pub fn position(store: &dyn Store, asked: Asked<'_>) -> Result<Option<String>, K
 }
 
 /// Keeps a position for a step: within its command under the claim of whoever began the step,
-/// elsewhere under one of its own.
+/// elsewhere under one of its own. No run of the job begins by that, and the last one who keeps one wins.
 ///
 /// # Errors
 /// [`JobError::Fenced`] within a command that has outlived its owner; [`JobError::Held`] elsewhere
@@ -107,6 +121,9 @@ pub fn set_position(
 ) -> Result<(), KeptError> {
     match place(asked)? {
         Place::Within(at) => {
+            if let Some(record) = of_file(&**store, &at.run)?.filter(|_| asked.step.is_some()) {
+                need(&record, &at.step, true)?;
+            }
             let claim = Claim {
                 pipeline: at.run,
                 partition: WHOLE.to_owned(),
@@ -117,7 +134,7 @@ pub fn set_position(
             Ok(job::keep(&**store, &claim, &at.step, at.parent.as_deref(), position)?)
         }
         Place::Outside { job, path } => {
-            let steps = claim(store, &job, &path)?;
+            let steps = claim_soon(store, &job, &path)?;
             let kept = job::keep(&**store, &steps.held(), &path, None, position);
             steps.end(RunEnd::Stopped)?;
             Ok(kept?)
@@ -160,23 +177,42 @@ fn run_of(store: &dyn Store, job: &str) -> Result<Option<String>, KeptError> {
     Ok(runs.pop())
 }
 
-/// Claims the job to whose step a position is given. A script's first run, or the one after a finished
-/// one, begins with it.
-fn claim(store: &Arc<dyn Store>, job: &str, path: &str) -> Result<Steps, KeptError> {
-    if let Some(record) = of_file(&**store, job)? {
-        let steps = Steps::for_operator(store, &record.pipeline)?;
-        let checked = check(&steps, &record, path);
-        return match checked {
-            Ok(()) => Ok(steps),
-            Err(error) => {
-                steps.end(RunEnd::Stopped)?;
-                Err(error)
+/// Claims the job, and waits for as long as those who hold it come and go.
+fn claim_soon(store: &Arc<dyn Store>, job: &str, path: &str) -> Result<Steps, KeptError> {
+    let (mut holder, mut since) = (None, Instant::now());
+    loop {
+        match claim(store, job, path) {
+            Err(KeptError::Job(JobError::Held { job, holder: found })) => {
+                if holder.replace(found.epoch) != Some(found.epoch) {
+                    since = Instant::now();
+                } else if since.elapsed() >= MOMENT {
+                    return Err(JobError::Held { job, holder: found }.into());
+                }
+                thread::sleep(LOOK);
             }
-        };
+            claimed => return claimed,
+        }
     }
-    let options = JobOptions { again: true, ..Default::default() };
-    let (steps, _) = Steps::open(store, job, &options, Waiting::default())?;
-    Ok(steps)
+}
+
+/// Claims the job to whose step a position is given: of a script the run in which its next step will be.
+fn claim(store: &Arc<dyn Store>, job: &str, path: &str) -> Result<Steps, KeptError> {
+    let Some(record) = of_file(&**store, job)? else {
+        let mut names = std::iter::once(job).chain(path.split('/'));
+        if let Some(name) = names.find(|name| !job::is_plain(name)) {
+            return Err(KeptError::Name(name.to_owned()));
+        }
+        instances::refuse_of_file(&**store, job)?;
+        return Ok(Steps::for_operator_of_next(store, job)?);
+    };
+    let steps = Steps::for_operator(store, &record.pipeline)?;
+    match check(&steps, &record, path) {
+        Ok(()) => Ok(steps),
+        Err(error) => {
+            steps.end(RunEnd::Stopped)?;
+            Err(error)
+        }
+    }
 }
 
 /// The run of a job that a file describes.
@@ -184,19 +220,26 @@ fn of_file(store: &dyn Store, job: &str) -> Result<Option<PipelineRecord>, KeptE
     let Some(run) = run_of(store, job)? else { return Ok(None) };
     let known = block_on(store.pipelines()).map_err(JobError::from)?;
     let record = known.into_iter().find(|known| known.pipeline == run);
-    Ok(record.filter(|record| record.transforms != "[]" && super::is_job(record)))
+    Ok(record.filter(|record| record.file.is_some() && super::is_job(record)))
 }
 
 /// A position is kept for a step that there is, and that may still go on from it.
 fn check(steps: &Steps, record: &PipelineRecord, path: &str) -> Result<(), KeptError> {
-    let (job, step) = (record.pipeline.clone(), path.to_owned());
-    let known = outline::of(&record.transforms);
-    if !known.iter().any(|entry| entry.path == path) {
-        let known: Vec<String> = known.into_iter().map(|entry| entry.path).collect();
-        return Err(KeptError::NoStep { job, step, known: known.join(", ") });
-    }
+    need(record, path, false)?;
     if steps.is_over(WHOLE_JOB) {
+        let (job, step) = (record.pipeline.clone(), path.to_owned());
         return Err(KeptError::Finished { job, step });
     }
     Ok(())
+}
+
+/// A step of a file's job; `or_each`: or one that is done for each of many.
+fn need(record: &PipelineRecord, path: &str, or_each: bool) -> Result<(), KeptError> {
+    let known = outline::of(&record.transforms);
+    if known.iter().any(|entry| entry.path == path || or_each && entry.has_each(path)) {
+        return Ok(());
+    }
+    let known: Vec<String> = known.into_iter().map(|entry| entry.path).collect();
+    let (job, step) = (record.pipeline.clone(), path.to_owned());
+    Err(KeptError::NoStep { job, step, known: known.join(", ") })
 }

@@ -7,6 +7,7 @@ pub mod definition;
 mod foreseen;
 mod instances;
 pub mod kept;
+pub mod letters;
 mod lock;
 pub(crate) mod orphan;
 mod outline;
@@ -23,7 +24,7 @@ pub(crate) mod within;
 pub use piton_connectors::command::pass_on_by;
 use piton_core::PipelineRecord;
 
-pub use self::instances::instances;
+pub use self::instances::{instances, with_params};
 
 /// Whether what the store knows under a name is a job: of a file, a script, or a program.
 pub fn is_job(record: &PipelineRecord) -> bool {

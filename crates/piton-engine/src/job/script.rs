@@ -16,11 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_executor::block_on;
 use jiff::Timestamp;
 use piton::job::{
     self, Beginning, Begun, Heartbeat, JobError, JobOptions, Stage, Start, StepState, Steps,
-    WHOLE_JOB, Waiting, Work,
+    WHOLE_JOB, Waiting, Work, in_shell,
 };
 use piton_core::{Claim, Control, Event, RunEnd, Store};
 use serde::{Deserialize, Serialize};
@@ -73,6 +72,8 @@ pub struct ScriptStep<'a> {
     pub name: &'a str,
     /// The program and its arguments.
     pub command: &'a [OsString],
+    /// What the environment says of the step whose command calls this one, in the same store.
+    pub within: Option<&'a str>,
     /// How the command finds the store.
     pub store_url: &'a str,
     /// Set when this process is asked to end: the command is asked to, then, and waited for.
@@ -105,16 +106,26 @@ pub enum ScriptError {
         /// What the system says.
         error: io::Error,
     },
-    /// The job is described by a file, and its steps are done by `piton run`.
+    /// A name that no file could have.
     #[error(
-        "'{job}' is the job of a file{}: `piton run` does its steps. Give the script's job another \
-         name", .file.as_ref().map(|file| format!(" ({file})")).unwrap_or_default()
+        "'{name}' is no name for a {what}: it is made of 1 to 100 letters, digits, '.', '_' and '-'"
     )]
-    OfFile {
+    Name {
+        /// A job or a step.
+        what: &'static str,
+        /// What was given.
+        name: String,
+    },
+    /// It is called by the command of a step of the same job.
+    #[error(
+        "this is called within step '{step}' of '{job}', and steps of a job come one after the other: \
+         call it after that step, or give it another job with --job"
+    )]
+    Nested {
         /// The job.
         job: String,
-        /// The file.
-        file: Option<String>,
+        /// The step that is at work.
+        step: String,
     },
     /// There is nothing to finish.
     #[error("no step of '{0}' was ever begun: there is nothing to finish")]
@@ -122,7 +133,7 @@ pub enum ScriptError {
     /// Steps of the run are not done.
     #[error(
         "'{job}' is not finished: {}. Do them, or have them count as done with `piton mark-done \
-         {job} STEP`, or close the run as it is with --accept-undone", .undone.join(", ")
+         {} STEP`, or close the run as it is with --accept-undone", .undone.join(", "), in_shell(.job)
     )]
     Undone {
         /// The job.
@@ -142,15 +153,19 @@ pub enum ScriptError {
 /// finished begins a new run of it.
 ///
 /// # Errors
-/// [`ScriptError::NotStarted`], and what the job and the store fail with.
+/// [`ScriptError::Name`], [`ScriptError::Nested`], [`ScriptError::NotStarted`], and what the job and the
+/// store fail with.
 pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, ScriptError> {
+    refuse_name("job", step.job)?;
+    refuse_name("step", step.name)?;
     let path = job::path_of(None, step.name)?;
-    refuse_of_file(&**store, step.job)?;
+    super::instances::refuse_of_file(&**store, step.job)?;
     let options = JobOptions { again: true, ..waiting_options() };
     let asked = Instant::now();
     let goes_on = || asked.elapsed() < MOMENT;
     let waiting = Waiting { goes_on: &goes_on, ..Default::default() };
-    let (steps, _) = Steps::open(store, step.job, &options, waiting)?;
+    let opened = Steps::open(store, step.job, &options, waiting);
+    let (steps, _) = opened.map_err(|error| nested(step, error))?;
     let steps = Arc::new(steps);
     let heartbeat = Heartbeat::start(&steps, options.cursor.lease);
     let start = Start { work: Work::Command, ..Start::default() };
@@ -171,6 +186,27 @@ pub fn step(store: &Arc<dyn Store>, step: &ScriptStep<'_>) -> Result<Stepped, Sc
     over
 }
 
+/// A name that a file could have is neither that of a further run nor of one with parameters.
+fn refuse_name(what: &'static str, name: &str) -> Result<(), ScriptError> {
+    if job::is_plain(name) {
+        return Ok(());
+    }
+    Err(ScriptError::Name { what, name: name.to_owned() })
+}
+
+/// Says so when it is the step around this one that has the job.
+fn nested(step: &ScriptStep<'_>, error: JobError) -> ScriptError {
+    let within = step.within.and_then(|text| serde_json::from_str::<Within>(text).ok());
+    match (error, within) {
+        (JobError::Held { job, holder }, Some(within))
+            if within.run == job && within.epoch == holder.epoch.0 =>
+        {
+            ScriptError::Nested { job, step: within.step }
+        }
+        (error, _) => error.into(),
+    }
+}
+
 /// Gives the job up, once the heartbeat has let go of it.
 fn end(steps: Arc<Steps>, how: RunEnd) -> Result<(), JobError> {
     match Arc::try_unwrap(steps) {
@@ -183,7 +219,8 @@ fn end(steps: Arc<Steps>, how: RunEnd) -> Result<(), JobError> {
 fn heed(steps: &Steps, heartbeat: &Heartbeat, step: &ScriptStep<'_>) -> Result<(), ScriptError> {
     if heartbeat.wish(steps.job())? == Control::Pause {
         let name = steps.job();
-        (step.on_wait)(&format!("'{name}' is paused: waiting for `piton resume {name}`"));
+        let remedy = in_shell(name);
+        (step.on_wait)(&format!("'{name}' is paused: waiting for `piton resume {remedy}`"));
     }
     heartbeat.heed(steps, &|| !step.stop.load(Ordering::Relaxed))?;
     if step.stop.load(Ordering::Relaxed) { Err(ScriptError::Stopped) } else { Ok(()) }
@@ -193,17 +230,6 @@ fn heed(steps: &Steps, heartbeat: &Heartbeat, step: &ScriptStep<'_>) -> Result<(
 fn waiting_options() -> JobOptions {
     let cursor = piton::Options { when_held: piton::WhenHeld::Wait, ..Default::default() };
     JobOptions { cursor, ..Default::default() }
-}
-
-/// Refuses a job that a file describes: its steps are not a script's.
-fn refuse_of_file(store: &dyn Store, job: &str) -> Result<(), ScriptError> {
-    let run = job::newest(store, job).map_err(JobError::from)?;
-    let known = block_on(store.pipelines()).map_err(JobError::from)?;
-    let record = known.into_iter().find(|known| Some(&known.pipeline) == run.as_ref());
-    match record.filter(|record| record.transforms != "[]" && super::is_job(record)) {
-        Some(record) => Err(ScriptError::OfFile { job: job.to_owned(), file: record.file }),
-        None => Ok(()),
-    }
 }
 
 /// Stores how the command ended.
@@ -317,11 +343,11 @@ pub fn finish(
     accept_undone: bool,
     who: &str,
 ) -> Result<Vec<String>, ScriptError> {
-    let known = job::newest(&**store, job).map_err(JobError::from)?;
-    if known.is_none() {
+    refuse_name("job", job)?;
+    super::instances::refuse_of_file(&**store, job)?;
+    if job::newest(&**store, job).map_err(JobError::from)?.is_none() {
         return Err(ScriptError::NoJob(job.to_owned()));
     }
-    refuse_of_file(&**store, job)?;
     let (steps, is_finished) = Steps::open(store, job, &JobOptions::default(), Waiting::default())?;
     let undone = if is_finished { Vec::new() } else { undone(&steps) };
     if !undone.is_empty() {

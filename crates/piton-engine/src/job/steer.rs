@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures_executor::block_on;
 use jiff::Timestamp;
 use piton::job::{self, JobError, StepState, Steps, WHOLE_JOB};
-use piton_core::{Event, Store};
+use piton_core::{Event, Output, Store};
 
 use super::outline::{self, Entry};
-use crate::steer::{self, SteerError};
+use crate::steer::{self, Proposal, SteerError, Wish};
 
 /// Why a job was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,17 @@ impl From<piton_core::StoreError> for JobSteerError {
     fn from(error: piton_core::StoreError) -> Self {
         Self::Job(error.into())
     }
+}
+
+/// How a job is to begin anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Anew<'a> {
+    /// The step with which it begins; `None`: all of it.
+    pub step: Option<&'a str>,
+    /// What becomes of files and appended rows. They are cut, unless they are to be kept.
+    pub output: Option<Output>,
+    /// Who asks.
+    pub who: &'a str,
 }
 
 /// A job that an operator changes, by the name under which the store has its newest run.
@@ -105,6 +116,18 @@ impl Changed {
         Err(JobSteerError::NoStep { job, step, known: known.join(", ") })
     }
 
+    /// The steps that begin anew with one; all without.
+    fn chosen(&self, step: Option<&str>) -> Result<Vec<String>, JobSteerError> {
+        let Some(step) = step else {
+            return Ok(self.known.iter().map(|entry| entry.path.clone()).collect());
+        };
+        // What is below a `for_each` begins anew with it.
+        let each = self.known.iter().find(|entry| entry.has_each(step));
+        let step = each.map_or(step, |entry| &*entry.path);
+        self.need(step)?;
+        Ok(outline::from(&self.known, step))
+    }
+
     /// Gives the claim up: nobody died.
     fn close(self) -> Result<String, JobSteerError> {
         let job = self.steps.job().to_owned();
@@ -136,51 +159,70 @@ pub fn mark_done(
     changed.map(|()| name)
 }
 
-/// Has a job go back to a step: it begins anew, with all below it and all that comes after it. The
-/// name of the run, and the steps that begin anew.
+/// What the next run of a job does to each sink of the steps that begin anew, each in a sentence. Nothing
+/// is changed.
+///
+/// # Errors
+/// [`JobSteerError`], as [`begin_anew`].
+pub fn consequences(
+    store: &Arc<dyn Store>,
+    name: &str,
+    anew: Anew<'_>,
+) -> Result<Vec<String>, JobSteerError> {
+    let job = Changed::open(store, name)?;
+    let proposed = job.chosen(anew.step).and_then(|steps| proposals(store, &job, &steps, anew));
+    let prefix = format!("{}/", job.close()?);
+    let told = |proposal: Proposal| {
+        let step = proposal.pipeline.strip_prefix(&prefix).unwrap_or_default().to_owned();
+        proposal.consequences.into_iter().map(move |what| format!("step '{step}', {what}"))
+    };
+    Ok(proposed?.into_iter().flat_map(told).collect())
+}
+
+/// Has a job go back to a step, which begins anew, with all below it and all that comes after it; or
+/// has all of it begin anew. The name of the run, and the steps that begin anew.
 ///
 /// # Errors
 /// [`JobSteerError`]; while somebody runs the job it is not changed.
-pub fn rewind(
+pub fn begin_anew(
     store: &Arc<dyn Store>,
     name: &str,
-    step: &str,
-    who: &str,
+    anew: Anew<'_>,
 ) -> Result<(String, Vec<String>), JobSteerError> {
     let job = Changed::open(store, name)?;
-    let changed = job.need(step).and_then(|()| go_back(store, &job, step, who));
+    let changed = job.chosen(anew.step).and_then(|steps| forget(store, &job, steps, anew));
     let name = job.close()?;
     Ok((name, changed?))
 }
 
-/// Has a job begin anew, all of it.
-///
-/// # Errors
-/// As [`rewind`].
-pub fn reset(store: &Arc<dyn Store>, name: &str, who: &str) -> Result<String, JobSteerError> {
-    let job = Changed::open(store, name)?;
-    let all = job.known.iter().map(|entry| entry.path.clone()).collect();
-    let changed = begin_anew(store, &job, all, who, "reset");
-    let name = job.close()?;
-    changed.map(|_| name)
-}
-
-fn go_back(
+/// What is ordered of the pipelines that steps are: all is decided before anything is changed.
+fn proposals(
     store: &Arc<dyn Store>,
     job: &Changed,
-    step: &str,
-    who: &str,
-) -> Result<Vec<String>, JobSteerError> {
-    begin_anew(store, job, outline::from(&job.known, step), who, "rewind")
+    anew: &[String],
+    how: Anew<'_>,
+) -> Result<Vec<Proposal>, JobSteerError> {
+    let prefix = format!("{}/", job.steps.job());
+    let mut proposals = Vec::new();
+    for known in block_on(store.pipelines())? {
+        let Some(path) = known.pipeline.strip_prefix(&prefix) else { continue };
+        let mut begin = job.known.iter().filter(|entry| anew.contains(&entry.path));
+        if begin.any(|entry| entry.path == path || entry.has_each(path)) {
+            let output = Some(how.output.unwrap_or(Output::Truncate));
+            let wish = Wish { pipeline: &known.pipeline, sink: None, output, who: how.who };
+            proposals.push(steer::propose_reset(&**store, &wish)?);
+        }
+    }
+    Ok(proposals)
 }
 
-fn begin_anew(
+fn forget(
     store: &Arc<dyn Store>,
     job: &Changed,
     anew: Vec<String>,
-    who: &str,
-    what: &str,
+    how: Anew<'_>,
 ) -> Result<Vec<String>, JobSteerError> {
+    let proposals = proposals(store, job, &anew, how)?;
     let now = Timestamp::now();
     let mut changes: Vec<(String, StepState)> = anew
         .iter()
@@ -202,18 +244,14 @@ fn begin_anew(
             (path.to_owned(), state)
         }));
     }
-    let prefix = format!("{}/", job.steps.job());
-    for known in block_on(store.pipelines())? {
-        let Some(path) = known.pipeline.strip_prefix(&prefix) else { continue };
-        let mut begin = job.known.iter().filter(|entry| anew.contains(&entry.path));
-        if begin.any(|entry| entry.path == path || entry.has_each(path)) {
-            steer::begin_anew(&**store, &known.pipeline, who)?;
-        }
+    for proposal in proposals {
+        steer::order(&**store, proposal, how.who)?;
     }
     for path in &anew {
         job.steps.forget_position(path)?;
     }
-    let event = job.event(who, what, format!("begin anew: {}", anew.join(", ")));
+    let what = if how.step.is_some() { "rewind" } else { "reset" };
+    let event = job.event(how.who, what, format!("begin anew: {}", anew.join(", ")));
     job.steps.change(changes, event)?;
     Ok(anew)
 }

@@ -45,6 +45,8 @@ pub struct StepView {
     /// How long the rest takes at the present rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_seconds: Option<f64>,
+    /// Records that it has set aside and that are not dropped yet.
+    pub dead_letters: u64,
     /// How old its newest checkpoint is.
     pub checkpoint_age_seconds: Option<f64>,
 }
@@ -75,7 +77,10 @@ pub(crate) fn count(record: &PipelineRecord, checkpoints: &[Checkpoint]) -> Step
         return StepCount { done: all.len() as u64, all: all.len() as u64 };
     }
     let steps = steps.filter(|c| c.key.partition != WHOLE_JOB && !is_each(&c.key.partition));
-    for step in steps {
+    // What is rewound and no longer in the file is nothing that is to be done.
+    let has_file = !entries.is_empty();
+    let is_gone = |c: &Checkpoint| state_of(c).is_some_and(|state| state.stage == Stage::Rewound);
+    for step in steps.filter(|c| !has_file || !is_gone(c)) {
         done += u64::from(is_over(step));
         all.insert(step.key.partition.clone());
     }
@@ -113,20 +118,26 @@ fn tree(
     let known: HashSet<&str> = entries.iter().map(|entry| &*entry.path).collect();
     let each: Vec<&Entry> = entries.iter().filter(|entry| entry.is_each).collect();
     others.retain(|path| !known.contains(path) && !each.iter().any(|e| e.has_each(path)));
+    // What is rewound and no longer in the file is nothing that is to be done.
+    others.retain(|path| known.is_empty() || states[path].stage != Stage::Rewound);
     others.sort_by_key(|path| (states[path].started_at, *path));
     let others = others.into_iter().map(|path| Entry::alone(path.to_owned()));
     entries.extend(others);
     let pipelines = block_on(store.pipelines())?;
-    let pipelines: HashSet<&str> = pipelines.iter().map(|known| &*known.pipeline).collect();
+    let pipelines: BTreeSet<&str> = pipelines.iter().map(|known| &*known.pipeline).collect();
     let positions = checkpoints.iter().filter(|c| c.key.sink == POSITION);
     let positions: HashMap<&str, &Checkpoint> =
         positions.map(|position| (&*position.key.partition, position)).collect();
     let seen = |entry: Entry| {
+        let (entry_is_each, each_of) = (entry.is_each, entry.clone());
         let kept = positions.get(&*entry.path).copied();
         let mut step = step(entry.path, &states, is_running);
         step.position = kept.and_then(|kept| kept.position.as_ref()).map(told);
         step.records = kept.filter(|_| entry.is_each).map(|kept| kept.records);
         step.checkpoint_age_seconds = kept.map(|kept| age(kept.updated_at, now));
+        if entry_is_each {
+            step.dead_letters = below_each(store, job, &each_of, &pipelines)?;
+        }
         let pipeline = format!("{job}/{}", step.step);
         if pipelines.contains(&*pipeline) {
             records(store, &pipeline, &mut step, now)?;
@@ -134,6 +145,47 @@ fn tree(
         Ok(step)
     };
     entries.into_iter().map(seen).collect()
+}
+
+/// The records that the steps below a `for_each` have set aside.
+fn below_each(
+    store: &dyn Store,
+    job: &str,
+    entry: &Entry,
+    pipelines: &BTreeSet<&str>,
+) -> Result<u64, StoreError> {
+    let prefix = format!("{job}/");
+    let path = |name: &str| name.strip_prefix(&prefix).map(ToOwned::to_owned);
+    let mut letters = 0;
+    for name in pipelines.iter().filter(|name| path(name).is_some_and(|path| entry.has_each(&path)))
+    {
+        letters += block_on(store.dead_letters(name))?.len();
+    }
+    Ok(letters as u64)
+}
+
+/// Whether a job is done, by its checkpoints.
+pub(crate) fn is_finished(checkpoints: &[Checkpoint]) -> bool {
+    let whole = checkpoints.iter().find(|c| c.key.partition == WHOLE_JOB && c.key.sink == STEP);
+    whole.and_then(state_of).is_some_and(|state| state.stage.is_over())
+}
+
+/// The paths of a job's steps: those of its file, or else those that have begun.
+pub(crate) fn paths(store: &dyn Store, record: &PipelineRecord) -> Result<Vec<String>, StoreError> {
+    let entries = outline::of(&record.transforms);
+    if !entries.is_empty() {
+        return Ok(entries.into_iter().map(|entry| entry.path).collect());
+    }
+    let steps = block_on(store.load(&record.pipeline))?.into_iter().map(|known| known.key);
+    let steps = steps.filter(|key| key.sink == STEP && key.partition != WHOLE_JOB);
+    Ok(steps.map(|key| key.partition).collect())
+}
+
+/// The step of a job that a path names: of what is below a `for_each` that one.
+pub(crate) fn step_named(record: &PipelineRecord, path: &str) -> String {
+    let entries = outline::of(&record.transforms);
+    let each = entries.iter().find(|entry| entry.has_each(path));
+    each.map_or_else(|| path.to_owned(), |entry| entry.path.clone())
 }
 
 /// A position as a person reads it; of a `for_each` that of its source.
@@ -170,6 +222,7 @@ fn step(path: String, states: &BTreeMap<&str, StepState>, is_running: bool) -> S
         rate: None,
         share: None,
         left_seconds: None,
+        dead_letters: 0,
         checkpoint_age_seconds: None,
     }
 }
@@ -188,6 +241,7 @@ fn records(
     };
     let newest = view.checkpoints.iter().map(|checkpoint| checkpoint.age_seconds);
     step.records = Some(view.records);
+    step.dead_letters = view.dead_letters;
     step.rate = view.run.as_ref().map(|report: &Report| report.rate);
     let live = view.run.as_ref().filter(|_| view.holder.is_some());
     step.share = live.and_then(|report| report.share);

@@ -17,8 +17,8 @@ pub enum RunError {
     Refused(String),
     /// Another owner holds the claim. Exit code 4.
     #[error(
-        "'{pipeline}' is already running: held by {holder}. Wait for it, `piton cancel {pipeline}`, \
-         or set `claim: {{when_held: wait}}`"
+        "'{pipeline}' is already running: held by {holder}. Wait for it, `piton cancel {}`, \
+         or set `claim: {{when_held: wait}}`", whole(.pipeline)
     )]
     Held {
         /// The pipeline.
@@ -104,7 +104,38 @@ fn with_name(error: &impl ToString, pipeline: &str) -> String {
     error.to_string().replace("`piton reset`", &format!("`piton reset {pipeline}`"))
 }
 
+/// What is cancelled: of a step its job.
+fn whole(pipeline: &str) -> std::borrow::Cow<'_, str> {
+    piton::job::in_shell(pipeline.split('/').next().unwrap_or_default())
+}
+
+/// Has commands that reset a pipeline by its name say what begins a step of a job anew: its job does.
+fn of_step(what: &str, pipeline: &str) -> String {
+    let Some((job, path)) = pipeline.split_once('/') else { return what.to_owned() };
+    // What is run for each of many begins anew with the step that runs it.
+    let path = path.split(['#', '[']).next().unwrap_or_default();
+    let rewind = format!("`piton rewind {} --to {path}", piton::job::in_shell(job));
+    let reset = format!("`piton reset {pipeline}");
+    let mut parts = what.split(&reset);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (options, rest) = part.split_once('`').unwrap_or(("", part));
+        let options = options.split(" --sink").next().unwrap_or_default();
+        text += &format!("{rewind}{options}`{rest}");
+    }
+    text
+}
+
 impl RunError {
+    /// The same error, where the pipeline may be a step of a job.
+    pub(crate) fn advising(self, pipeline: &str) -> Self {
+        match self {
+            Self::Refused(what) => Self::Refused(of_step(&what, pipeline)),
+            Self::Failed(what) => Self::Failed(of_step(&what, pipeline)),
+            other => other,
+        }
+    }
+
     /// What a source's error means for the run.
     pub fn of_source(pipeline: &str, error: &SourceError) -> Self {
         let text = format!("{pipeline}: {}", with_name(error, pipeline));
@@ -127,5 +158,25 @@ impl RunError {
             }
             _ => Self::Failed(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_to_begin_anew_by_its_job() {
+        let told = |what: &str, name: &str| of_step(what, name);
+        let what = "`piton reset p --sink s` or --adopt";
+        assert_eq!(told(what, "p"), what);
+        assert_eq!(
+            told(
+                "`piton reset j(a=1)/g/e --sink s`, or `piton reset j(a=1)/g/e --keep`.",
+                "j(a=1)/g/e"
+            ),
+            "`piton rewind 'j(a=1)' --to g/e`, or `piton rewind 'j(a=1)' --to g/e --keep`."
+        );
+        assert_eq!(told("`piton reset j/c#1/x`", "j/c#1/x"), "`piton rewind j --to c`");
     }
 }

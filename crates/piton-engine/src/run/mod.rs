@@ -149,7 +149,7 @@ pub fn run(
                     ..summary
                 });
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.advising(&pipeline.name)),
         }
     }
 }

@@ -4,12 +4,14 @@
 //! owner applies it in the sink's own transaction before it reads. So an operator needs no access
 //! to the target, and the order cannot half happen.
 
+mod of_job;
 mod rewind;
 mod view;
 mod within;
 
 use futures_executor::block_on;
 use jiff::Timestamp;
+use piton::job::in_shell;
 use piton_core::{
     Checkpoint, CheckpointKey, Control, Epoch, Event, Holder, Order, OrderKind, Output,
     PipelineRecord, Store, StoreError, claim::WHOLE,
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{connect::brief, run::resume};
 
+pub use of_job::{letters, refuse_step};
 pub use rewind::Target;
 pub use view::{
     CheckpointView, Health, HistoryView, HolderView, PipelineView, State, history, look, look_at,
@@ -94,6 +97,16 @@ pub enum SteerError {
         /// Those it knows.
         known: Vec<String>,
     },
+    /// It is a step of a job, for which there is another command. Exit code 2.
+    #[error("'{name}' is a step of the job '{job}': {remedy}")]
+    OfJob {
+        /// What was asked for.
+        name: String,
+        /// The job.
+        job: String,
+        /// What to do instead.
+        remedy: String,
+    },
     /// It runs. Exit code 4.
     #[error("'{name}' is running, held by {holder}: {remedy}")]
     Running {
@@ -127,11 +140,13 @@ pub fn find(store: &dyn Store, name: &str) -> Result<PipelineRecord, SteerError>
     let mut pipelines = block_on(store.pipelines())?;
     match pipelines.iter().position(|record| record.pipeline == name) {
         Some(index) => Ok(pipelines.swap_remove(index)),
-        None => Err(SteerError::Unknown {
-            name: name.to_owned(),
-            at: store.location(),
-            known: pipelines.into_iter().map(|record| record.pipeline).collect(),
-        }),
+        None => Err(of_job::unknown_step(store, &pipelines, name)?.unwrap_or_else(|| {
+            SteerError::Unknown {
+                name: name.to_owned(),
+                at: store.location(),
+                known: pipelines.into_iter().map(|record| record.pipeline).collect(),
+            }
+        })),
     }
 }
 
@@ -395,8 +410,7 @@ fn give(store: &dyn Store, proposal: Proposal, who: &str) -> Result<(), SteerErr
 /// When the pipeline is unknown or runs.
 pub(crate) fn begin_anew(store: &dyn Store, pipeline: &str, who: &str) -> Result<(), SteerError> {
     let wish = Wish { pipeline, sink: None, output: Some(Output::Truncate), who };
-    let proposal = propose_reset(store, &wish)?;
-    order(store, proposal, who)
+    order(store, propose_reset(store, &wish)?, who)
 }
 
 /// The same, by the owner of its claim.
@@ -426,12 +440,24 @@ pub fn control(
              stop the program; it resumes when it is started again"
         )));
     }
-    let present = record.control;
     let is_without_file = crate::job::is_without_file(&record);
-    if control == Control::Run && present == Control::Cancel && !is_without_file {
-        return Err(SteerError::Undecided(format!(
-            "'{name}' was cancelled, not paused: `piton run FILE --again` goes on from its checkpoint"
-        )));
+    of_job::refuse_control(store, &record, control)?;
+    let remedy = if is_without_file {
+        format!("`piton resume {}` has it go on", in_shell(name))
+    } else {
+        "`piton run FILE --again` goes on from its checkpoint".to_owned()
+    };
+    match (control, record.control) {
+        (Control::Run, Control::Cancel) if !is_without_file => {
+            let what = format!("'{name}' was cancelled, not paused: {remedy}");
+            return Err(SteerError::Undecided(what));
+        }
+        // Whoever lets it go on would lift the cancellation.
+        (Control::Pause, Control::Cancel) => {
+            let what = format!("'{name}' was cancelled, and cannot be paused: {remedy}");
+            return Err(SteerError::Undecided(what));
+        }
+        _ => {}
     }
     let (what, detail) = match control {
         Control::Run => ("resume", "goes on"),
@@ -466,7 +492,7 @@ fn remedy(record: &PipelineRecord, holder: &Holder) -> String {
         return if is_cancelled {
             format!("it was cancelled: {when}. Try again then")
         } else {
-            format!("stop it or `piton cancel {name}` first; {when}")
+            format!("stop it or `piton cancel {}` first; {when}", in_shell(name))
         };
     }
     if sinks.iter().any(SinkRecord::is_of_a_program) {
@@ -475,7 +501,7 @@ fn remedy(record: &PipelineRecord, holder: &Holder) -> String {
     if is_cancelled {
         "it was cancelled and is about to end: try again when it has".to_owned()
     } else {
-        format!("stop it or `piton cancel {name}` first")
+        format!("stop it or `piton cancel {}` first", in_shell(name))
     }
 }
 

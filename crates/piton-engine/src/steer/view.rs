@@ -10,7 +10,7 @@ use piton_core::{
 };
 use serde::Serialize;
 
-use super::{SteerError, find};
+use super::{SteerError, find, of_job::is_below};
 use crate::{
     job::{self, view::StepCount},
     run::{Report, SinkState},
@@ -126,6 +126,8 @@ pub enum State {
     Paused,
     /// Its last run reached the end.
     Finished,
+    /// Of a job: it had finished, and an operator has had steps of it begin anew.
+    Rewound,
     /// Its last run was asked to stop.
     Stopped,
     /// An operator cancelled it.
@@ -146,6 +148,7 @@ impl State {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Finished => "finished",
+            Self::Rewound => "rewound",
             Self::Stopped => "stopped",
             Self::Cancelled => "cancelled",
             Self::Failed => "failed",
@@ -195,7 +198,16 @@ fn view(
         None => None,
     };
     let living = holder.as_ref().filter(|_| orphan.is_none());
-    let state = state(&record, living, last.as_ref());
+    let state = match state(&record, living, last.as_ref()) {
+        State::Finished if job::is_job(&record) && !job::view::is_finished(&checkpoints) => {
+            State::Rewound
+        }
+        state => state,
+    };
+    let mut dead_letters = block_on(store.dead_letters(name))?.len();
+    for known in all.iter().filter(|known| is_below(name, &known.pipeline)) {
+        dead_letters += block_on(store.dead_letters(&known.pipeline))?.len();
+    }
     let steps = job::is_job(&record).then(|| job::view::count(&record, &checkpoints));
     let newest_below = match steps {
         Some(_) => newest_below(store, name, all, now)?,
@@ -222,7 +234,7 @@ fn view(
         started_at: last.as_ref().map(|run| run.started_at),
         ended_at: last.as_ref().and_then(|run| run.ended_at),
         error: last.and_then(|run| run.error),
-        dead_letters: block_on(store.dead_letters(name))?.len() as u64,
+        dead_letters: dead_letters as u64,
         pending_orders: block_on(store.orders(name))?.len() as u64,
         file: record.file.clone(),
         pipeline: record.pipeline,
@@ -237,8 +249,7 @@ fn newest_below(
     now: Timestamp,
 ) -> Result<Option<f64>, StoreError> {
     let mut newest: Option<f64> = None;
-    let is_below = |name: &str| name.strip_prefix(job).is_some_and(|rest| rest.starts_with('/'));
-    for record in all.iter().filter(|record| is_below(&record.pipeline)) {
+    for record in all.iter().filter(|record| is_below(job, &record.pipeline)) {
         for checkpoint in block_on(store.load(&record.pipeline))? {
             let age = checkpoint_view(&checkpoint, now).age_seconds;
             newest = Some(newest.map_or(age, |newest| newest.min(age)));

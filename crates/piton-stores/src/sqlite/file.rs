@@ -13,7 +13,7 @@ use std::{
 };
 
 use piton_core::StoreError;
-use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use super::{
     schema::{APPLICATION_ID, FORMAT, OBJECTS},
@@ -39,7 +39,42 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<Connection, StoreError> {
         create(path, |_| Ok(())).map_err(|trouble| trouble.at(&at))?;
     }
     inspect(path, &at)?;
-    connect(path).map_err(|trouble| trouble.at(&at))
+    let connected = match connect(path) {
+        // Whoever only asks needs to write nothing.
+        Err(trouble) if mode == Mode::Existing && is_unwritable(&trouble) => read_only(path),
+        connected => connected,
+    };
+    connected.map_err(|trouble| trouble.at(&at))
+}
+
+/// Whether the file, or its log, cannot be opened for writing.
+fn is_unwritable(trouble: &Trouble) -> bool {
+    let Trouble::Sqlite(error) = trouble else { return false };
+    let codes = [ErrorCode::ReadOnly, ErrorCode::CannotOpen, ErrorCode::PermissionDenied];
+    error.sqlite_error_code().is_some_and(|code| codes.contains(&code))
+}
+
+/// A connection that writes nothing, not even a log beside the file. Where there is a log, somebody else
+/// may be at work, and it is read by the index that he keeps; without one, nobody has the file open.
+fn read_only(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = if beside(path, "-wal").exists() {
+        Connection::open_with_flags(path, flags)?
+    } else {
+        let uri = format!("file:{}?immutable=1", in_uri(path));
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    check_schema(&connection)?;
+    check_pages(&connection)?;
+    Ok(connection)
+}
+
+/// A path as a URI has it.
+fn in_uri(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('\\', "/");
+    path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
 /// Which file a path named when the store was opened. SQLite goes on writing into a file that was

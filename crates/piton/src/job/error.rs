@@ -2,6 +2,7 @@
 
 use piton_core::{Holder, PositionError, Saved, StoreError};
 
+use super::in_shell;
 use crate::error::{CursorError, EffectsError};
 
 /// Why a job could not go on, named by what the caller can do.
@@ -41,8 +42,8 @@ pub enum JobError {
     /// Recovering a step again and again has not helped. A person has to look.
     #[error(
         "step '{step}' of '{job}' has died {crashes} times in a row, and is not begun again: mend \
-         the cause, and then begin the step anew with `piton rewind {job} --to {step}`, or pass \
-         it over with `piton mark-done {job} {step}`"
+         the cause, and then begin the step anew with `piton rewind {name} --to {step}`, or pass \
+         it over with `piton mark-done {name} {step}`", name = in_shell(.job)
     )]
     Parked {
         /// The job.
@@ -54,8 +55,8 @@ pub enum JobError {
     },
     /// An operator has cancelled it.
     #[error(
-        "'{job}' was cancelled by an operator (see `piton history {job}`): go on from its \
-         checkpoints with `piton resume {job}`"
+        "'{job}' was cancelled by an operator (see `piton history {name}`): go on from its \
+         checkpoints with `piton resume {name}`", name = in_shell(.job)
     )]
     Cancelled {
         /// The job.
@@ -85,6 +86,26 @@ pub enum JobError {
         job: String,
         /// What was found, and what to do.
         what: String,
+    },
+    /// The run is that of a job's file.
+    #[error(
+        "'{job}' is the job of a file ({file}): `piton run` does its steps. Give the other job \
+         another name"
+    )]
+    OfFile {
+        /// The job.
+        job: String,
+        /// The file.
+        file: String,
+    },
+    /// The run is that of a script or a program.
+    #[error(
+        "'{job}' is the job of a script or a program, whose steps are not those of a file: give the \
+         file's job another name, or have `piton reset {}` forget what they have done", in_shell(.job)
+    )]
+    WithoutFile {
+        /// The job.
+        job: String,
     },
     /// A checkpoint was changed by somebody else while the job ran.
     #[error(

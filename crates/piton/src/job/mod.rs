@@ -46,6 +46,7 @@
 mod error;
 mod heartbeat;
 mod name;
+mod owner;
 mod position;
 mod state;
 mod step;
@@ -58,7 +59,8 @@ use piton_core::{RunEnd, Store};
 pub use self::{
     error::JobError,
     heartbeat::Heartbeat,
-    name::{instance, newest, path_of, whole_path},
+    name::{in_shell, instance, is_plain, newest, path_of, whole_path},
+    owner::refuse_of_other,
     position::{Kept, keep, kept},
     state::{Stage, StepState},
     step::{Ran, Step},

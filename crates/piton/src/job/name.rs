@@ -1,5 +1,7 @@
 //! Names: of steps, of paths through the tree, and of a job with its parameters.
 
+use std::borrow::Cow;
+
 use piton_core::{Store, StoreError};
 use pollster::block_on;
 
@@ -22,6 +24,25 @@ pub fn path_of(parent: Option<&str>, name: &str) -> Result<String, JobError> {
         None => Ok(name.to_owned()),
         Some(parent) => Ok(format!("{parent}/{name}")),
     }
+}
+
+/// The longest name of a job or a step that a file describes.
+const LONGEST_PLAIN: usize = 100;
+
+/// Whether a name follows the rule of files, so that it is neither that of a further run (`nightly#2`) nor
+/// of one with parameters: at most 100 letters, digits, `.`, `_` and `-`.
+pub fn is_plain(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name != WHOLE_JOB && name.len() <= LONGEST_PLAIN && name.chars().all(fits)
+}
+
+/// A name as a shell takes it: in quotes where it needs them, as `'nightly(date=2026-11-20)'` does.
+pub fn in_shell(name: &str) -> Cow<'_, str> {
+    let is_safe = |c: char| c.is_alphanumeric() || "._-+:@/=%".contains(c);
+    if !name.is_empty() && name.chars().all(is_safe) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(format!("'{}'", name.replace('\'', r"'\''")))
 }
 
 /// A whole path, as people and commands write it: `customer/invoice`.
@@ -86,6 +107,17 @@ mod tests {
         }
         assert_eq!(number_in("nightly", &named), None);
         assert_eq!(number_in("night", "nightly"), None);
+    }
+
+    #[test]
+    fn names_are_plain_or_quoted() {
+        assert!(["nightly", "a.b_c-9"].into_iter().all(is_plain));
+        for name in ["", ".", "d#2", "p(x=1)", "a b", "a\nb", "a/b", &"x".repeat(101)] {
+            assert!(!is_plain(name), "{name}");
+        }
+        assert_eq!(in_shell("crm/invoice"), "crm/invoice");
+        assert_eq!(in_shell("crm(a=1)#2"), "'crm(a=1)#2'");
+        assert_eq!(in_shell("it's"), r"'it'\''s'");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The position that a command keeps of its own, as a text that only it understands.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    process, thread,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use piton_core::{
@@ -10,6 +14,9 @@ use pollster::block_on;
 use serde::{Deserialize, Serialize};
 
 use super::{JobError, POSITION};
+
+/// How long it is tried to keep a position while others keep theirs.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a command has kept.
 pub type Kept = Option<String>;
@@ -53,12 +60,12 @@ pub fn kept(
 }
 
 /// Keeps a position under a claim: that of this process, or of the one that has started it. Only the
-/// command knows an order of its positions, so any may follow any other. `parent`: for which of many
-/// the command is run.
+/// command knows an order of its positions, so any may follow any other, and of several that are kept at
+/// the same moment the last one stands. `parent`: for which of many the command is run.
 ///
 /// # Errors
-/// [`JobError::Fenced`] when a newer owner has taken over; [`JobError::Moved`] if somebody else
-/// kept one at the same moment; what the store fails with.
+/// [`JobError::Fenced`] when a newer owner has taken over; [`JobError::Moved`] if others have kept
+/// theirs in between again and again; what the store fails with.
 pub fn keep(
     store: &dyn Store,
     claim: &Claim,
@@ -66,18 +73,43 @@ pub fn keep(
     parent: Option<&str>,
     position: &str,
 ) -> Result<(), JobError> {
-    let (job, step) = (claim.pipeline.clone(), path.to_owned());
-    let found = find(store, &job, path)?;
+    let asked = Instant::now();
+    loop {
+        match keep_once(store, claim, path, parent, position)? {
+            Some(Saved::Stored { .. }) | None => return Ok(()),
+            Some(Saved::Fenced { epoch }) => {
+                let job = claim.pipeline.clone();
+                return Err(JobError::Fenced { job, epoch: epoch.0 });
+            }
+            Some(saved) if asked.elapsed() >= PATIENCE => {
+                let (job, step) = (claim.pipeline.clone(), path.to_owned());
+                return Err(JobError::Moved { job, step, saved });
+            }
+            // Somebody else was first. Not all try again at the same moment.
+            Some(_) => thread::sleep(Duration::from_millis(1 + u64::from(process::id() % 8))),
+        }
+    }
+}
+
+fn keep_once(
+    store: &dyn Store,
+    claim: &Claim,
+    path: &str,
+    parent: Option<&str>,
+    position: &str,
+) -> Result<Option<Saved>, JobError> {
+    let job = &claim.pipeline;
+    let found = find(store, job, path)?;
     let at = position.to_owned();
     let position = match parent {
         None => StoredPosition::of(&at),
         Some(parent) => StoredPosition::of(&Within { parent: parent.to_owned(), at }),
     };
     let save = Save {
-        key: CheckpointKey::new(&job, path, POSITION),
+        key: CheckpointKey::new(job, path, POSITION),
         expected_version: found.as_ref().map_or(0, |found| found.version),
         expected: found.as_ref().and_then(|found| found.position.clone()),
-        position: Some(position.map_err(|error| of_position(&job, path, error))?),
+        position: Some(position.map_err(|error| of_position(job, path, error))?),
         order: |_, _| Some(Ordering::Greater),
         records: found.map_or(0, |found| found.records) + 1,
         schema_version: 0,
@@ -85,11 +117,7 @@ pub fn keep(
         state: Vec::new(),
     };
     let saved = block_on(store.save(claim, vec![save], Timestamp::now()))?;
-    match saved.into_iter().next() {
-        Some(Saved::Stored { .. }) | None => Ok(()),
-        Some(Saved::Fenced { epoch }) => Err(JobError::Fenced { job, epoch: epoch.0 }),
-        Some(saved) => Err(JobError::Moved { job, step, saved }),
-    }
+    Ok(saved.into_iter().next())
 }
 
 /// The checkpoint of a step's position.

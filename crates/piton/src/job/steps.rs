@@ -5,8 +5,10 @@
 
 mod anew;
 mod clearing;
+mod ending;
 mod identity;
 mod noted;
+mod operator;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +19,7 @@ use std::{
 use futures_timer::Delay;
 use jiff::Timestamp;
 use piton_core::{
-    Checkpoint, CheckpointKey, Claim, Control, Epoch, Event, Holder, PipelineRecord, Position,
+    Checkpoint, CheckpointKey, Claim, Control, Epoch, Holder, PipelineRecord, Position,
     PositionOrder, RunEnd, Save, Saved, Store, StoredPosition, position::order_of,
 };
 use pollster::block_on;
@@ -26,13 +28,11 @@ use self::noted::Noted;
 use super::{
     JobError, JobOptions, SOURCE, Stage, StepState, WHOLE_JOB,
     name::{instance, newest_number, numbered},
+    owner::refuse_of_other,
     position,
     state::MOST_CRASHES,
 };
-use crate::{
-    options::Options,
-    session::{Known, Session},
-};
+use crate::session::{Known, Session};
 
 /// The sink of a step's own checkpoint.
 pub const STEP: &str = "step";
@@ -148,13 +148,26 @@ pub struct Begun {
     pub position: Option<StoredPosition>,
 }
 
+/// How a store remembers a job.
+fn record(job: &str, options: &JobOptions) -> PipelineRecord {
+    PipelineRecord {
+        pipeline: job.to_owned(),
+        source: SOURCE.to_owned(),
+        transforms: options.definition.clone().unwrap_or_else(|| "[]".to_owned()),
+        sinks: SINKS.to_owned(),
+        control: Control::Run,
+        file: options.file.clone(),
+    }
+}
+
 impl Steps {
     /// Claims the newest run of a job and reads what is stored of its steps, and whether it had
     /// finished before. A finished one is begun once more if the options say so.
     ///
     /// # Errors
     /// [`JobError::Held`] while another living process has it, or a command that it started lives;
-    /// [`JobError::Mismatch`] if the name belongs to something else; what the store fails with.
+    /// [`JobError::Mismatch`], [`JobError::OfFile`] or [`JobError::WithoutFile`] if the name belongs to
+    /// something else; what the store fails with.
     pub fn open(
         store: &Arc<dyn Store>,
         name: &str,
@@ -176,17 +189,6 @@ impl Steps {
         Ok((steps, is_finished))
     }
 
-    /// Claims a run of a job for an operator, who changes it and does nothing of it. `job` is the
-    /// name under which the store has the run.
-    ///
-    /// # Errors
-    /// [`JobError::Held`] while somebody runs it; what the store fails with.
-    pub fn for_operator(store: &Arc<dyn Store>, job: &str) -> Result<Self, JobError> {
-        let session = block_on(Session::claim(store, job, &Options::default(), Epoch(0)))?;
-        let rows = Rows::of(job, block_on(store.load(job))?)?;
-        Ok(Self::of(session, rows))
-    }
-
     fn of(session: Session, rows: Rows) -> Self {
         let claim = Mutex::new(session.claim.clone());
         Self { session, claim, rows: Mutex::new(rows), most_crashes: MOST_CRASHES }
@@ -195,19 +197,6 @@ impl Steps {
     /// The steps that are known, in the order of their paths.
     pub fn all(&self) -> Vec<(String, StepState)> {
         self.rows().steps.iter().map(|(path, row)| (path.clone(), row.state.clone())).collect()
-    }
-
-    /// Changes steps as an operator wants it, in one transaction, and notes who did it.
-    ///
-    /// # Errors
-    /// As [`done`](Self::done).
-    pub fn change(&self, steps: Vec<(String, StepState)>, event: Event) -> Result<(), JobError> {
-        let mut rows = self.rows();
-        for (path, state) in steps {
-            rows.put(&path, state);
-        }
-        self.write(&mut rows)?;
-        Ok(block_on(self.session.store.record(event))?)
     }
 
     /// Claims a job and reads what is stored of its steps.
@@ -234,7 +223,8 @@ impl Steps {
         let claiming = Session::claim_while(store, of, epoch, on_wait, sleep, runs_command);
         let session = block_on(claiming)?;
         let claim = session.claim.clone();
-        let opened = block_on(Self::read(session, options));
+        let opened = refuse_of_other(&**store, job, options.file.is_some())
+            .and_then(|()| block_on(Self::read(session, options)));
         if opened.is_err() {
             // Nothing was done under it: nobody died.
             let _ = block_on(store.release(&claim));
@@ -243,19 +233,17 @@ impl Steps {
     }
 
     async fn read(mut session: Session, options: &JobOptions) -> Result<Self, JobError> {
-        let record = PipelineRecord {
-            pipeline: session.job().to_owned(),
-            source: SOURCE.to_owned(),
-            transforms: options.definition.clone().unwrap_or_else(|| "[]".to_owned()),
-            sinks: SINKS.to_owned(),
-            control: Control::Run,
-            file: options.file.clone(),
-        };
-        let Known { checkpoints, orders } = session.register(record).await?;
+        let Known { checkpoints, orders } =
+            session.register(record(session.job(), options)).await?;
         session.applied(&orders).await?;
-        let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at);
-        session.begin(last).await?;
+        let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint.updated_at).cloned();
         let rows = Rows::of(session.job(), checkpoints)?;
+        let is_finished =
+            rows.steps.get(WHOLE_JOB).is_some_and(|whole| whole.state.stage.is_over());
+        // Where nothing is left to do, none runs.
+        if !is_finished || !session.has_finished().await? {
+            session.begin(last.as_ref()).await?;
+        }
         Ok(Self::of(session, rows))
     }
 
@@ -464,19 +452,6 @@ impl Steps {
     /// What the store fails with.
     pub fn control(&self) -> Result<Control, JobError> {
         Ok(block_on(self.session.store.control(self.job()))?)
-    }
-
-    /// Stores what is not stored yet, ends the run in the store's history, and gives the claim up.
-    ///
-    /// # Errors
-    /// As [`done`](Self::done).
-    pub fn end(self, end: RunEnd) -> Result<(), JobError> {
-        self.flush()?;
-        let records = self.rows().steps.values().filter(|row| row.state.stage.is_over()).count();
-        let claim = self.held();
-        let mut session = self.session;
-        session.claim = claim;
-        Ok(block_on(session.end(end, records as u64))?)
     }
 }
 
