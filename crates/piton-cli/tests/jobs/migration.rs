@@ -1,6 +1,8 @@
 //! Customer > invoice > line item and supplier > purchase order > line item, with foreign keys and
 //! an audit trigger on each target table, killed at every fault point and at random.
 
+use std::{thread, time::Duration};
+
 use piton_testkit::{Dice, program::PATIENCE};
 use rusqlite::Connection;
 
@@ -206,6 +208,23 @@ fn killed_at_random_done_steps_are_skipped_and_each_recovery_is_once() {
     assert_eq!(count(&target, twice), 0);
 }
 
+/// Under `when_held: wait` a database that somebody holds is waited for, as the claim is.
+#[test]
+fn statements_wait_for_who_holds_their_database() {
+    let place = Place::with(
+        "job: j\nclaim: {lease: 1s, when_held: wait}\nsteps:\n  - step: a\n    \
+         sql: {url: 'sqlite:held.db', statement: INSERT INTO t VALUES (1)}\n",
+    );
+    let holder = place.database("held.db");
+    holder.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (n); BEGIN IMMEDIATE").unwrap();
+    let mut running = place.program.start(RUN).unwrap();
+    running.until("it to wait", PATIENCE, |r| r.stderr().contains("waiting: ")).unwrap();
+    holder.execute_batch("ROLLBACK").unwrap();
+    let ended = running.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(count(&holder, "SELECT count(*) FROM t"), 1);
+}
+
 /// Two machines: one works; killed, the other takes over; one that slept past its lease is fenced.
 #[test]
 fn two_owners_take_over_from_each_other() {
@@ -216,7 +235,15 @@ fn two_owners_take_over_from_each_other() {
     first.until("its first rows", PATIENCE, |_| rows() > 0).unwrap();
     let mut second = place.program.start(RUN).unwrap();
     second.until("it to wait", PATIENCE, |r| r.stderr().contains("held by")).unwrap();
+    // Whoever sleeps within a transaction holds a SQLite file for as long.
+    let asked = "PRAGMA busy_timeout = 200; BEGIN IMMEDIATE; ROLLBACK";
+    let is_free = |name| place.database(name).execute_batch(asked).is_ok();
     first.freeze().unwrap();
+    while !(is_free("target.db") && is_free("piton.db")) {
+        first.thaw().unwrap();
+        thread::sleep(Duration::from_millis(5));
+        first.freeze().unwrap();
+    }
     let before = rows();
     second.until("it to take over", PATIENCE, |_| rows() > before).unwrap();
     first.thaw().unwrap();

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use piton::job::{Begun, JobError, WHOLE_JOB};
@@ -21,6 +22,7 @@ use super::{
     marks::{Done, Judged, unknown_claim},
 };
 use crate::{
+    config::WhenHeld,
     job::{
         definition::{Action, Body, Database as Where, Piece, Sql, Statement, Step, Value},
         run::{Course, of_job},
@@ -31,6 +33,9 @@ use crate::{
 
 /// The sink of marks, so that a database is fenced once for them all.
 pub(super) const SINK: &str = "sql";
+
+/// How long until a database that was held is asked again.
+const HELD: Duration = Duration::from_millis(100);
 
 /// How often what is not known is found out.
 const TRIES: u32 = 10;
@@ -53,15 +58,32 @@ impl Databases {
         Arc::clone(found)
     }
 
-    /// Does something by a connection to a database.
+    /// Does something by a connection to a database. Where an owner before holds it still, such as
+    /// one that was stopped within a transaction, that is waited for as for its claim.
     fn with<T>(
         &self,
         course: &Course<'_>,
         url: &str,
-        work: impl FnOnce(&mut dyn Statements) -> Result<T, StatementsError>,
+        mut work: impl FnMut(&mut dyn Statements) -> Result<T, StatementsError>,
     ) -> Result<T, StatementsError> {
         let open = || sql_statements::open(url, &course.job.dir, course.job.claim.lease);
-        self.get(url).with(open, work)
+        let database = self.get(url);
+        let waits = course.job.claim.when_held == WhenHeld::Wait;
+        let mut is_told = false;
+        loop {
+            match database.with(open, &mut work) {
+                Err(held @ StatementsError::Held { .. }) if waits => {
+                    if !is_told {
+                        (course.options.on_notice)(&format!("waiting: {held}"));
+                        is_told = true;
+                    }
+                    if !course.signal.sleep(HELD) {
+                        return Err(held);
+                    }
+                }
+                done => return done,
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Database>>> {
