@@ -4,7 +4,7 @@ use std::{fs, thread, time::Duration};
 
 use piton_testkit::{Dice, Program, program::PATIENCE};
 
-use crate::place::{Place, System, each};
+use crate::place::{Place, each};
 
 #[track_caller]
 fn step(place: &Place, code: i32, name: &str, script: &str) -> String {
@@ -31,17 +31,20 @@ fn done_steps_are_skipped_and_a_position_is_found_again() {
 }
 
 #[test]
-fn a_name_that_the_store_cannot_hold_is_refused_with_its_limit() {
+fn every_store_holds_the_longest_name_of_a_job() {
     each(|system, place| {
-        let job = "n".repeat(121);
-        let args = ["step", "--job", &job, "--name", "a", "--", "sh", "-c", "echo begun >> log"];
-        let ended = place.program.run(&args).unwrap();
-        if matches!(system, System::Postgres) {
-            return assert_eq!(ended.code, Some(0), "{ended}");
-        }
-        assert_eq!(ended.code, Some(123), "{ended}");
-        assert!(ended.stderr.contains("at most 120 characters"), "{ended}");
-        assert!(place.lines("log").is_empty(), "nothing was begun");
+        let run = |length: usize| {
+            let job = "n".repeat(length);
+            let args =
+                ["step", "--job", &job, "--name", &job, "--", "sh", "-c", "echo begun >> log"];
+            place.program.run(&args).unwrap()
+        };
+        let ended = run(101);
+        assert_eq!(ended.code, Some(122), "{system:?}: {ended}");
+        assert!(ended.stderr.contains("1 to 100 letters"), "{system:?}: {ended}");
+        assert!(place.lines("log").is_empty(), "{system:?}: nothing was begun");
+        let ended = run(100);
+        assert_eq!(ended.code, Some(0), "{system:?}: {ended}");
     });
 }
 

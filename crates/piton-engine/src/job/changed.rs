@@ -176,8 +176,9 @@ pub(super) fn left_behind(
 /// How the parameters differ that a stored definition declares.
 fn declared_otherwise(job: &Job, record: &PipelineRecord) -> Vec<String> {
     let params = |text: &str| {
-        let of = serde_json::from_str::<Json>(text).ok().filter(Json::is_object);
-        of.map(|of| serde_json::json!({ "params": of["params"] }).to_string())
+        let Ok(Json::Object(mut of)) = serde_json::from_str(text) else { return None };
+        of.retain(|key, _| key == "params");
+        Some(Json::Object(of).to_string())
     };
     match (params(&record.transforms), params(&job.definition.json)) {
         (Some(before), Some(now)) => difference(&before, &now),

@@ -401,35 +401,21 @@ impl Course<'_> {
         purpose: Purpose,
         action: &Action,
     ) -> Result<(), RunError> {
-        self.do_beside(step, scope, begun, purpose, action)
-            .map_err(|error| in_action(&step.path, purpose, error))
-    }
-
-    fn do_beside(
-        &self,
-        step: &Step,
-        scope: &Scope<'_>,
-        begun: &Begun,
-        purpose: Purpose,
-        action: &Action,
-    ) -> Result<(), RunError> {
-        match action {
-            Action::Sql(sql) => {
-                let executed = body::sql(self, step, sql, scope, begun, purpose)?;
-                match executed {
-                    Executed::Done { .. } | Executed::WasDone { .. } => Ok(()),
-                    Executed::Fenced { epoch } => Err(self.fenced_by(epoch.0)),
-                }
-            }
-            Action::Run(command) => match body::command(self, step, command, scope, begun)? {
-                Went::Done => Ok(()),
-                Went::Stopped => Err(RunError::Failed(format!(
-                    "step '{}' was stopped while it was {}",
-                    step.path,
-                    purpose.doing()
-                ))),
+        let stopped = || {
+            let doing = purpose.doing();
+            RunError::Failed(format!("step '{}' was stopped while it was {doing}", step.path))
+        };
+        let done = match action {
+            Action::Sql(sql) => match body::sql(self, step, sql, scope, begun, purpose) {
+                Ok(Executed::Fenced { epoch }) => Err(self.fenced_by(epoch.0)),
+                executed => executed.map(|_| ()),
             },
-        }
+            Action::Run(command) => match body::command(self, step, command, scope, begun) {
+                Ok(Went::Stopped) => Err(stopped()),
+                went => went.map(|_| ()),
+            },
+        };
+        done.map_err(|error| in_action(&step.path, purpose, error))
     }
 
     pub(super) fn fenced_by(&self, epoch: u64) -> RunError {
