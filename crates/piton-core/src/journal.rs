@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    CheckpointKey,
     checksum::{Checksum, Form},
     claim::{Epoch, Owner},
     position::StoredPosition,
@@ -121,6 +122,24 @@ pub struct Order {
 }
 
 impl Order {
+    /// An order to forget a checkpoint, yet to be given.
+    pub fn reset(of: &CheckpointKey, who: &str, at: Timestamp) -> Self {
+        Self {
+            id: 0,
+            pipeline: of.pipeline.clone(),
+            partition: of.partition.clone(),
+            sink: of.sink.clone(),
+            kind: OrderKind::Reset,
+            position: None,
+            records: 0,
+            sink_state: None,
+            output: None,
+            who: who.to_owned(),
+            at,
+            applied_at: None,
+        }
+    }
+
     /// The checksum over every column but `applied_at`, kept in the row. The number counts, too,
     /// because orders are applied in its sequence.
     pub fn checksum(&self) -> Checksum {

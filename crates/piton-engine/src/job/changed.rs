@@ -10,11 +10,12 @@ use piton_core::{Control, Event, PipelineRecord, Store};
 use serde_json::Value as Json;
 
 use super::{
-    definition::{Body, Instance, Job, OnJobComplete, Step, Value, difference, new_steps},
+    definition::{Instance, Job, OnJobComplete, Value, difference, for_each_above, new_steps},
+    instances::params_of,
     run::of_job,
     view,
 };
-use crate::run::{RunError, RunOptions};
+use crate::run::{RunError, RunOptions, event};
 
 /// How the file differs from the definition with which a run began.
 pub(super) struct Change {
@@ -31,14 +32,7 @@ pub(super) struct Change {
 impl Change {
     /// What is recorded when it is accepted, and steps that were done go on.
     pub(super) fn event(&self, options: &RunOptions) -> Event {
-        Event {
-            id: 0,
-            pipeline: self.run.clone(),
-            at: Timestamp::now(),
-            who: options.owner.to_string(),
-            what: "accept_changes".to_owned(),
-            detail: self.what.join("; "),
-        }
+        event(&self.run, options, "accept_changes", &self.what.join("; "))
     }
 }
 
@@ -138,17 +132,6 @@ pub(super) fn reopened(
     over.map(reopened).collect()
 }
 
-/// The path of the `for_each` below which a step stands.
-fn for_each_above<'a>(steps: &'a [Step], path: &str) -> Option<&'a str> {
-    let is_above =
-        |step: &&Step| path.strip_prefix(&*step.path).is_some_and(|rest| rest.starts_with('/'));
-    let step = steps.iter().find(is_above)?;
-    match step.body {
-        Body::ForEach(_) => Some(&step.path),
-        _ => for_each_above(&step.steps, path),
-    }
-}
-
 /// A run that is not finished and would silently be left behind, because parameters that nobody gave
 /// have other values since the file was changed; and what has changed.
 pub(super) fn left_behind(
@@ -192,7 +175,7 @@ fn has_what_was_given(job: &Job, instance: &Instance, run: &str) -> bool {
     let Some(behind) = run.strip_prefix(&*job.name) else { return false };
     let params = match behind.bytes().next() {
         None | Some(b'#') => BTreeMap::new(),
-        Some(b'(') => in_name(behind).unwrap_or_default(),
+        Some(b'(') => params_of(behind).unwrap_or_default(),
         Some(_) => return false,
     };
     instance.given.iter().all(|name| {
@@ -220,39 +203,4 @@ pub(super) fn leaves_behind(run: &str, new: &str, what: &[String]) -> RunError {
          `piton cancel` or `piton reset` and its name",
         what.join("; ")
     ))
-}
-
-/// The parameters in what stands behind a job's name: `(a=1, b="x, y")#2`, each as text.
-fn in_name(behind: &str) -> Option<BTreeMap<String, String>> {
-    let mut rest = behind.strip_prefix('(')?;
-    rest = &rest[..rest.rfind(')')?];
-    let mut params = BTreeMap::new();
-    while !rest.is_empty() {
-        let (name, value) = rest.split_once('=')?;
-        let (text, end) = if value.starts_with('"') {
-            let mut texts = serde_json::Deserializer::from_str(value).into_iter::<String>();
-            let text = texts.next()?.ok()?;
-            (text, texts.byte_offset())
-        } else {
-            let end = value.find(',').unwrap_or(value.len());
-            (value[..end].to_owned(), end)
-        };
-        params.insert(name.to_owned(), text);
-        let after = &value[end..];
-        rest = after.strip_prefix(", ").unwrap_or(after);
-    }
-    Some(params)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_says_with_which_parameters_a_run_was_begun() {
-        let params = in_name(r#"(a="x), \"b\u002f", date=2026-11-20, n=7)#2"#).unwrap();
-        let wanted = [("a", "x), \"b/"), ("date", "2026-11-20"), ("n", "7")];
-        assert_eq!(params, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
-        assert_eq!(in_name("#2"), None);
-    }
 }

@@ -278,3 +278,16 @@ impl Job {
         Some(step)
     }
 }
+
+/// The path of the `for_each` below which a path stands: a step's, or that of a record's own pipeline,
+/// which has a mark.
+pub(super) fn for_each_above<'a>(steps: &'a [Step], path: &str) -> Option<&'a str> {
+    let is_above = |step: &&Step| {
+        path.strip_prefix(&*step.path).is_some_and(|rest| rest.starts_with(['/', '#']))
+    };
+    let step = steps.iter().find(is_above)?;
+    match step.body {
+        Body::ForEach(_) => Some(&step.path),
+        _ => for_each_above(&step.steps, path),
+    }
+}

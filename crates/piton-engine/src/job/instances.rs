@@ -1,7 +1,7 @@
 //! The runs of a job that takes parameters, by the job's name alone or with some of them; and whose a
 //! job's runs are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_executor::block_on;
 use piton::job::{self, JobError};
@@ -33,37 +33,32 @@ pub fn with_params(
 ) -> Result<Vec<String>, StoreError> {
     let mut runs = instances(store, job)?;
     runs.retain(|run| {
-        let known = run.strip_prefix(job).map(params_of).unwrap_or_default();
-        params.iter().all(|(name, value)| {
-            let quoted = serde_json::Value::from(&**value).to_string().replace('/', "\\u002f");
-            known.iter().any(|known| {
-                let found = known.strip_prefix(&**name).and_then(|rest| rest.strip_prefix('='));
-                found.is_some_and(|found| found == *value || found == quoted)
-            })
-        })
+        let known = run.strip_prefix(job).and_then(params_of).unwrap_or_default();
+        params.iter().all(|(name, value)| known.get(name) == Some(value))
     });
     Ok(runs)
 }
 
-/// The parameters in what stands behind a job's name: `(a=1, b="x, y")#2`.
-fn params_of(text: &str) -> Vec<&str> {
-    let Some(end) = text.rfind(')') else { return Vec::new() };
-    let text = &text[..end];
-    let (mut params, mut begin, mut is_quoted, mut is_escaped) = (Vec::new(), 1, false, false);
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' if is_quoted => is_escaped = true,
-            '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => {
-                params.push(text[begin..at].trim());
-                begin = at + 1;
-            }
-            _ => {}
-        }
+/// The parameters in what stands behind a job's name: `(a=1, b="x, y")#2`, each as text.
+pub(super) fn params_of(behind: &str) -> Option<BTreeMap<String, String>> {
+    let mut rest = behind.strip_prefix('(')?;
+    rest = &rest[..rest.rfind(')')?];
+    let mut params = BTreeMap::new();
+    while !rest.is_empty() {
+        let (name, value) = rest.split_once('=')?;
+        let (text, end) = if value.starts_with('"') {
+            let mut texts = serde_json::Deserializer::from_str(value).into_iter::<String>();
+            let text = texts.next()?.ok()?;
+            (text, texts.byte_offset())
+        } else {
+            let end = value.find(',').unwrap_or(value.len());
+            (value[..end].to_owned(), end)
+        };
+        params.insert(name.to_owned(), text);
+        let after = &value[end..];
+        rest = after.strip_prefix(", ").unwrap_or(after);
     }
-    params.extend(text.get(begin..).map(str::trim));
-    params
+    Some(params)
 }
 
 /// The newest run for each choice of parameters with which the store knows the job, in the order of
@@ -95,10 +90,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_told_apart() {
-        assert_eq!(params_of("(a=1)#2"), ["a=1"]);
-        assert_eq!(params_of(r#"(a="x, \"y)", b=2026-11-20)"#), [r#"a="x, \"y)""#, "b=2026-11-20"]);
-        assert_eq!(params_of(""), [] as [&str; 0]);
+    fn a_name_says_with_which_parameters_a_run_was_begun() {
+        let is_of = |name: &str, wanted: &[(&str, &str)]| {
+            let wanted = wanted.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+            assert_eq!(params_of(name), Some(wanted.collect()), "{name}");
+        };
+        is_of("(a=1)#2", &[("a", "1")]);
+        is_of(r#"(a="x, \"y)", b=2026-11-20)"#, &[("a", "x, \"y)"), ("b", "2026-11-20")]);
+        let all = [("a", "x), \"b/"), ("date", "2026-11-20"), ("n", "7")];
+        is_of(r#"(a="x), \"b\u002f", date=2026-11-20, n=7)#2"#, &all);
+        assert_eq!(params_of("#2"), None);
+        assert_eq!(params_of(""), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The pipeline of a step, for delivering again what it has set aside.
 
-use super::definition::{Body, Instance, Job, Reference, Step, StepFact, Value};
+use super::definition::{Body, Instance, Job, Reference, StepFact, Value, for_each_above};
 use crate::{
     config::{Sink, SinkSettings},
     connect,
@@ -29,7 +29,7 @@ pub fn pipeline_of(
         )
     };
     let refused = |why: String| Err(RunError::Refused(format!("{pipeline}: {why}")));
-    if let Some(each) = each_above(&job.steps, path) {
+    if let Some(each) = for_each_above(&job.steps, path) {
         return refused(format!(
             "what was set aside for one record of the `for_each` '{each}' cannot be delivered again \
              by itself: {}",
@@ -56,16 +56,4 @@ pub fn pipeline_of(
         ));
     }
     connect::pipeline(&config, false)
-}
-
-/// The `for_each` below which a path stands, with the mark that a record's own pipeline has, or without.
-fn each_above<'a>(steps: &'a [Step], path: &str) -> Option<&'a str> {
-    let rest = |step: &Step| {
-        path.strip_prefix(&*step.path).is_some_and(|rest| rest.starts_with(['/', '#']))
-    };
-    let step = steps.iter().find(|step| rest(step))?;
-    match step.body {
-        Body::ForEach(_) => Some(&step.path),
-        _ => each_above(&step.steps, path),
-    }
 }

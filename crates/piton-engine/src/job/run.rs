@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::WhenHeld,
-    run::{RunError, RunOptions, Signal},
+    run::{RunError, RunOptions, Signal, event},
     wording::span,
 };
 
@@ -301,14 +301,7 @@ fn heed_cancel(name: &str, store: &Arc<dyn Store>, options: &RunOptions) -> Resu
     if !options.again {
         return Err(cancelled(name));
     }
-    let event = piton_core::Event {
-        id: 0,
-        pipeline: name.to_owned(),
-        at: Timestamp::now(),
-        who: options.owner.to_string(),
-        what: "again".to_owned(),
-        detail: "runs again after it was cancelled".to_owned(),
-    };
+    let event = event(name, options, "again", "runs again after it was cancelled");
     Ok(block_on(store.set_control(name, Control::Run, event))?)
 }
 

@@ -9,7 +9,7 @@ use piton_connectors::{
     sink::{Fence, PlainSink, Resume, Sink, TransactionalSink},
     source::{SourceError, Start},
 };
-use piton_core::{Checkpoint, Claim, Epoch, Event, Order, OrderKind, Output, Store, fault};
+use piton_core::{Checkpoint, Claim, Epoch, Event, Order, Output, Store, fault};
 
 use super::{
     RunError, RunOptions,
@@ -324,18 +324,8 @@ pub(crate) fn forget(
         keeps.then_some(Output::Keep)
     };
     let order = |checkpoint: &Checkpoint| Order {
-        id: 0,
-        pipeline: pipeline.name.clone(),
-        partition: checkpoint.key.partition.clone(),
-        sink: checkpoint.key.sink.clone(),
-        kind: OrderKind::Reset,
-        position: None,
-        records: 0,
-        sink_state: None,
         output: output(&checkpoint.key.sink),
-        who: event.who.clone(),
-        at: event.at,
-        applied_at: None,
+        ..Order::reset(&checkpoint.key, &event.who, event.at)
     };
     block_on(store.order(checkpoints.iter().map(order).collect(), event.clone()))?;
     let orders = block_on(store.orders(&pipeline.name))?;

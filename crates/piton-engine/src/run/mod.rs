@@ -25,7 +25,6 @@ use jiff::Timestamp;
 use piton_connectors::sink::Sink;
 use piton_core::{Claim, Control, Event, Holder, Owner, Run, RunEnd, Store, StoreError, fault};
 
-pub(crate) use self::begin::forget;
 use self::{
     acknowledge::Acknowledger,
     begin::{Found, Ready},
@@ -33,6 +32,7 @@ use self::{
     context::{Context, Mirror, Pace},
     keeper::Keeper,
 };
+pub(crate) use self::{begin::forget, definition::event};
 pub(crate) use self::{
     changes::refuse_older,
     error::stored_instead,

@@ -3,7 +3,7 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Checkpoint, Order, OrderKind, Output, Store};
+use piton_core::{Checkpoint, Order, Output, Store};
 
 use super::{Replay, SteerError, event, find, sinks_of};
 use crate::job::within::is_of;
@@ -39,20 +39,8 @@ pub(crate) fn begin_anew_within(
     let order = |checkpoint: &Checkpoint| {
         let replay = sink_of(checkpoint).map(|sink| sink.replay);
         let appends = matches!(replay, Some(Replay::CutOrRepeat | Replay::Repeats));
-        Order {
-            id: 0,
-            pipeline: name.to_owned(),
-            partition: checkpoint.key.partition.clone(),
-            sink: checkpoint.key.sink.clone(),
-            kind: OrderKind::Reset,
-            position: None,
-            records: 0,
-            sink_state: None,
-            output: appends.then_some(Output::Keep),
-            who: who.to_owned(),
-            at: Timestamp::now(),
-            applied_at: None,
-        }
+        let output = appends.then_some(Output::Keep);
+        Order { output, ..Order::reset(&checkpoint.key, who, Timestamp::now()) }
     };
     let detail = format!("begins anew for {parent}");
     let orders = checkpoints.iter().map(order).collect();

@@ -4,7 +4,7 @@
 
 use futures_executor::block_on;
 use jiff::Timestamp;
-use piton_core::{Claim, ClaimAnswer, ClaimRequest, Epoch, Event, claim::WHOLE};
+use piton_core::{Claim, ClaimAnswer, ClaimRequest, Epoch, claim::WHOLE};
 
 use super::value_of;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         run::{Course, of_job},
         stepping::{Scope, nothing},
     },
-    run::{RunError, forget},
+    run::{RunError, event, forget},
 };
 
 /// Removes all of it. What is not there any more is passed over.
@@ -47,14 +47,7 @@ fn pipeline(course: &Course<'_>, name: &str, claim: &Claim) -> Result<(), RunErr
     let (scope, begun) = (Scope::of(course.instance), nothing());
     let config = template.config(name, &value_of(&scope, &begun));
     let config = config.map_err(|error| RunError::Settings(error.to_string()))?;
-    let event = Event {
-        id: 0,
-        pipeline: name.to_owned(),
-        at: Timestamp::now(),
-        who: course.options.owner.to_string(),
-        what: "complete".to_owned(),
-        detail: "checkpoints removed".to_owned(),
-    };
+    let event = event(name, course.options, "complete", "checkpoints removed");
     forget(&connect::pipeline(&config, true)?, &**course.store, claim, &event)
 }
 

@@ -1,7 +1,7 @@
 //! Steps that begin anew: what is stored of them is cleared, or counts no more.
 
 use jiff::Timestamp;
-use piton_core::{Event, Order, OrderKind};
+use piton_core::{CheckpointKey, Event, Order};
 use pollster::block_on;
 
 use super::{JobError, POSITION, StepState, Steps, WHOLE_JOB};
@@ -85,19 +85,9 @@ impl Steps {
             return Ok(());
         }
         let (who, at) = (piton_stores::this_process().to_string(), Timestamp::now());
-        let order = |(partition, sink): &(String, String)| Order {
-            id: 0,
-            pipeline: self.job().to_owned(),
-            partition: partition.clone(),
-            sink: sink.clone(),
-            kind: OrderKind::Reset,
-            position: None,
-            records: 0,
-            sink_state: None,
-            output: None,
-            who: who.clone(),
-            at,
-            applied_at: None,
+        let order = |(partition, sink): &(String, String)| {
+            let of = CheckpointKey::new(self.job(), partition.clone(), sink.clone());
+            Order::reset(&of, &who, at)
         };
         let event = Event {
             id: 0,
